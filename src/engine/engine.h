@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* engine.h - what runs a model: one small boundary, three kinds behind it (llama, remote, synthetic).
+ *
+ * An engine holds one loaded model. Requests go in from the loop's thread; events come back on the
+ * same loop, in order, ended by exactly one ENGINE_DONE. Whatever thread the kind uses inside is its
+ * own affair. Backpressure: an engine stops delivering (and generating) for a request while its
+ * `credit` is used up; engine_continue gives it more. Cancel frees the slot within one batch and no
+ * event follows it. Strings in events live for the callback; those in requests are copied.
+ */
+#ifndef MDN_ENGINE_ENGINE_H
+#define MDN_ENGINE_ENGINE_H
+
+#include "base/error.h"
+#include "base/str.h"
+#include "net/loop.h"
+
+struct engine;
+struct engine_request;
+
+struct engine_sampling {
+	double temperature, top_p, min_p; /* temperature 0: greedy */
+	int32_t top_k;                    /* 0: off */
+	double presence_penalty, frequency_penalty, repeat_penalty; /* 0, 0, 1: off */
+	uint64_t seed;
+	bool has_seed;
+	const int32_t *bias_tokens;
+	const float *bias_values;
+	size_t bias_count;
+};
+
+enum engine_task { ENGINE_CHAT, ENGINE_COMPLETION };
+
+struct engine_params {
+	enum engine_task task;
+	struct str prompt;        /* completion: text */
+	struct str messages_json; /* chat: the OpenAI "messages" array, checked by the caller */
+	struct str tools_json;    /* chat: "tools" array or empty */
+	struct str tool_choice;   /* "auto", "none", "required" or empty */
+	struct str json_schema;   /* response_format; empty: none; "{}": any JSON object */
+	struct engine_sampling sampling;
+	int32_t max_tokens;       /* < 0: until the context is full */
+	int32_t logprobs;         /* -1: none; else how many alternatives (0..LIMIT_LOGPROBS) */
+	const struct str *stops;
+	size_t stop_count;
+	bool echo;                /* completion: prompt first */
+	struct str tenant;        /* fairness id */
+	int priority;             /* smaller is served first; 0 default */
+	struct str request_id;    /* travels to remote engines and logs */
+	struct str traceparent;
+};
+
+enum engine_event_kind {
+	ENGINE_STARTED, /* prefill begins; prompt_tokens and cached_tokens are known */
+	ENGINE_TEXT,    /* text (whole UTF-8 characters), tokens of it */
+	ENGINE_DONE,    /* finish reason or error; usage is final */
+};
+
+enum engine_finish { FINISH_STOP, FINISH_LENGTH, FINISH_TOOL_CALLS, FINISH_ERROR };
+
+struct engine_logprob_alternative {
+	struct str token;
+	float logprob;
+};
+
+struct engine_logprob {
+	struct str token;
+	float logprob;
+	const struct engine_logprob_alternative *top;
+	size_t top_count;
+};
+
+struct engine_event {
+	enum engine_event_kind kind;
+	struct str text;        /* visible answer text */
+	struct str reasoning;   /* reasoning text, if the model marks it */
+	struct str tool_calls_json; /* an array of OpenAI tool call deltas, or empty */
+	const struct engine_logprob *logprobs;
+	size_t logprob_count;
+	int32_t prompt_tokens, cached_tokens, completion_tokens; /* so far */
+	enum engine_finish finish;
+	const struct error *err; /* FINISH_ERROR */
+};
+
+typedef void engine_on_event(void *arg, const struct engine_event *event);
+
+/* What the node reports, and what /metrics shows; cheap, loop thread. */
+struct engine_load {
+	int32_t running, waiting, slots;
+	double kv_usage;              /* 0..1 */
+	int64_t tokens_to_prefill;    /* queued and not yet computed */
+	double prefill_tokens_per_s;  /* measured, EWMA; 0 unknown */
+	double decode_tokens_per_s;   /* all streams together, EWMA */
+	double itl_us;                /* recent inter-token latency of one stream */
+	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
+};
+
+struct engine_info {
+	char architecture[64];
+	int32_t context_tokens; /* per request */
+	int32_t slots;
+	uint64_t memory_bytes;
+	bool chat;              /* has a usable chat template */
+};
+
+enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED };
+
+struct engine_options {
+	struct str kind;       /* "llama", "remote", "synthetic" */
+	struct str model_path; /* llama: GGUF file */
+	struct str model_name; /* as the network knows it */
+	struct str remote_url; /* remote: base URL; "http://127.0.0.1:8081" */
+	struct str remote_key; /* remote: bearer key or empty */
+	struct str remote_model; /* remote: its name there; empty: model_name */
+	int32_t slots;         /* 0: 8 */
+	int32_t context_tokens; /* per slot; 0: min(model's, 4096) */
+	int32_t batch_tokens;  /* prefill budget per step; 0: 512 */
+	int32_t threads;       /* 0: cores */
+	/* synthetic */
+	int64_t prefill_us_per_token, itl_base_us, itl_slope_us; /* 0: 200 us, 10 ms, 1 ms */
+	int32_t kv_tokens;     /* finite KV; 0: slots * context_tokens */
+};
+
+struct engine_ops; /* engine.c, llama.c, remote.c, synthetic.c */
+
+/* Loading goes on in the background: on_state tells READY, or FAILED with words. */
+typedef void engine_on_state(void *arg, enum engine_state state, const struct error *err);
+int engine_new(struct loop *loop, const struct engine_options *options, engine_on_state *on_state, void *arg,
+               struct engine **ret_engine, struct error *err);
+void engine_free(struct engine *engine); /* ends every request with E_CANCELED first */
+enum engine_state engine_state(const struct engine *engine);
+const struct engine_info *engine_info(const struct engine *engine); /* valid once READY */
+struct engine_load engine_load(const struct engine *engine);
+
+/* E_BUSY when LIMIT_QUEUE wait already; E_INVAL for what the model cannot do; E_LIMIT: prompt does not fit
+ * is told by ENGINE_DONE (tokenizing is the engine's). On 0 events will come and *ret_request is valid
+ * until ENGINE_DONE's callback returned or engine_cancel. */
+int engine_submit(struct engine *engine, const struct engine_params *params, engine_on_event *on_event, void *arg,
+                  struct engine_request **ret_request, struct error *err);
+void engine_cancel(struct engine_request *request);
+void engine_pause(struct engine_request *request); /* a reader is slow: stop generating for it soon */
+void engine_continue(struct engine_request *request);
+
+#endif

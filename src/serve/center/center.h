@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* center.h - the control plane: CA and join tokens, roster, placement, progress, API keys.
+ *
+ * Owns its state (store/state) and the CA key in DATA/ca (mode 0600). Loop thread. Wire: docs/wire.md, "Center".
+ */
+#ifndef MDN_SERVE_CENTER_H
+#define MDN_SERVE_CENTER_H
+
+#include "core/report.h"
+#include "net/http.h"
+#include "store/version.h"
+
+struct center;
+
+/* `mdn init`: makes CA, state, the center's own node identity in DATA/identity, and an operator identity in OPERATOR_DIR
+ * (cert.pem, key.pem, ca.pem, center.url). E_CONFLICT when DATA already holds a network. */
+int center_init(struct str data, struct str domain, struct str center_url, struct str name, struct str site, uint32_t roles,
+                struct str operator_dir, struct error *err);
+
+struct center_options {
+	struct str data, domain;
+	int64_t token_life_us, cert_life_us;
+	struct http_client *client; /* to reach repositories for the catalog feed */
+};
+int center_new(struct loop *loop, const struct center_options *options, struct center **ret_center, struct error *err);
+void center_free(struct center *c);
+bool center_handle(struct center *c, struct http_exchange *x);
+/* A node was removed: the wiring cuts its live connections. */
+void center_on_removed(struct center *c, void (*fn)(void *arg, struct str identity), void *arg);
+void center_set_lives(struct center *c, int64_t token_life_us, int64_t cert_life_us);
+
+#endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* member.h - a node's side of the control plane: join, certificate renewal, watch stream, reports.
+ *
+ * Owns the node's identity files in DATA/identity (key.pem, cert.pem, ca.pem, node.json), the last roster and
+ * assignment (DATA/control/, used when the center is away) and the shared tls_context of the node port.
+ * Loop thread. Callbacks get parsed documents that live for the call. Wire: docs/wire.md, "Center".
+ */
+#ifndef MDN_SERVE_MEMBER_H
+#define MDN_SERVE_MEMBER_H
+
+#include "base/error.h"
+#include "core/report.h"
+#include "net/http.h"
+#include "net/tls.h"
+#include "store/version.h"
+
+struct roster_node {
+	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE];
+	uint32_t roles;
+	char node_url[NODE_URL_SIZE], api_url[NODE_URL_SIZE];
+};
+struct roster_key {
+	char id[32];
+	char hash[72]; /* hex HMAC-SHA-256 of the whole key; see docs/api.md */
+};
+struct roster {
+	uint64_t version;
+	struct roster_node *nodes;
+	size_t node_count;
+	char (*removed)[NODE_ID_SIZE];
+	size_t removed_count;
+	struct roster_key *keys;
+	size_t key_count;
+};
+void roster_fini(struct roster *r);
+int roster_parse(struct str json, struct roster *ret_roster, struct error *err);
+
+/* Blocking, for `mdn join` and `mdn dev`: asks the center with a token, writes DATA/identity. Safe to repeat after a lost reply. */
+int member_join(struct str center_url, struct str token, struct str data, struct str name, struct str site, uint32_t roles,
+                struct error *err);
+
+struct member;
+struct member_options {
+	struct str data, center_url; /* center_url empty: the one of identity/node.json */
+	/* Fills the report's models, seen, rtts, state; the rest is filled by member. Called before each report. */
+	void (*fill_report)(void *arg, struct node_report *report);
+	void (*on_roster)(void *arg, const struct roster *roster);
+	void (*on_assign)(void *arg, const struct version *versions, size_t count);
+	void (*on_drain)(void *arg);
+	void *arg;
+	struct str name, site, node_url, api_url;
+	uint32_t roles;
+};
+/* Reads the identity; the saved roster and assignment are delivered before the center answers. */
+int member_new(struct loop *loop, const struct member_options *options, struct member **ret_member, struct error *err);
+void member_free(struct member *m);
+struct tls_context *member_tls(struct member *m);        /* for servers and clients of the node port; renewed in place */
+struct http_client *member_client(struct member *m);     /* mutual TLS to other nodes; shared by all rooms */
+struct str member_id(const struct member *m);
+struct str member_domain(const struct member *m);
+const struct roster *member_roster(const struct member *m);
+void member_report_soon(struct member *m);               /* something changed: report within 20 ms */
+bool member_is_removed(const struct member *m, struct str identity);
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* peer.h - moves blobs: fetches what is assigned in verified chunks from several sources, re-serves while receiving.
+ *
+ * One peer per node, over the node's blob store. Sources are other nodes of the roster. Which chunk to ask next and from
+ * whom is core/chunk_plan. Disk and hashing run in jobs. Loop thread. Wire: docs/wire.md, "Blobs".
+ */
+#ifndef MDN_SERVE_PEER_H
+#define MDN_SERVE_PEER_H
+
+#include "core/report.h"
+#include "net/http.h"
+#include "store/blob.h"
+#include "store/version.h"
+
+struct peer;
+struct peer_source {
+	char id[NODE_ID_SIZE], site[NODE_TEXT_SIZE], url[NODE_URL_SIZE];
+	bool origin; /* a repository: holds everything whole */
+};
+struct peer_options {
+	struct blob_store *store;
+	struct http_client *client;
+	struct str self_id, site;
+	int32_t parallel;
+	uint64_t rate_max;
+	/* A version became complete on disk (all files), or failed with words. */
+	void (*on_ready)(void *arg, const struct version *v);
+	void (*on_progress)(void *arg); /* something a report shows changed */
+	void *arg;
+};
+int peer_new(struct loop *loop, const struct peer_options *options, struct peer **ret_peer, struct error *err);
+void peer_free(struct peer *p);
+void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t count);
+void peer_set_assigned(struct peer *p, const struct version *versions, size_t count); /* copies; dropped ones stop */
+/* have_bytes, total_bytes, fetch_rate, state WAITING/FETCHING/FAILED/READY(on disk), error of one version. */
+bool peer_progress(const struct peer *p, struct str name_tag, struct model_report *ret_report);
+bool peer_handle(struct peer *p, struct http_exchange *x); /* /mdn/v1/blobs/..., /mdn/v1/ping */
+
+#endif

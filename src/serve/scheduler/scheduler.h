@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* scheduler.h - keeps the node map from reports; answers "where should this request go?" by HTTP and DNS; publishes the map.
+ *
+ * Decisions are core/ (node_map, score, health, ecs, dns_answer); this room only speaks. Loop thread. Wire: docs/wire.md, "Scheduler".
+ */
+#ifndef MDN_SERVE_SCHEDULER_H
+#define MDN_SERVE_SCHEDULER_H
+
+#include "core/report.h"
+#include "net/http.h"
+
+struct scheduler;
+struct scheduler_options {
+	struct str dns_listen, dns_zone;
+	int64_t dns_ttl_us;
+	const struct str *zones, *distances; /* as configured */
+	size_t zone_count, distance_count;
+};
+int scheduler_new(struct loop *loop, const struct scheduler_options *options, struct scheduler **ret_scheduler,
+                  struct error *err);
+void scheduler_free(struct scheduler *s);
+bool scheduler_handle(struct scheduler *s, struct http_exchange *x);        /* node port: report, map */
+bool scheduler_handle_public(struct scheduler *s, struct http_exchange *x); /* /v1/route, /metrics, /health */
+void scheduler_set_removed(struct scheduler *s, const char (*ids)[NODE_ID_SIZE], size_t count);
+int scheduler_reload(struct scheduler *s, const struct scheduler_options *options, struct error *err);
+struct str scheduler_dns_address(const struct scheduler *s);
+
+#endif

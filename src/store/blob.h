@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* blob.h - content-addressed files: finished blobs, uploads on their way, and partial blobs in chunks.
+ *
+ * Folder layout under `root`: blobs/sha256/ab/abcd... (finished, read only), uploads/ID (+ nothing else: the
+ * offset is the file's size), partial/HEX (data, full length, sparse) + partial/HEX.map (what is held, durable).
+ * A blob appears by fsync + rename + directory fsync, so kill -9 never shows half a blob; blob_store_open
+ * sweeps stale uploads. All calls block on the disk: loop users call them in jobs, except blob_stat/blob_open.
+ * A store may be used from several threads; one upload or partial from one thread at a time. Bytes.
+ */
+#ifndef MDN_STORE_BLOB_H
+#define MDN_STORE_BLOB_H
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "base/str.h"
+
+#include <stdbool.h>
+
+struct blob_store;
+
+int blob_store_open(struct str root, struct blob_store **ret_store, struct error *err);
+void blob_store_close(struct blob_store *s);
+/* E_NOTFOUND when not held whole. */
+int blob_stat(struct blob_store *s, const struct digest *d, uint64_t *ret_size, struct error *err);
+int blob_open(struct blob_store *s, const struct digest *d, int *ret_fd, uint64_t *ret_size, struct error *err);
+/* Path of a finished blob, for mmap by an engine; heap, caller frees. */
+int blob_path(struct blob_store *s, const struct digest *d, char **ret_path, struct error *err);
+int blob_read_all(struct blob_store *s, const struct digest *d, size_t max_bytes, struct buf *out, struct error *err);
+int blob_delete(struct blob_store *s, const struct digest *d, struct error *err);
+/* Small content at once: verified by construction, returned under its digest. */
+int blob_put(struct blob_store *s, struct str content, struct digest *ret_digest, struct error *err);
+/* Every finished blob; stops when the callback returns false. */
+void blob_each(struct blob_store *s, bool (*fn)(void *arg, const struct digest *d, uint64_t size), void *arg);
+
+/* Uploads: bytes in order, then finish under a claimed digest. Hash is carried along while open. */
+struct blob_upload;
+int blob_upload_new(struct blob_store *s, struct blob_upload **ret_upload, struct error *err);
+const char *blob_upload_id(const struct blob_upload *u);
+uint64_t blob_upload_offset(const struct blob_upload *u);
+int blob_upload_append(struct blob_upload *u, struct str data, struct error *err);
+/* E_CORRUPT and nothing kept when the content is not `claimed`. Frees u in every case. */
+int blob_upload_finish(struct blob_upload *u, const struct digest *claimed, struct error *err);
+void blob_upload_abort(struct blob_upload *u); /* frees u, removes its file */
+
+/* Chunk lists: size, chunk size, one SHA-256 a chunk; canonical text form, itself a blob. docs/wire.md. */
+#define CHUNK_SIZE_DEFAULT (UINT64_C(4) << 20)
+struct chunk_list {
+	struct digest file;
+	uint64_t size, chunk_size;
+	uint32_t count;
+	struct digest *digests;
+};
+void chunk_list_fini(struct chunk_list *c);
+int chunk_list_build(struct blob_store *s, const struct digest *file, uint64_t chunk_size, struct chunk_list *ret_list,
+                     struct error *err);
+void chunk_list_format(const struct chunk_list *c, struct buf *out);
+int chunk_list_parse(struct str text, struct chunk_list *ret_list, struct error *err);
+static inline uint64_t chunk_length(const struct chunk_list *c, uint32_t i)
+{
+	uint64_t at = (uint64_t)i * c->chunk_size;
+	return c->size - at < c->chunk_size ? c->size - at : c->chunk_size;
+}
+
+/* Partial blobs: chunks arrive in any order, each verified before it counts or is re-served. */
+struct blob_partial;
+/* Takes over a copy of the list; resumes what an earlier run left. Refuses a disk too full for the rest. */
+int blob_partial_open(struct blob_store *s, const struct chunk_list *list, struct blob_partial **ret_partial,
+                      struct error *err);
+void blob_partial_close(struct blob_partial *p); /* keeps what is held */
+bool blob_partial_has(const struct blob_partial *p, uint32_t chunk);
+uint32_t blob_partial_count(const struct blob_partial *p);
+const uint8_t *blob_partial_bitmap(const struct blob_partial *p); /* LSB first, (count+7)/8 bytes */
+/* E_CORRUPT when the bytes are not that chunk; then nothing changes. */
+int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, struct error *err);
+int blob_partial_fd(const struct blob_partial *p); /* for re-serving held chunks; dup before keeping */
+/* All chunks held: whole-file digest checked, then renamed to a finished blob. */
+int blob_partial_finish(struct blob_partial *p, struct error *err);
+
+#endif

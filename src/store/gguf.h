@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gguf.h - reads a GGUF header (v2, v3, little-endian) without trusting it.
+ *
+ * Every count and length is checked against the file's size and the limit table before use; nothing
+ * is allocated in proportion to a number that was only claimed. Pure over a reader callback. Source: ggml docs/gguf.md.
+ */
+#ifndef MDN_STORE_GGUF_H
+#define MDN_STORE_GGUF_H
+
+#include "base/error.h"
+#include "base/str.h"
+
+#include <stdbool.h>
+
+struct gguf_info {
+	uint32_t version;
+	uint64_t tensor_count, kv_count;
+	uint64_t data_offset; /* where tensor data starts */
+	uint64_t parameters;  /* sum of tensor elements */
+	char architecture[64], name[128], quantization[32], license[64];
+	uint32_t context_tokens, layers, embedding;
+	uint32_t alignment;
+	bool chat_template;
+	struct buf chat_template_text; /* owned; up to 1 MiB */
+};
+
+/* Fills `out` with exactly len bytes from offset, or fails. */
+typedef int gguf_read(void *arg, uint64_t offset, void *out, size_t len, struct error *err);
+/* E_INVAL with the offset of the first fault; E_LIMIT past a limit. */
+int gguf_parse(gguf_read *read, void *arg, uint64_t file_size, struct gguf_info *ret_info, struct error *err);
+int gguf_parse_fd(int fd, struct gguf_info *ret_info, struct error *err);
+int gguf_parse_bytes(struct str bytes, struct gguf_info *ret_info, struct error *err);
+void gguf_info_fini(struct gguf_info *info);
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* state.h - durable small state of a center or node: JSON values under (space, key), and transactions.
+ *
+ * A seam with two implementations (SQLite now; etcd joins with the high-availability work). Short, blocking, loop thread. Values are
+ * opaque bytes up to 1 MiB. `state_put_if` is the compare-and-set every one-time thing is built on.
+ */
+#ifndef MDN_STORE_STATE_H
+#define MDN_STORE_STATE_H
+
+#include "base/error.h"
+#include "base/str.h"
+
+struct state;
+int state_open(struct str path, struct state **ret_state, struct error *err); /* SQLite file */
+void state_close(struct state *s);
+int state_get(struct state *s, const char *space, struct str key, struct buf *out, struct error *err); /* E_NOTFOUND */
+int state_put(struct state *s, const char *space, struct str key, struct str value, struct error *err);
+/* Writes only when the stored value equals `expected` (empty: when there is none). E_CONFLICT otherwise. */
+int state_put_if(struct state *s, const char *space, struct str key, struct str expected, struct str value,
+                 struct error *err);
+int state_delete(struct state *s, const char *space, struct str key, struct error *err);
+int state_each(struct state *s, const char *space, void (*fn)(void *arg, struct str key, struct str value), void *arg,
+               struct error *err);
+
+#endif
