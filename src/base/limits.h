@@ -25,6 +25,7 @@
 	X(LIMIT_UPLOADS, 256, 429, "open blob uploads")                                        \
 	X(LIMIT_NAME, 128, 400, "bytes of a model or node name")                               \
 	X(LIMIT_NODES, 65536, 503, "nodes of one network")                                     \
+	X(LIMIT_ZONES, 1048576, 413, "client prefixes of the zone table")                      \
 	X(LIMIT_NODE_MODELS, 256, 413, "models one node reports")                              \
 	X(LIMIT_MODELS, 65536, 503, "model versions in one catalog")                           \
 	X(LIMIT_CHUNKS, 262144, 413, "chunks of one file")                                     \

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* node_map.h - what is known of every node: its last report, how old that is, how far it is, whether it lives.
+ *
+ * A scheduler keeps one from reports; every gateway keeps a copy from the scheduler's map stream, so that it can
+ * decide alone. Owns all it holds; pointers given out live until the next change. Times are the caller's monotonic
+ * microseconds. Pure, one thread. Wire form: docs/wire.md, "map".
+ */
+#ifndef MDN_CORE_NODE_MAP_H
+#define MDN_CORE_NODE_MAP_H
+
+#include "core/lpm.h"
+#include "core/report.h"
+
+enum node_health { NODE_UP, NODE_SUSPECT, NODE_DOWN };
+
+/* What was seen of a node from outside; a report is evidence of its own. */
+enum node_evidence {
+	EVIDENCE_OK,      /* it answered */
+	EVIDENCE_REFUSED, /* connect refused or reset: the strongest sign of death */
+	EVIDENCE_TIMEOUT, /* no connection, no first byte, or a stalled stream */
+};
+
+#define NODE_SUSPECT_AGE_US (1500 * INT64_C(1000)) /* report older than this: used only when nothing better is left */
+#define NODE_DOWN_AGE_US (2500 * INT64_C(1000))    /* and than this: not used, not named in DNS answers */
+#define NODE_DISTANCE_UNKNOWN_US (50 * INT64_C(1000))
+#define NODE_DISTANCE_LOCAL_US INT64_C(200) /* same site, not measured */
+
+struct node_entry {
+	struct node_report report;
+	int64_t received_us;        /* when the report came in (map copies: minus its age then) */
+	int64_t refused_us;         /* last refusal; 0 never. Down for a second after it, or until a newer report */
+	uint32_t timeouts;          /* in a row */
+	bool said_down, said_suspect; /* map copies: the scheduler's own judgement */
+};
+
+struct node_map;
+struct node_map *node_map_new(void);
+void node_map_free(struct node_map *m);
+/* Rises with every change that a reader of the map would care about. */
+uint64_t node_map_version(const struct node_map *m);
+
+/* Copies. E_CONFLICT: not newer than what is held (nothing changes); E_LIMIT: LIMIT_NODES. */
+int node_map_report(struct node_map *m, const struct node_report *r, int64_t now_us, struct error *err);
+void node_map_remove(struct node_map *m, struct str id); /* unknown: nothing */
+void node_map_evidence(struct node_map *m, struct str id, enum node_evidence e, int64_t now_us);
+
+size_t node_map_count(const struct node_map *m);
+const struct node_entry *node_map_at(const struct node_map *m, size_t i);
+const struct node_entry *node_map_find(const struct node_map *m, struct str id);
+enum node_health node_map_health(const struct node_map *m, const struct node_entry *e, int64_t now_us);
+const char *node_health_name(enum node_health h);
+/* The model's line in a node's report; "name" alone means "name:latest". NULL when it has none. */
+const struct model_report *node_model(const struct node_entry *e, struct str name_tag);
+
+/* Configuration lines: "PREFIX=SITE" and "SITE-SITE=DURATION" (sites may hold '-': every split is tried against known text
+ * "A-B" with the first '-' that leaves two names of [A-Za-z0-9._-]; write "A/B=20ms" when a name itself has a '-'). */
+int node_map_set_zones(struct node_map *m, const struct str *zones, size_t count, struct error *err);
+int node_map_set_distances(struct node_map *m, const struct str *distances, size_t count, struct error *err);
+/* The site of a client; false when no zone covers it. */
+bool node_map_site_of(const struct node_map *m, const struct ip *client, struct str *ret_site, uint8_t *ret_scope);
+/* Round trip between a site and a node: configured, else the least measured between the two sites, else a default. */
+int64_t node_map_distance_us(const struct node_map *m, struct str from_site, const struct node_entry *to);
+
+void node_map_format(const struct node_map *m, int64_t now_us, struct buf *out); /* one JSON object */
+int node_map_parse(struct str json, int64_t now_us, struct node_map **ret_map, struct error *err);
+
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* score.h - which node answers this request best: filter, then predicted time to first token.
+ *
+ *   T(node) = distance + queue + prefill, each in microseconds, with our own dispatches since the node's report counted in;
+ *   a node whose use u nears 1 pays the barrier u/(1-u), so that the near one wins until its queue costs more than the way.
+ *
+ * Candidates within SCORE_NEAR of the best are drawn between at random (two choices), against herds. A decision owns its
+ * arrays; texts in it are copies. Pure. The reasons are words for people: "why did I get this answer?".
+ */
+#ifndef MDN_CORE_SCORE_H
+#define MDN_CORE_SCORE_H
+
+#include "base/rng.h"
+#include "core/ledger.h"
+#include "core/node_map.h"
+
+struct route_query {
+	struct str model;       /* "name" or "name:tag" */
+	struct str client_site; /* empty: unknown; all nodes are then equally far */
+	struct str self_id;     /* the dispatcher, whose `seen` counter to look up; empty: none */
+	int32_t prompt_tokens;  /* uncached, estimated; 0 unknown */
+	const struct str *excluded; /* ids not to choose: already tried */
+	size_t excluded_count;
+};
+
+struct route_candidate {
+	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE];
+	char node_url[NODE_URL_SIZE], api_url[NODE_URL_SIZE];
+	char model[NODE_TEXT_SIZE]; /* the name:tag it has */
+	int64_t score_us, rtt_us, queue_us, prefill_us;
+	char reason[160];
+};
+
+struct route_refusal {
+	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE];
+	char reason[160];
+};
+
+struct route_decision {
+	struct route_candidate *candidates; /* best first; [choice] is the drawn one */
+	size_t candidate_count, choice;
+	struct route_refusal *refused;
+	size_t refused_count;
+};
+
+/* E_NOTFOUND: no node has the model; E_UNAVAILABLE: some have, none can take it now. The decision is filled in
+ * every case (refused tells why); the caller finishes it. */
+int route_decide(const struct node_map *map, const struct ledger *ledger, const struct route_query *query, int64_t now_us,
+                 struct rng *rng, struct route_decision *ret_decision, struct error *err);
+void route_decision_fini(struct route_decision *d);
+
+#endif
