@@ -37,7 +37,7 @@ char *str_dup(struct str s);                    /* NUL-terminated heap copy; abo
 bool str_copy(struct str s, char *to, size_t size); /* NUL-terminated; false (and "") when too long */
 int str_to_u64(struct str s, uint64_t *ret_value);  /* decimal only; E_INVAL */
 int str_to_i64(struct str s, int64_t *ret_value);
-/* Bytes with an optional K, M, G, T (powers of 1024) suffix. */
+/* Bytes with an optional K, M, G, T (powers of 1024) suffix, either case. */
 int str_to_bytes(struct str s, uint64_t *ret_bytes);
 /* Durations: 250us, 30ms, 10s, 5m, 1h, 1d; a bare number is refused. Microseconds. */
 int str_to_duration_us(struct str s, int64_t *ret_us);
@@ -58,7 +58,8 @@ void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(pr
 /* Text as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. */
 void buf_append_json(struct buf *b, struct str s);
 void buf_consume(struct buf *b, size_t len); /* drops the first len bytes */
-char *buf_reserve(struct buf *b, size_t len); /* room for len more; NULL past max */
+/* Room for len more, to be counted by `b->len +=`; NULL past max, which does not latch `failed`. */
+char *buf_reserve(struct buf *b, size_t len);
 static inline struct str buf_str(const struct buf *b) { return (struct str){b->base, b->len}; }
 
 /* Heap helpers that abort when memory is out: for small things only. */
@@ -68,6 +69,8 @@ void *mem_resize(void *p, size_t count, size_t size);
 
 /* A length of valid UTF-8 at the start of s (whole characters only). */
 size_t utf8_valid_prefix(struct str s);
+/* All of s but a last character that is cut off: what a stream may pass on now, good or bad. */
+size_t utf8_complete_prefix(struct str s);
 void hex_encode(const uint8_t *in, size_t len, char *ret_text /* 2*len+1 */);
 int hex_decode(struct str text, uint8_t *ret_out, size_t size); /* exactly 2*size digits */
 size_t base64url_encode(const uint8_t *in, size_t len, char *ret_text /* (len+2)/3*4+1, no padding */);
