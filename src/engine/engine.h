@@ -5,7 +5,8 @@
  * same loop, in order, ended by exactly one ENGINE_DONE. Whatever thread the kind uses inside is its
  * own affair. Backpressure: an engine stops delivering (and generating) for a request while its
  * `credit` is used up; engine_continue gives it more. Cancel frees the slot within one batch and no
- * event follows it. Strings in events live for the callback; those in requests are copied.
+ * event follows it. Strings in events live for the callback; those in requests are copied. Requests may be
+ * submitted while the model loads: they wait. Callbacks may submit, cancel, pause; not free the engine.
  */
 #ifndef MDN_ENGINE_ENGINE_H
 #define MDN_ENGINE_ENGINE_H
@@ -18,8 +19,8 @@ struct engine;
 struct engine_request;
 
 struct engine_sampling {
-	double temperature, top_p, min_p; /* temperature 0: greedy */
-	int32_t top_k;                    /* 0: off */
+	double temperature, top_p, min_p;                           /* temperature 0: greedy */
+	int32_t top_k;                                              /* 0: off */
 	double presence_penalty, frequency_penalty, repeat_penalty; /* 0, 0, 1: off */
 	uint64_t seed;
 	bool has_seed;
@@ -38,19 +39,19 @@ struct engine_params {
 	struct str tool_choice;   /* "auto", "none", "required" or empty */
 	struct str json_schema;   /* response_format; empty: none; "{}": any JSON object */
 	struct engine_sampling sampling;
-	int32_t max_tokens;       /* < 0: until the context is full */
-	int32_t logprobs;         /* -1: none; else how many alternatives (0..LIMIT_LOGPROBS) */
+	int32_t max_tokens; /* < 0: until the context is full */
+	int32_t logprobs;   /* -1: none; else how many alternatives (0..LIMIT_LOGPROBS) */
 	const struct str *stops;
 	size_t stop_count;
-	bool echo;                /* completion: prompt first */
-	struct str tenant;        /* fairness id */
-	int priority;             /* smaller is served first; 0 default */
-	struct str request_id;    /* travels to remote engines and logs */
+	bool echo;             /* completion: prompt first */
+	struct str tenant;     /* fairness id */
+	int priority;          /* smaller is served first; 0 default */
+	struct str request_id; /* travels to remote engines and logs */
 	struct str traceparent;
 };
 
 enum engine_event_kind {
-	ENGINE_STARTED, /* prefill begins; prompt_tokens and cached_tokens are known */
+	ENGINE_STARTED, /* prefill begins; prompt_tokens and cached_tokens are known (remote: 0, only the end tells) */
 	ENGINE_TEXT,    /* text (whole UTF-8 characters), tokens of it */
 	ENGINE_DONE,    /* finish reason or error; usage is final */
 };
@@ -71,8 +72,8 @@ struct engine_logprob {
 
 struct engine_event {
 	enum engine_event_kind kind;
-	struct str text;        /* visible answer text */
-	struct str reasoning;   /* reasoning text, if the model marks it */
+	struct str text;            /* visible answer text */
+	struct str reasoning;       /* reasoning text, if the model marks it */
 	struct str tool_calls_json; /* an array of OpenAI tool call deltas, or empty */
 	const struct engine_logprob *logprobs;
 	size_t logprob_count;
@@ -86,11 +87,11 @@ typedef void engine_on_event(void *arg, const struct engine_event *event);
 /* What the node reports, and what /metrics shows; cheap, loop thread. */
 struct engine_load {
 	int32_t running, waiting, slots;
-	double kv_usage;              /* 0..1 */
-	int64_t tokens_to_prefill;    /* queued and not yet computed */
-	double prefill_tokens_per_s;  /* measured, EWMA; 0 unknown */
-	double decode_tokens_per_s;   /* all streams together, EWMA */
-	double itl_us;                /* recent inter-token latency of one stream */
+	double kv_usage;             /* 0..1 */
+	int64_t tokens_to_prefill;   /* queued and not yet computed */
+	double prefill_tokens_per_s; /* measured, EWMA; 0 unknown */
+	double decode_tokens_per_s;  /* all streams together, EWMA */
+	double itl_us;               /* recent inter-token latency of one stream */
 	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
 };
 
@@ -99,25 +100,25 @@ struct engine_info {
 	int32_t context_tokens; /* per request */
 	int32_t slots;
 	uint64_t memory_bytes;
-	bool chat;              /* has a usable chat template */
+	bool chat; /* has a usable chat template */
 };
 
 enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED };
 
 struct engine_options {
-	struct str kind;       /* "llama", "remote", "synthetic" */
-	struct str model_path; /* llama: GGUF file */
-	struct str model_name; /* as the network knows it */
-	struct str remote_url; /* remote: base URL; "http://127.0.0.1:8081" */
-	struct str remote_key; /* remote: bearer key or empty */
+	struct str kind;         /* "llama", "remote", "synthetic" */
+	struct str model_path;   /* llama: GGUF file */
+	struct str model_name;   /* as the network knows it */
+	struct str remote_url;   /* remote: base URL; "http://127.0.0.1:8081" */
+	struct str remote_key;   /* remote: bearer key or empty */
 	struct str remote_model; /* remote: its name there; empty: model_name */
-	int32_t slots;         /* 0: 8 */
-	int32_t context_tokens; /* per slot; 0: min(model's, 4096) */
-	int32_t batch_tokens;  /* prefill budget per step; 0: 512 */
-	int32_t threads;       /* 0: cores */
+	int32_t slots;           /* 0: 8 */
+	int32_t context_tokens;  /* per slot; 0: min(model's, 4096) */
+	int32_t batch_tokens;    /* prefill budget per step; 0: 512 */
+	int32_t threads;         /* 0: cores */
 	/* synthetic */
 	int64_t prefill_us_per_token, itl_base_us, itl_slope_us; /* 0: 200 us, 10 ms, 1 ms */
-	int32_t kv_tokens;     /* finite KV; 0: slots * context_tokens */
+	int32_t kv_tokens;                                       /* finite KV; 0: slots * context_tokens */
 };
 
 struct engine_ops; /* engine.c, llama.c, remote.c, synthetic.c */

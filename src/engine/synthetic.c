@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* synthetic.c - an engine without arithmetic: the timing of a model, for load tests and simulations in real time.
+ *
+ * Prompts are prefilled one after another, `prefill_us_per_token` for each token that the prefix cache does not hold.
+ * Running requests get one token each per step of itl_base_us + itl_slope_us x running. A request is admitted
+ * when a slot is free and its prompt and whole answer fit into what is left of the KV cache. A token is four bytes of
+ * prompt. The answer is a fixed sequence of words chosen by the prompt: max_tokens of them, or ANSWER_TOKENS. The
+ * prefix cache is a direct-mapped table of block hashes as large as the KV cache. Timings of -1 mean none at all, then
+ * tokens come in runs of RUN_TOKENS, one run a turn of the loop. All on the loop's thread, one timer an engine.
+ * It will not do tools or schemas: there is no model that could honour them.
+ */
+#include "engine/answer.h"
+#include "engine/engine_ops.h"
+
+#include <stdlib.h>
+
+enum {
+	ANSWER_TOKENS = 128,
+	RUN_TOKENS = 16,
+	BLOCK_BYTES = 64, /* 16 tokens */
+	TOKEN_BYTES = 4,
+};
+
+struct synthetic_request {
+	struct engine_request base;
+	struct engine_copy copy;
+	struct synthetic_request *queue_next; /* while waiting */
+	uint64_t *blocks;                     /* chained hashes of the prompt's whole blocks */
+	size_t block_count;
+	uint64_t words; /* where its sequence of words begins */
+	int32_t prompt_tokens, cached_tokens, answer_tokens, made;
+	int64_t since_us;
+	bool echo_due;
+	struct answer answer;
+};
+
+struct synthetic {
+	struct engine base;
+	int64_t prefill_us, itl_base_us, itl_slope_us;
+	int32_t kv_tokens, kv_used;
+	struct loop_timer *timer;
+	struct synthetic_request *queue; /* sorted */
+	struct synthetic_request *prefilling;
+	struct synthetic_request **running; /* `slots` places, NULL where canceled or done; compacted after a pass */
+	int32_t running_count;
+	int64_t prefill_end_us; /* also when the last one ended */
+	int64_t step_us;        /* when the next token is due */
+	uint64_t *cache;
+	size_t cache_mask;
+	bool in_pass;
+};
+
+static const char synthetic_words[32][10] = {
+    " the",   " model", " sends", " words", " near", " you",   " from", " an",    " edge",   " node", " where",
+    " every", " token", " comes", " in",    " time", " and",   " no",   " one",   " waits",  " for",  " it",
+    " while", " links", " carry", " what",  " is",   " asked", " back", " again", " slowly", " now",
+};
+
+static int64_t timing(int64_t given, int64_t fallback)
+{
+	return given < 0 ? 0 : given ? given : fallback;
+}
+
+static int32_t or_default(int32_t given, int32_t fallback)
+{
+	return given > 0 ? given : fallback;
+}
+
+int engine_synthetic_new(const struct engine_options *options, struct engine **ret_engine, struct error *err)
+{
+	struct synthetic *s = NEW(struct synthetic);
+	int32_t slots = or_default(options->slots, 8), context = or_default(options->context_tokens, 4096);
+	size_t cache_size = 64;
+	(void)err;
+
+	s->base.ops = &engine_synthetic_ops;
+	s->base.info =
+	    (struct engine_info){.architecture = "synthetic", .context_tokens = context, .slots = slots, .chat = true};
+	s->prefill_us = timing(options->prefill_us_per_token, 200);
+	s->itl_base_us = timing(options->itl_base_us, 10 * 1000);
+	s->itl_slope_us = timing(options->itl_slope_us, 1000);
+	int64_t kv = options->kv_tokens > 0 ? options->kv_tokens : (int64_t)slots * context;
+	s->kv_tokens = kv > INT32_MAX ? INT32_MAX : (int32_t)kv;
+	s->running = mem_new((size_t)slots * sizeof(*s->running));
+	while (cache_size < (size_t)s->kv_tokens * TOKEN_BYTES / BLOCK_BYTES)
+		cache_size *= 2;
+	s->cache_mask = cache_size - 1;
+	*ret_engine = &s->base;
+	return 0;
+}
+
+static int64_t synthetic_itl(const struct synthetic *s)
+{
+	return s->itl_base_us + s->itl_slope_us * s->running_count;
+}
+
+/* ---- requests ------------------------------------------------------------------------------- */
+
+static uint64_t mix(uint64_t h, const char *at)
+{
+	uint64_t word;
+	memcpy(&word, at, sizeof(word));
+	h = (h ^ word) * UINT64_C(0x9e3779b97f4a7c15);
+	return h ^ (h >> 29);
+}
+
+static void synthetic_hash(struct synthetic_request *r, struct str prompt)
+{
+	uint64_t h = 1;
+
+	r->block_count = prompt.len / BLOCK_BYTES;
+	r->blocks = mem_new(r->block_count * sizeof(*r->blocks) + 1);
+	for (size_t i = 0; i < r->block_count; i++) {
+		for (size_t j = 0; j < BLOCK_BYTES; j += sizeof(h))
+			h = mix(h, prompt.base + i * BLOCK_BYTES + j);
+		r->blocks[i] = h | 1; /* 0 is an empty place */
+	}
+}
+
+static void synthetic_enqueue(struct synthetic *s, struct synthetic_request *r)
+{
+	struct synthetic_request **at = &s->queue;
+
+	while (*at && engine_before(&(*at)->base, &r->base))
+		at = &(*at)->queue_next;
+	r->queue_next = *at;
+	*at = r;
+}
+
+/* Could the head of the queue begin now? One that can never fit may: to be told so. */
+static bool synthetic_fits(const struct synthetic *s)
+{
+	const struct synthetic_request *r = s->queue;
+
+	return r && !s->prefilling && s->running_count < s->base.info.slots &&
+	       (r->answer_tokens < 0 || s->kv_used + r->prompt_tokens + r->answer_tokens <= s->kv_tokens);
+}
+
+static void synthetic_arm(struct synthetic *s)
+{
+	int64_t now = loop_now_us(s->base.loop), due = INT64_MAX;
+
+	if (s->in_pass)
+		return;
+	if (s->prefilling)
+		due = s->prefill_end_us;
+	else if (s->base.state == ENGINE_LOADING || synthetic_fits(s))
+		due = now;
+	for (int32_t i = 0; i < s->running_count && due > now; i++)
+		if (s->running[i] && !s->running[i]->base.paused) {
+			due = s->step_us < due ? s->step_us : due;
+			break;
+		}
+	if (due == INT64_MAX)
+		loop_timer_stop(s->timer);
+	else
+		loop_timer_start(s->timer, due > now ? due - now : 0, 0);
+}
+
+static int synthetic_submit(struct engine *engine, const struct engine_params *p, struct engine_request *request,
+                            struct error *err)
+{
+	struct synthetic *s = (struct synthetic *)engine;
+	struct synthetic_request *r = (struct synthetic_request *)request;
+	struct str prompt = p->task == ENGINE_CHAT ? p->messages_json : p->prompt;
+	struct engine_params kept = {.stops = p->stops, .stop_count = p->stop_count};
+
+	if (p->json_schema.len || str_equal(p->tool_choice, STR("required")))
+		return error_set(err, E_INVAL, "the synthetic engine cannot honour response_format or tool_choice");
+	if (p->echo && p->task == ENGINE_COMPLETION) {
+		kept.prompt = prompt;
+		r->echo_due = true;
+	}
+	kept.logprobs = p->logprobs;
+	engine_copy_init(&r->copy, &kept);
+	answer_init(&r->answer, r->copy.params.stops, r->copy.params.stop_count);
+	r->prompt_tokens = (int32_t)((prompt.len + TOKEN_BYTES - 1) / TOKEN_BYTES);
+	r->answer_tokens = p->max_tokens >= 0 ? p->max_tokens : ANSWER_TOKENS;
+	int32_t room = engine->info.context_tokens < s->kv_tokens ? engine->info.context_tokens : s->kv_tokens;
+	if (r->answer_tokens > room - r->prompt_tokens)
+		r->answer_tokens = room - r->prompt_tokens; /* < 1: told when its turn comes */
+	if (s->prefill_us)
+		synthetic_hash(r, prompt);
+	r->words = prompt.len + (prompt.len ? (unsigned char)prompt.base[prompt.len / 2] : 0);
+	r->since_us = loop_now_us(engine->loop);
+	synthetic_enqueue(s, r);
+	synthetic_arm(s);
+	return 0;
+}
+
+static void synthetic_leave(struct synthetic_request *r)
+{
+	struct synthetic *s = (struct synthetic *)r->base.engine;
+
+	if (!r->base.started && s->prefilling != r) {
+		for (struct synthetic_request **at = &s->queue; *at; at = &(*at)->queue_next)
+			if (*at == r) {
+				*at = r->queue_next;
+				return;
+			}
+		return;
+	}
+	s->kv_used -= r->prompt_tokens + r->answer_tokens;
+	if (s->prefilling == r) {
+		s->prefilling = NULL;
+		return;
+	}
+	for (int32_t i = 0; i < s->running_count; i++)
+		if (s->running[i] == r)
+			s->running[i] = NULL;
+}
+
+static void synthetic_compact(struct synthetic *s)
+{
+	int32_t kept = 0;
+
+	for (int32_t i = 0; i < s->running_count; i++)
+		if (s->running[i])
+			s->running[kept++] = s->running[i];
+	s->running_count = kept;
+}
+
+static void synthetic_cancel(struct engine_request *request)
+{
+	struct synthetic *s = (struct synthetic *)request->engine;
+
+	synthetic_leave((struct synthetic_request *)request);
+	engine_request_free(request);
+	if (!s->in_pass && !s->base.closing) {
+		synthetic_compact(s);
+		synthetic_arm(s);
+	}
+}
+
+static void synthetic_paused(struct engine_request *request)
+{
+	synthetic_arm((struct synthetic *)request->engine);
+}
+
+static void synthetic_request_fini(struct engine_request *request)
+{
+	struct synthetic_request *r = (struct synthetic_request *)request;
+
+	answer_fini(&r->answer);
+	engine_copy_fini(&r->copy);
+	free(r->blocks);
+}
+
+static void synthetic_done(struct synthetic_request *r, enum engine_finish finish, const struct error *err)
+{
+	synthetic_leave(r);
+	engine_finish(&r->base, finish, err, r->prompt_tokens, r->cached_tokens, r->made);
+}
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+/* `count` tokens for one request; false when it is no longer running. */
+static bool synthetic_speak(struct synthetic_request *r, int32_t count)
+{
+	struct engine_logprob logprobs[RUN_TOKENS];
+	bool stopped = false;
+	struct engine_event event = {
+	    .kind = ENGINE_TEXT, .prompt_tokens = r->prompt_tokens, .cached_tokens = r->cached_tokens};
+
+	if (r->echo_due) {
+		buf_append_str(&r->answer.ready, r->copy.params.prompt);
+		r->echo_due = false;
+	}
+	for (int32_t i = 0; i < count && r->made < r->answer_tokens && !stopped; i++) {
+		struct str word = str_from(synthetic_words[(r->words + (uint64_t)r->made * 7) % 32]);
+		logprobs[event.logprob_count++] = (struct engine_logprob){.token = word};
+		stopped = answer_add(&r->answer, word);
+		r->made++;
+	}
+	if (!stopped && r->made == r->answer_tokens)
+		answer_end(&r->answer);
+	event.text = answer_ready(&r->answer);
+	event.completion_tokens = r->made;
+	if (r->copy.params.logprobs >= 0)
+		event.logprobs = logprobs;
+	else
+		event.logprob_count = 0;
+	if ((event.text.len || event.logprob_count) && !engine_emit(&r->base, &event))
+		return false;
+	answer_taken(&r->answer);
+	if (!stopped && r->made < r->answer_tokens)
+		return true;
+	synthetic_done(r, stopped || r->copy.params.max_tokens < 0 ? FINISH_STOP : FINISH_LENGTH, NULL);
+	return false;
+}
+
+static int32_t synthetic_cached(const struct synthetic *s, const struct synthetic_request *r)
+{
+	size_t held = 0;
+
+	while (s->cache && held < r->block_count && s->cache[r->blocks[held] & s->cache_mask] == r->blocks[held])
+		held++;
+	int32_t tokens = (int32_t)(held * BLOCK_BYTES / TOKEN_BYTES);
+	return tokens < r->prompt_tokens ? tokens : r->prompt_tokens > 0 ? r->prompt_tokens - 1 : 0;
+}
+
+/* Takes the head of the queue if it fits; false when nothing more can begin now. */
+static bool synthetic_begin(struct synthetic *s, int64_t now)
+{
+	struct synthetic_request *r = s->queue;
+
+	if (!synthetic_fits(s))
+		return false;
+	if (r->answer_tokens < 0 || (r->answer_tokens == 0 && r->copy.params.max_tokens != 0)) {
+		struct error err;
+		error_set(&err, E_LIMIT, "the prompt has %d tokens, the context %d: shorten the prompt",
+		          r->prompt_tokens, s->base.info.context_tokens);
+		synthetic_done(r, FINISH_ERROR, &err);
+		return true;
+	}
+	s->queue = r->queue_next;
+	s->prefilling = r;
+	s->kv_used += r->prompt_tokens + r->answer_tokens;
+	r->cached_tokens = synthetic_cached(s, r);
+	/* Timers are late by up to a millisecond; a busy prefill must not lose that time each time. */
+	int64_t from = s->prefill_end_us > r->since_us ? s->prefill_end_us : r->since_us;
+	if (now - from > 20 * 1000)
+		from = now;
+	s->prefill_end_us = from + s->prefill_us * (r->prompt_tokens - r->cached_tokens);
+	struct engine_event event = {
+	    .kind = ENGINE_STARTED, .prompt_tokens = r->prompt_tokens, .cached_tokens = r->cached_tokens};
+	engine_emit(&r->base, &event);
+	return true;
+}
+
+static void synthetic_prefilled(struct synthetic *s, int64_t now)
+{
+	struct synthetic_request *r = s->prefilling;
+
+	s->prefilling = NULL;
+	if (r->block_count && !s->cache)
+		s->cache = mem_new((s->cache_mask + 1) * sizeof(*s->cache));
+	for (size_t i = 0; i < r->block_count; i++)
+		s->cache[r->blocks[i] & s->cache_mask] = r->blocks[i];
+	s->running[s->running_count++] = r;
+	if (s->running_count == 1)
+		s->step_us = now + synthetic_itl(s);
+	if (!r->base.paused)
+		synthetic_speak(r, synthetic_itl(s) || r->answer_tokens < 2 ? 1 : RUN_TOKENS);
+}
+
+static void synthetic_step(struct synthetic *s, int64_t now)
+{
+	int64_t itl = synthetic_itl(s);
+	int64_t due = itl ? 1 + (now - s->step_us) / itl : RUN_TOKENS;
+
+	if (due > RUN_TOKENS)
+		due = RUN_TOKENS; /* the loop was held up; do not flood */
+	s->step_us = now - (s->step_us + due * itl) > itl ? now + itl : s->step_us + due * itl;
+	for (int32_t i = 0; i < s->running_count; i++)
+		if (s->running[i] && !s->running[i]->base.paused)
+			synthetic_speak(s->running[i], (int32_t)due);
+}
+
+static void synthetic_pass(void *arg)
+{
+	struct synthetic *s = arg;
+	int64_t now = loop_now_us(s->base.loop);
+
+	if (s->base.state == ENGINE_LOADING)
+		engine_tell_state(&s->base, ENGINE_READY, NULL);
+	s->in_pass = true;
+	if (s->running_count && now >= s->step_us)
+		synthetic_step(s, now);
+	synthetic_compact(s);
+	do {
+		if (s->prefilling && now >= s->prefill_end_us) {
+			synthetic_prefilled(s, now);
+			synthetic_compact(s);
+		}
+	} while (synthetic_begin(s, now));
+	s->in_pass = false;
+	synthetic_arm(s);
+}
+
+void engine_synthetic_start(struct engine *engine, const struct engine_options *options)
+{
+	struct synthetic *s = (struct synthetic *)engine;
+	(void)options;
+
+	s->timer = loop_timer_new(engine->loop, synthetic_pass, s);
+	loop_timer_start(s->timer, 0, 0);
+}
+
+static void synthetic_load(const struct engine *engine, struct engine_load *load)
+{
+	const struct synthetic *s = (const struct synthetic *)engine;
+	int64_t itl = synthetic_itl(s), now = loop_now_us(engine->loop);
+
+	load->kv_usage = (double)s->kv_used / s->kv_tokens;
+	load->itl_us = (double)itl;
+	load->prefill_tokens_per_s = s->prefill_us ? 1e6 / (double)s->prefill_us : 0;
+	load->decode_tokens_per_s = itl ? 1e6 * s->running_count / (double)itl : 0;
+	for (const struct synthetic_request *r = s->queue; r; r = r->queue_next)
+		load->tokens_to_prefill += r->prompt_tokens;
+	if (s->prefilling && s->prefill_us && s->prefill_end_us > now)
+		load->tokens_to_prefill += (s->prefill_end_us - now) / s->prefill_us;
+}
+
+static void synthetic_free(struct engine *engine)
+{
+	struct synthetic *s = (struct synthetic *)engine;
+
+	loop_timer_free(s->timer);
+	free(s->running);
+	free(s->cache);
+	free(s);
+}
+
+const struct engine_ops engine_synthetic_ops = {
+    .submit = synthetic_submit,
+    .cancel = synthetic_cancel,
+    .paused = synthetic_paused,
+    .load = synthetic_load,
+    .request_fini = synthetic_request_fini,
+    .free = synthetic_free,
+    .request_size = sizeof(struct synthetic_request),
+};
