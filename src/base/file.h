@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* file.h - small files and folders: read whole, write so that a crash shows the old or the new, make and remove
+ * folders.
+ *
+ * For identities, saved documents and the like, not for models. Blocks on the disk. Any thread. Paths are text without
+ * NUL.
+ */
+#ifndef MDN_BASE_FILE_H
+#define MDN_BASE_FILE_H
+
+#include "base/error.h"
+#include "base/str.h"
+
+/* "folder/name" on the heap; aborts when memory is out. */
+char *file_join(struct str folder, const char *name);
+/* Appends the content to *out; E_NOTFOUND, E_LIMIT past max_bytes, E_IO. */
+int file_read(const char *path, size_t max_bytes, struct buf *out, struct error *err);
+/* Written to a temporary name beside it with `mode`, fsynced, renamed, folder fsynced. */
+int file_write(const char *path, unsigned mode, struct str content, struct error *err);
+bool file_exists(const char *path);
+/* The folder and its missing parents; one that exists is fine. */
+int folder_make(const char *path, unsigned mode, struct error *err);
+/* With everything in it, never through links; missing is fine. */
+int folder_remove(const char *path, struct error *err);
+int folder_sync(const char *path, struct error *err);
+
+#endif
