@@ -12,10 +12,14 @@
 
 struct center;
 
-/* `mdn init`: makes CA, state, the center's own node identity in DATA/identity, and an operator identity in OPERATOR_DIR
- * (cert.pem, key.pem, ca.pem, center.url). E_CONFLICT when DATA already holds a network. */
-int center_init(struct str data, struct str domain, struct str center_url, struct str name, struct str site, uint32_t roles,
-                struct str operator_dir, struct error *err);
+/* `mdn init`: makes CA, state, the center's own node identity in DATA/identity, and an operator identity in
+ * OPERATOR_DIR (cert.pem, key.pem, ca.pem, center.url). E_CONFLICT when DATA already holds a network. */
+int center_init(struct str data, struct str domain, struct str center_url, struct str name, struct str site,
+                uint32_t roles, struct str operator_dir, struct error *err);
+
+/* Another operator identity, on the center's own machine (the CA key is there). E_CONFLICT when OPERATOR_DIR holds one.
+ */
+int center_operator_new(struct str data, struct str name, struct str operator_dir, struct error *err);
 
 struct center_options {
 	struct str data, domain;
@@ -24,6 +28,8 @@ struct center_options {
 };
 int center_new(struct loop *loop, const struct center_options *options, struct center **ret_center, struct error *err);
 void center_free(struct center *c);
+/* Also what anonymous peers may ask (join, renew), so its node port uses TLS_PEER_OPTIONAL. A report with the query
+ * ?to=scheduler is left to the scheduler of a node that is both. */
 bool center_handle(struct center *c, struct http_exchange *x);
 /* A node was removed: the wiring cuts its live connections. */
 void center_on_removed(struct center *c, void (*fn)(void *arg, struct str identity), void *arg);

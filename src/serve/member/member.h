@@ -21,7 +21,7 @@ struct roster_node {
 };
 struct roster_key {
 	char id[32];
-	char hash[72]; /* hex HMAC-SHA-256 of the whole key; see docs/api.md */
+	char hash[72]; /* hex HMAC-SHA-256 of the whole key: api_key_matches (core/api_key.h) compares */
 };
 struct roster {
 	uint64_t version;
@@ -35,9 +35,10 @@ struct roster {
 void roster_fini(struct roster *r);
 int roster_parse(struct str json, struct roster *ret_roster, struct error *err);
 
-/* Blocking, for `mdn join` and `mdn dev`: asks the center with a token, writes DATA/identity. Safe to repeat after a lost reply. */
-int member_join(struct str center_url, struct str token, struct str data, struct str name, struct str site, uint32_t roles,
-                struct error *err);
+/* Blocking, for `mdn join` and `mdn dev`: asks the center with a token, writes DATA/identity. Safe to repeat after a
+ * lost reply. */
+int member_join(struct str center_url, struct str token, struct str data, struct str name, struct str site,
+                uint32_t roles, struct error *err);
 
 struct member;
 struct member_options {
@@ -54,12 +55,16 @@ struct member_options {
 /* Reads the identity; the saved roster and assignment are delivered before the center answers. */
 int member_new(struct loop *loop, const struct member_options *options, struct member **ret_member, struct error *err);
 void member_free(struct member *m);
-struct tls_context *member_tls(struct member *m);        /* for servers and clients of the node port; renewed in place */
-struct http_client *member_client(struct member *m);     /* mutual TLS to other nodes; shared by all rooms */
+struct tls_context *member_tls(struct member *m);    /* for servers and clients of the node port; renewed in place */
+struct http_client *member_client(struct member *m); /* mutual TLS to other nodes; shared by all rooms */
 struct str member_id(const struct member *m);
 struct str member_domain(const struct member *m);
 const struct roster *member_roster(const struct member *m);
-void member_report_soon(struct member *m);               /* something changed: report within 20 ms */
+void member_report_soon(struct member *m); /* something changed: report within 20 ms */
 bool member_is_removed(const struct member *m, struct str identity);
+/* May this peer use the node port? E_AUTH: no certificate, E_FORBIDDEN: another domain, or a removed node. A center's
+ * node port lets anonymous peers in for joining and renewal, so the wiring asks this before any handler but
+ * center_handle. */
+int member_admit(const struct member *m, struct str identity, struct error *err);
 
 #endif
