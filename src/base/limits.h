@@ -20,6 +20,11 @@
 	X(LIMIT_STOPS, 16, 400, "stop sequences of a request")                                 \
 	X(LIMIT_STOP_LENGTH, 256, 400, "bytes of one stop sequence")                           \
 	X(LIMIT_LOGPROBS, 20, 400, "top_logprobs of a request")                                \
+	X(LIMIT_LOGIT_BIAS, 1024, 400, "tokens of a request's logit_bias")                       \
+	X(LIMIT_TOOLS, 256, 400, "tools of a request")                                         \
+	X(LIMIT_API_KEYS, 65536, 413, "API keys of one network")                                \
+	X(LIMIT_SCHEDULERS, 16, 413, "schedulers one gateway follows")                           \
+	X(LIMIT_MAP, 67108864, 413, "bytes of one map event")                                    \
 	X(LIMIT_QUEUE, 512, 429, "requests waiting for an engine slot on a node")              \
 	X(LIMIT_MANIFEST, 4194304, 413, "bytes of an OCI manifest")                            \
 	X(LIMIT_UPLOADS, 256, 429, "open blob uploads")                                        \
