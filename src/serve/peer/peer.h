@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* peer.h - moves blobs: fetches what is assigned in verified chunks from several sources, re-serves while receiving.
  *
- * One peer per node, over the node's blob store. Sources are other nodes of the roster. Which chunk to ask next and from
- * whom is core/chunk_plan. Disk and hashing run in jobs. Loop thread. Wire: docs/wire.md, "Blobs".
+ * One peer per node, over the node's blob store. Sources are other nodes of the roster. Which chunk to ask next and
+ * from whom is core/chunk_plan. Disk and hashing run in jobs. Loop thread. Wire: docs/wire.md, "Blobs".
  */
 #ifndef MDN_SERVE_PEER_H
 #define MDN_SERVE_PEER_H
@@ -20,9 +20,9 @@ struct peer_source {
 struct peer_options {
 	struct blob_store *store;
 	struct http_client *client;
-	struct str self_id, site;
-	int32_t parallel;
-	uint64_t rate_max;
+	struct str self_id, site, domain;
+	int32_t parallel;  /* chunks asked for at once, per file */
+	uint64_t rate_max; /* bytes per second received; 0: no limit */
 	/* A version became complete on disk (all files), or failed with words. */
 	void (*on_ready)(void *arg, const struct version *v);
 	void (*on_progress)(void *arg); /* something a report shows changed */
@@ -30,6 +30,7 @@ struct peer_options {
 };
 int peer_new(struct loop *loop, const struct peer_options *options, struct peer **ret_peer, struct error *err);
 void peer_free(struct peer *p);
+void peer_set_limits(struct peer *p, int32_t parallel, uint64_t rate_max); /* live */
 void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t count);
 void peer_set_assigned(struct peer *p, const struct version *versions, size_t count); /* copies; dropped ones stop */
 /* have_bytes, total_bytes, fetch_rate, state WAITING/FETCHING/FAILED/READY(on disk), error of one version. */

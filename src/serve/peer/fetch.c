@@ -1,0 +1,818 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fetch.c - one file on its way: check, chunk list, chunks from several sources, whole-file digest.
+ *
+ *   CHECK --on disk--> DONE
+ *     | (list known) ---------> CHUNKS --all held--> FINISH --> DONE
+ *     +--> LIST --(small file)-----------------------------> DONE
+ *   any failure --> FAILED --RETRY_US--> CHECK
+ *
+ * Disk and hashing run in one job at a time per fetch: chunks that arrive meanwhile wait in `arrived` and count as
+ * running, so memory stays within `parallel` chunks. Each source is asked "what do you hold?" by long poll; origins
+ * hold everything. A chunk counts, and is shown to others, only after the store verified it.
+ */
+#include "serve/peer/room.h"
+
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/log.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define POLL_WAIT_MS 8000
+#define POLL_AGAIN_US INT64_C(1000000)
+#define NEWS_US INT64_C(30000) /* waiters hear of new chunks at most this often */
+#define SMALL_MAX LIMIT_JSON_BODY
+
+struct chunk_call {
+	struct fetch *fetch;
+	struct chunk_call *next;      /* in fetch->calls or fetch->arrived */
+	struct chunk_call *next_held; /* in peer->held_back */
+	struct chunk_request at;
+	struct http_call *call;
+	struct buf data;
+	int64_t started_us, first_us, took_us;
+	bool refused; /* the head was not what was asked for */
+	int result;   /* of the write */
+};
+
+struct poll {
+	struct fetch *fetch;
+	uint32_t source;
+	bool used, complete;
+	struct http_call *call;
+	int64_t again_us;
+	uint32_t held;
+};
+
+struct waiter {
+	struct fetch *fetch;
+	struct waiter *next;
+	struct http_exchange *x;
+	uint32_t after;
+	int64_t until_us;
+};
+
+enum job_kind { JOB_CHECK, JOB_LIST, JOB_WRITE, JOB_FINISH };
+
+struct fetch {
+	struct fetch *next;
+	struct peer *peer;
+	struct version_file file;
+	enum fetch_stage stage;
+	struct error error;
+	int64_t failed_us;
+	bool chunked;
+
+	struct chunk_list list;
+	struct blob_partial *partial;
+	struct chunk_plan *plan;
+	struct chunk_call *calls, *arrived, *writing;
+	uint32_t call_count; /* asked for, arrived or being written */
+	struct poll polls[CHUNK_SOURCES_MAX];
+	struct loop_timer *pump_timer, *news_timer;
+	bool news_armed;
+	struct waiter *waiters;
+
+	struct http_call *list_call;
+	struct buf list_bytes;
+	uint32_t list_source;
+
+	enum job_kind job;
+	bool job_running, job_on_disk, dropped;
+	struct error job_error;
+
+	uint64_t counted_bytes; /* received since the last tick */
+	double rate;
+};
+
+static void check_start(struct fetch *f);
+static void pump(void *arg);
+static void job_start(struct fetch *f, enum job_kind kind);
+
+/* ---- small questions -------------------------------------------------------------------------- */
+
+struct fetch *fetch_next(const struct fetch *f)
+{
+	return f->next;
+}
+
+bool fetch_is(const struct fetch *f, const struct digest *d)
+{
+	return digest_equal(&f->file.digest, d);
+}
+
+enum fetch_stage fetch_stage(const struct fetch *f)
+{
+	return f->stage;
+}
+
+double fetch_rate(const struct fetch *f)
+{
+	return f->stage == FETCH_CHUNKS ? f->rate : 0;
+}
+
+const char *fetch_error(const struct fetch *f)
+{
+	return f->error.text;
+}
+
+int fetch_fd(const struct fetch *f)
+{
+	return blob_partial_fd(f->partial);
+}
+
+uint64_t fetch_have_bytes(const struct fetch *f)
+{
+	if (f->stage == FETCH_DONE)
+		return f->file.size;
+	if (!f->plan)
+		return 0;
+	uint64_t have = (uint64_t)chunk_plan_held(f->plan) * f->list.chunk_size;
+	return have < f->file.size ? have : f->file.size;
+}
+
+bool fetch_view(const struct fetch *f, const struct chunk_list **ret_list, const struct chunk_plan **ret_plan)
+{
+	if (!f->plan || !f->partial)
+		return false;
+	*ret_list = &f->list;
+	*ret_plan = f->plan;
+	return true;
+}
+
+static bool all_zero(const struct digest *d)
+{
+	static const struct digest zero;
+	return digest_equal(d, &zero);
+}
+
+/* ---- waiters: other nodes that ask what is held ------------------------------------------------- */
+
+static void waiter_unlink(struct waiter *w)
+{
+	for (struct waiter **at = &w->fetch->waiters; *at; at = &(*at)->next) {
+		if (*at == w) {
+			*at = w->next;
+			return;
+		}
+	}
+}
+
+static void on_waiter_gone(void *arg)
+{
+	struct waiter *w = arg;
+	if (w->fetch)
+		waiter_unlink(w);
+}
+
+/* The waiter lives in the exchange's memory; once answered, `fetch` NULL tells on_waiter_gone that it is unlinked. */
+static void waiter_answer(struct waiter *w)
+{
+	const struct fetch *f = w->fetch;
+	waiter_unlink(w);
+	w->fetch = NULL;
+	if (f->plan) {
+		answer_have(w->x, &f->list, f->plan);
+		return;
+	}
+	struct error err = {0};
+	error_set(&err, E_NOTFOUND, "this node no longer fetches that");
+	http_respond_error(w->x, &err);
+}
+
+void fetch_wait(struct fetch *f, struct http_exchange *x, uint32_t after, int64_t wait_us)
+{
+	struct waiter *w = http_alloc(x, sizeof *w);
+	*w = (struct waiter){f, f->waiters, x, after, loop_now_us(f->peer->loop) + wait_us};
+	f->waiters = w;
+	http_watch(x, NULL, on_waiter_gone, w);
+}
+
+static void waiters_tell(struct fetch *f, int64_t now_us, bool all)
+{
+	for (struct waiter *w = f->waiters, *next; w; w = next) {
+		next = w->next;
+		if (all || now_us >= w->until_us || (f->plan && chunk_plan_held(f->plan) > w->after))
+			waiter_answer(w);
+	}
+}
+
+static void on_news(void *arg)
+{
+	struct fetch *f = arg;
+	f->news_armed = false;
+	waiters_tell(f, loop_now_us(f->peer->loop), false);
+}
+
+static void news(struct fetch *f)
+{
+	if (f->news_armed)
+		return;
+	f->news_armed = true;
+	loop_timer_start(f->news_timer, NEWS_US, 0);
+}
+
+/* ---- ends -------------------------------------------------------------------------------------- */
+
+static void call_free(struct fetch *f, struct chunk_call *c)
+{
+	for (struct chunk_call **at = &f->peer->held_back; *at; at = &(*at)->next_held) {
+		if (*at == c) {
+			*at = c->next_held;
+			break;
+		}
+	}
+	if (c->call)
+		http_call_cancel(c->call);
+	buf_fini(&c->data);
+	free(c);
+	f->call_count--;
+}
+
+static void calls_free(struct fetch *f, struct chunk_call **list)
+{
+	for (struct chunk_call *c = *list, *next; c; c = next) {
+		next = c->next;
+		call_free(f, c);
+	}
+	*list = NULL;
+}
+
+static void poll_stop(struct poll *q)
+{
+	if (q->call)
+		http_call_cancel(q->call);
+	*q = (struct poll){0};
+}
+
+/* Leaves the network; the store objects may still be in use by the job. */
+static void quiet(struct fetch *f)
+{
+	calls_free(f, &f->calls);
+	calls_free(f, &f->arrived);
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
+		poll_stop(&f->polls[i]);
+	if (f->list_call)
+		http_call_cancel(f->list_call);
+	f->list_call = NULL;
+	loop_timer_stop(f->pump_timer);
+	loop_timer_stop(f->news_timer);
+	f->news_armed = false;
+}
+
+static void close_partial(struct fetch *f)
+{
+	assert(!f->job_running);
+	waiters_tell(f, 0, true);
+	chunk_plan_free(f->plan);
+	f->plan = NULL;
+	blob_partial_close(f->partial);
+	f->partial = NULL;
+	chunk_list_fini(&f->list);
+	f->list = (struct chunk_list){0};
+}
+
+static void fetch_destroy(struct fetch *f)
+{
+	calls_free(f, &f->writing);
+	close_partial(f);
+	buf_fini(&f->list_bytes);
+	loop_timer_free(f->pump_timer);
+	loop_timer_free(f->news_timer);
+	free(f);
+}
+
+void fetch_free(struct fetch *f)
+{
+	for (struct fetch **at = &f->peer->fetches; *at; at = &(*at)->next) {
+		if (*at == f) {
+			*at = f->next;
+			break;
+		}
+	}
+	quiet(f);
+	waiters_tell(f, 0, true);
+	f->dropped = true;
+	if (!f->job_running)
+		fetch_destroy(f);
+}
+
+static void fail(struct fetch *f, const struct error *why)
+{
+	f->error = *why;
+	f->stage = FETCH_FAILED;
+	f->failed_us = loop_now_us(f->peer->loop);
+	quiet(f);
+	calls_free(f, &f->writing);
+	close_partial(f);
+	log_warn("peer", "%s: %s; trying again", f->file.path, why->text);
+	peer_fetched(f->peer);
+}
+
+static void done(struct fetch *f)
+{
+	f->stage = FETCH_DONE;
+	quiet(f);
+	close_partial(f);
+	peer_fetched(f->peer);
+}
+
+/* ---- jobs: everything that touches the disk ------------------------------------------------------ */
+
+static int list_load(struct fetch *f, struct str text, struct error *err)
+{
+	struct chunk_list list = {0};
+	int rc = chunk_list_parse(text, &list, err);
+	if (rc)
+		return rc;
+	if (!digest_equal(&list.file, &f->file.digest) || list.size != f->file.size ||
+	    list.chunk_size > CHUNK_SIZE_MAX) {
+		chunk_list_fini(&list);
+		return error_set(err, E_CORRUPT, "its chunk list is of another file");
+	}
+	rc = blob_partial_open(f->peer->o.store, &list, &f->partial, err);
+	if (rc)
+		chunk_list_fini(&list);
+	else
+		f->list = list;
+	return rc;
+}
+
+static int work_check(struct fetch *f, struct error *err)
+{
+	uint64_t size;
+	struct buf text = {0};
+	if (blob_stat(f->peer->o.store, &f->file.digest, &size, NULL) == 0) {
+		f->job_on_disk = true;
+		return 0;
+	}
+	if (!f->chunked)
+		return 0;
+	int rc = blob_read_all(f->peer->o.store, &f->file.chunks, SMALL_MAX, &text, NULL);
+	if (rc == 0)
+		rc = list_load(f, buf_str(&text), err);
+	else
+		rc = 0; /* the list is not here yet: it will be asked for */
+	buf_fini(&text);
+	return rc;
+}
+
+static int work_list(struct fetch *f, struct error *err)
+{
+	struct digest d;
+	int rc = blob_put(f->peer->o.store, buf_str(&f->list_bytes), &d, err);
+	if (rc == 0 && f->chunked)
+		rc = list_load(f, buf_str(&f->list_bytes), err);
+	return rc;
+}
+
+static int work_write(struct fetch *f, struct error *err)
+{
+	for (struct chunk_call *c = f->writing; c; c = c->next) {
+		struct error why = {0};
+		c->result = blob_partial_has(f->partial, c->at.chunk)
+		                ? 0
+		                : blob_partial_write(f->partial, c->at.chunk, buf_str(&c->data), &why);
+		if (c->result && c->result != E_CORRUPT) {
+			*err = why;
+			return c->result;
+		}
+	}
+	return 0;
+}
+
+static void job_work(void *arg)
+{
+	struct fetch *f = arg;
+	switch (f->job) {
+	case JOB_CHECK:
+		work_check(f, &f->job_error);
+		break;
+	case JOB_LIST:
+		work_list(f, &f->job_error);
+		break;
+	case JOB_WRITE:
+		work_write(f, &f->job_error);
+		break;
+	case JOB_FINISH:
+		blob_partial_finish(f->partial, &f->job_error);
+		break;
+	}
+}
+
+static void chunks_start(struct fetch *f)
+{
+	struct peer *p = f->peer;
+	f->stage = FETCH_CHUNKS;
+	f->plan = chunk_plan_new(f->list.count, blob_partial_bitmap(f->partial), p->self_key, rng_next(&p->rng));
+	if (chunk_plan_held(f->plan))
+		log_info("peer", "%s: %u of %u chunks are here already", f->file.path, chunk_plan_held(f->plan),
+		         f->list.count);
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
+		if (p->sources[i].used)
+			fetch_add_source(f, i);
+	pump(f);
+}
+
+static void written(struct fetch *f)
+{
+	struct chunk_call *list = f->writing;
+	f->writing = NULL;
+	for (struct chunk_call *c = list, *next; c; c = next) {
+		next = c->next;
+		if (c->result == 0) {
+			chunk_plan_arrived(f->plan, c->at.chunk, c->at.source, c->first_us, c->took_us);
+		} else {
+			log_warn("peer",
+			         "%s: chunk %u from %s is not what was asked for; not using that node for a minute",
+			         f->file.path, c->at.chunk, f->peer->sources[c->at.source].at.id);
+			chunk_plan_failed(f->plan, c->at.chunk, c->at.source, true, loop_now_us(f->peer->loop));
+		}
+		call_free(f, c);
+	}
+	news(f);
+	pump(f);
+}
+
+static void job_done(void *arg)
+{
+	struct fetch *f = arg;
+	f->job_running = false;
+	if (f->dropped) {
+		fetch_destroy(f);
+		return;
+	}
+	if (f->job_error.code) {
+		fail(f, &f->job_error);
+		return;
+	}
+	switch (f->job) {
+	case JOB_CHECK:
+	case JOB_LIST:
+		if (f->job_on_disk || (f->job == JOB_LIST && !f->chunked))
+			done(f);
+		else if (f->partial)
+			chunks_start(f);
+		else
+			f->stage = FETCH_LIST;
+		break;
+	case JOB_WRITE:
+		written(f);
+		return;
+	case JOB_FINISH:
+		f->partial = NULL; /* finish closed it */
+		done(f);
+		return;
+	}
+	buf_fini(&f->list_bytes);
+	f->list_bytes = (struct buf){0};
+	pump(f);
+}
+
+static void job_start(struct fetch *f, enum job_kind kind)
+{
+	assert(!f->job_running);
+	f->job = kind;
+	f->job_running = true;
+	f->job_error = (struct error){0};
+	loop_job(f->peer->loop, job_work, job_done, f);
+}
+
+static void check_start(struct fetch *f)
+{
+	f->stage = FETCH_CHECK;
+	f->job_on_disk = false;
+	job_start(f, JOB_CHECK);
+}
+
+/* ---- the chunk list, or a small file, whole ------------------------------------------------------ */
+
+static void on_list(void *arg, int status, struct str body, const struct error *err)
+{
+	struct fetch *f = arg;
+	const struct digest *want = f->chunked ? &f->file.chunks : &f->file.digest;
+	f->list_call = NULL;
+	if (err || status != 200) {
+		loop_timer_start(f->pump_timer, POLL_AGAIN_US / 4, 0); /* the next source then */
+		return;
+	}
+	struct digest got = digest_of(body.base, body.len);
+	if (!digest_equal(&got, want)) {
+		log_warn("peer", "%s: %s sent something else", f->file.path, f->peer->sources[f->list_source].at.id);
+		loop_timer_start(f->pump_timer, POLL_AGAIN_US, 0);
+		return;
+	}
+	buf_append_str(&f->list_bytes, body);
+	job_start(f, JOB_LIST);
+}
+
+static struct http_call_options call_options(const struct source *s, const char *url)
+{
+	return (struct http_call_options){
+	    .url = str_from(url),
+	    .peer_identity = str_from(str_starts(str_from(s->at.url), STR("https:")) ? s->identity : ""),
+	    .head_timeout_us = 10 * US_PER_S,
+	    .stall_timeout_us = 10 * US_PER_S,
+	};
+}
+
+/* Round robin over the sources, origins being the first of them. */
+static void list_ask(struct fetch *f)
+{
+	struct peer *p = f->peer;
+	if (f->list_call || f->job_running)
+		return;
+	if (!f->chunked && f->file.size > SMALL_MAX) {
+		struct error err = {0};
+		error_set(&err, E_LIMIT, "a file of %llu bytes came without a chunk list; push it again",
+		          (unsigned long long)f->file.size);
+		fail(f, &err);
+		return;
+	}
+	for (uint32_t k = 1; k <= CHUNK_SOURCES_MAX; k++) {
+		uint32_t i = (f->list_source + k) % CHUNK_SOURCES_MAX;
+		char url[NODE_URL_SIZE + 128], name[DIGEST_TEXT_SIZE];
+		if (!p->sources[i].used)
+			continue;
+		f->list_source = i;
+		digest_format(f->chunked ? &f->file.chunks : &f->file.digest, name);
+		snprintf(url, sizeof url, "%s/mdn/v1/blobs/%s", p->sources[i].at.url, name);
+		struct http_call_options o = call_options(&p->sources[i], url);
+		f->list_call = http_fetch(p->o.client, &o, SMALL_MAX, on_list, f);
+		return;
+	}
+}
+
+/* ---- what sources hold --------------------------------------------------------------------------- */
+
+static int offer_load(struct poll *q, struct str body, struct error *err)
+{
+	struct fetch *f = q->fetch;
+	yyjson_doc *doc;
+	bool complete = false;
+	struct str text = {0};
+	int64_t count = 0;
+	int rc = json_parse(body, &doc, err);
+	if (rc)
+		return rc;
+	yyjson_val *o = yyjson_doc_get_root(doc);
+	if ((rc = json_bool(o, "complete", &complete, err)) == 0 &&
+	    (rc = json_i64(o, "count", 0, LIMIT_CHUNKS, &count, err)) == 0)
+		rc = json_str(o, "bitmap", &text, err);
+	if (rc == 0 && complete) {
+		q->complete = true;
+		chunk_plan_offer(f->plan, q->source, NULL, loop_now_us(f->peer->loop));
+	} else if (rc == 0) {
+		size_t size = (f->list.count + 7) / 8, got = 0;
+		uint8_t *bitmap = mem_new(size + 3);
+		rc = count == f->list.count ? base64url_decode(text, bitmap, size, &got) : E_INVAL;
+		if (rc == 0 && got == size) {
+			chunk_plan_offer(f->plan, q->source, bitmap, loop_now_us(f->peer->loop));
+			q->held = 0;
+			for (size_t i = 0; i < size; i++)
+				q->held += (uint32_t)__builtin_popcount(bitmap[i]);
+		} else {
+			rc = error_set(err, E_PEER, "its chunks are cut otherwise");
+		}
+		free(bitmap);
+	}
+	yyjson_doc_free(doc);
+	return rc;
+}
+
+static void on_offer(void *arg, int status, struct str body, const struct error *err)
+{
+	struct poll *q = arg;
+	struct fetch *f = q->fetch;
+	q->call = NULL;
+	q->again_us = loop_now_us(f->peer->loop);
+	if (err || status != 200 || offer_load(q, body, NULL))
+		q->again_us += POLL_AGAIN_US;
+	pump(f);
+}
+
+static void poll_ask(struct fetch *f, struct poll *q)
+{
+	const struct source *s = &f->peer->sources[q->source];
+	char url[NODE_URL_SIZE + 160], name[DIGEST_TEXT_SIZE];
+	digest_format(&f->file.digest, name);
+	snprintf(url, sizeof url, "%s/mdn/v1/blobs/%s/have?after=%u&wait_ms=%d", s->at.url, name, q->held,
+	         POLL_WAIT_MS);
+	struct http_call_options o = call_options(s, url);
+	o.head_timeout_us += POLL_WAIT_MS * US_PER_MS;
+	q->call = http_fetch(f->peer->o.client, &o, SMALL_MAX, on_offer, q);
+}
+
+void fetch_add_source(struct fetch *f, uint32_t source)
+{
+	const struct source *s = &f->peer->sources[source];
+	if (!f->plan || f->polls[source].used)
+		return;
+	f->polls[source] = (struct poll){.fetch = f, .source = source, .used = true, .complete = s->at.origin};
+	chunk_plan_add_source(f->plan, source, s->key, s->at.origin, strcmp(s->at.site, f->peer->site) == 0,
+	                      loop_now_us(f->peer->loop));
+	if (s->at.origin)
+		chunk_plan_offer(f->plan, source, NULL, loop_now_us(f->peer->loop));
+	loop_timer_start(f->pump_timer, 0, 0);
+}
+
+void fetch_drop_source(struct fetch *f, uint32_t source)
+{
+	if (!f->polls[source].used)
+		return;
+	poll_stop(&f->polls[source]);
+	for (struct chunk_call **at = &f->calls; *at;) {
+		struct chunk_call *c = *at;
+		if (c->at.source != source) {
+			at = &c->next;
+			continue;
+		}
+		*at = c->next;
+		call_free(f, c);
+	}
+	if (f->plan)
+		chunk_plan_drop_source(f->plan, source);
+	loop_timer_start(f->pump_timer, 0, 0);
+}
+
+/* ---- chunks -------------------------------------------------------------------------------------- */
+
+static void call_unlink(struct chunk_call *c)
+{
+	for (struct chunk_call **at = &c->fetch->calls; *at; at = &(*at)->next) {
+		if (*at == c) {
+			*at = c->next;
+			c->next = NULL;
+			return;
+		}
+	}
+}
+
+static bool on_chunk_head(void *arg, struct http_call *call, int status)
+{
+	struct chunk_call *c = arg;
+	c->first_us = loop_now_us(c->fetch->peer->loop) - c->started_us;
+	c->refused = status != 206;
+	return !c->refused;
+}
+
+static bool on_chunk_data(void *arg, struct str data)
+{
+	struct chunk_call *c = arg;
+	struct peer *p = c->fetch->peer;
+	buf_append_str(&c->data, data); /* max latches what is too long; the length is checked at the end */
+	c->fetch->counted_bytes += data.len;
+	if (p->o.rate_max == 0)
+		return true;
+	p->allowance -= (int64_t)data.len;
+	if (p->allowance > 0)
+		return true;
+	struct chunk_call **tail = &p->held_back;
+	while (*tail)
+		tail = &(*tail)->next_held;
+	*tail = c;
+	return false;
+}
+
+/* Resuming may deliver at once, and so hold the call back again, or end any other: hence one at a time, from the list.
+ */
+void fetch_release(struct peer *p)
+{
+	size_t count = 0;
+	for (struct chunk_call *c = p->held_back; c; c = c->next_held)
+		count++;
+	while (count-- > 0 && p->held_back) {
+		struct chunk_call *c = p->held_back;
+		p->held_back = c->next_held;
+		c->next_held = NULL;
+		http_call_resume(c->call);
+	}
+}
+
+static void on_chunk_done(void *arg, struct http_call *call, const struct error *err)
+{
+	struct chunk_call *c = arg;
+	struct fetch *f = c->fetch;
+	c->call = NULL;
+	call_unlink(c);
+	if (err || c->refused || c->data.failed || c->data.len != chunk_length(&f->list, c->at.chunk)) {
+		log_debug("peer", "%s: chunk %u from %s: %s", f->file.path, c->at.chunk,
+		          f->peer->sources[c->at.source].at.id, err ? err->text : "not the bytes asked for");
+		chunk_plan_failed(f->plan, c->at.chunk, c->at.source, false, loop_now_us(f->peer->loop));
+		call_free(f, c);
+	} else {
+		c->took_us = loop_now_us(f->peer->loop) - c->started_us;
+		c->next = f->arrived;
+		f->arrived = c;
+	}
+	pump(f);
+}
+
+static void chunk_ask(struct fetch *f, struct chunk_request at)
+{
+	const struct source *s = &f->peer->sources[at.source];
+	struct chunk_call *c = NEW(struct chunk_call);
+	uint64_t from = (uint64_t)at.chunk * f->list.chunk_size, length = chunk_length(&f->list, at.chunk);
+	char url[NODE_URL_SIZE + 128], name[DIGEST_TEXT_SIZE], range[64];
+	c->fetch = f;
+	c->at = at;
+	c->data.max = length;
+	c->started_us = loop_now_us(f->peer->loop);
+	c->next = f->calls;
+	f->calls = c;
+	f->call_count++;
+	digest_format(&f->file.digest, name);
+	snprintf(url, sizeof url, "%s/mdn/v1/blobs/%s", s->at.url, name);
+	snprintf(range, sizeof range, "bytes=%llu-%llu", (unsigned long long)from,
+	         (unsigned long long)(from + length - 1));
+	struct http_header header = {STR("range"), str_from(range)};
+	struct http_call_options o = call_options(s, url);
+	o.headers = &header;
+	o.header_count = 1;
+	o.on_head = on_chunk_head;
+	o.on_data = on_chunk_data;
+	o.on_done = on_chunk_done;
+	o.arg = c;
+	c->call = http_call_start(f->peer->o.client, &o);
+}
+
+/* Twins of a chunk that came from elsewhere are of no use any more. */
+static void calls_drop_held(struct fetch *f)
+{
+	for (struct chunk_call **at = &f->calls; *at;) {
+		struct chunk_call *c = *at;
+		if (!chunk_plan_has(f->plan, c->at.chunk)) {
+			at = &c->next;
+			continue;
+		}
+		*at = c->next;
+		chunk_plan_failed(f->plan, c->at.chunk, c->at.source, false, loop_now_us(f->peer->loop));
+		call_free(f, c);
+	}
+}
+
+static void pump_chunks(struct fetch *f, int64_t now_us)
+{
+	struct chunk_request at;
+	calls_drop_held(f);
+	if (chunk_plan_held(f->plan) == f->list.count) {
+		if (!f->job_running && f->stage == FETCH_CHUNKS) {
+			f->stage = FETCH_FINISH;
+			job_start(f, JOB_FINISH);
+		}
+		return;
+	}
+	if (f->arrived && !f->job_running) {
+		f->writing = f->arrived;
+		f->arrived = NULL;
+		job_start(f, JOB_WRITE);
+	}
+	while (f->call_count < (uint32_t)f->peer->o.parallel && chunk_plan_next(f->plan, now_us, &at))
+		chunk_ask(f, at);
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		struct poll *q = &f->polls[i];
+		if (q->used && !q->complete && !q->call && now_us >= q->again_us)
+			poll_ask(f, q);
+	}
+	loop_timer_start(f->pump_timer, chunk_plan_wait_us(f->plan, now_us), 0);
+}
+
+static void pump(void *arg)
+{
+	struct fetch *f = arg;
+	if (f->stage == FETCH_LIST)
+		list_ask(f);
+	else if (f->stage == FETCH_CHUNKS)
+		pump_chunks(f, loop_now_us(f->peer->loop));
+}
+
+/* ---- life ---------------------------------------------------------------------------------------- */
+
+struct fetch *fetch_new(struct peer *p, const struct version_file *file)
+{
+	struct fetch *f = NEW(struct fetch);
+	f->peer = p;
+	f->file = *file;
+	f->chunked = !all_zero(&file->chunks);
+	f->list_source = CHUNK_SOURCES_MAX - 1;
+	f->pump_timer = loop_timer_new(p->loop, pump, f);
+	f->news_timer = loop_timer_new(p->loop, on_news, f);
+	f->next = p->fetches;
+	p->fetches = f;
+	check_start(f);
+	return f;
+}
+
+void fetch_tick(struct fetch *f, int64_t now_us)
+{
+	double now_rate = (double)f->counted_bytes * (double)US_PER_S / (double)TICK_US;
+	f->rate = f->rate > 0 ? f->rate * 0.6 + now_rate * 0.4 : now_rate;
+	f->counted_bytes = 0;
+	waiters_tell(f, now_us, false);
+	if (f->stage == FETCH_FAILED && now_us - f->failed_us >= RETRY_US && !f->job_running)
+		check_start(f);
+	else if (f->stage == FETCH_LIST || f->stage == FETCH_CHUNKS)
+		pump(f);
+}

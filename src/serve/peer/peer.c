@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* peer.c - what is assigned, from whom it can be had, and how far each version is.
+ *
+ * A version is a set of files; files are fetched one by one by digest (fetch.c), so two versions that share a file
+ * share its fetch. Sources keep their number as long as they stay, for chunk plans know them by it. It does not drop
+ * finished blobs: that is garbage collection's work.
+ */
+#include "serve/peer/room.h"
+
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static uint64_t key_of(struct str id)
+{
+	struct digest d = digest_of(id.base, id.len);
+	uint64_t key;
+	memcpy(&key, d.bytes, sizeof key);
+	return key;
+}
+
+static bool active(enum fetch_stage s)
+{
+	return s != FETCH_DONE && s != FETCH_FAILED;
+}
+
+static void on_tick(void *arg)
+{
+	struct peer *p = arg;
+	int64_t now = loop_now_us(p->loop);
+	bool moving = false;
+	p->allowance = (int64_t)(p->o.rate_max / (uint64_t)(US_PER_S / TICK_US));
+	fetch_release(p);
+	for (struct fetch *f = p->fetches, *next; f; f = next) {
+		next = fetch_next(f);
+		fetch_tick(f, now);
+		moving = moving || active(fetch_stage(f));
+	}
+	if (moving && p->o.on_progress)
+		p->o.on_progress(p->o.arg);
+}
+
+int peer_new(struct loop *loop, const struct peer_options *options, struct peer **ret_peer, struct error *err)
+{
+	struct peer *p = NEW(struct peer);
+	p->loop = loop;
+	p->o = *options;
+	if (!str_copy(options->site, p->site, sizeof p->site) ||
+	    !str_copy(options->domain, p->domain, sizeof p->domain)) {
+		free(p);
+		return error_set(err, E_LIMIT, "site or domain name is longer than %d bytes", NODE_TEXT_SIZE - 1);
+	}
+	p->self_key = key_of(options->self_id);
+	rng_init(&p->rng, rng_seed());
+	p->tick = loop_timer_new(loop, on_tick, p);
+	p->allowance = (int64_t)(p->o.rate_max / (uint64_t)(US_PER_S / TICK_US));
+	loop_timer_start(p->tick, TICK_US, TICK_US);
+	*ret_peer = p;
+	return 0;
+}
+
+static void versions_free(struct version *versions, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		version_fini(&versions[i]);
+	free(versions);
+}
+
+void peer_free(struct peer *p)
+{
+	if (!p)
+		return;
+	for (struct fetch *f = p->fetches, *next; f; f = next) {
+		next = fetch_next(f);
+		fetch_free(f);
+	}
+	loop_timer_free(p->tick);
+	versions_free(p->versions, p->version_count);
+	free(p->version_told);
+	free(p);
+}
+
+void peer_set_limits(struct peer *p, int32_t parallel, uint64_t rate_max)
+{
+	p->o.parallel = parallel;
+	p->o.rate_max = rate_max;
+}
+
+/* ---- sources ---------------------------------------------------------------------------------- */
+
+static const struct peer_source *source_in(const struct peer_source *list, size_t count, const char *id)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(list[i].id, id) == 0)
+			return &list[i];
+	return NULL;
+}
+
+static bool source_known(const struct peer *p, const char *id)
+{
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
+		if (p->sources[i].used && strcmp(p->sources[i].at.id, id) == 0)
+			return true;
+	return false;
+}
+
+static void source_drop(struct peer *p, uint32_t i)
+{
+	p->sources[i].used = false;
+	for (struct fetch *f = p->fetches; f; f = fetch_next(f))
+		fetch_drop_source(f, i);
+}
+
+static void source_add(struct peer *p, const struct peer_source *from)
+{
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		struct source *s = &p->sources[i];
+		if (s->used)
+			continue;
+		*s = (struct source){.used = true, .at = *from, .key = key_of(str_from(from->id))};
+		snprintf(s->identity, sizeof s->identity, "spiffe://%s/node/%s", p->domain, from->id);
+		for (struct fetch *f = p->fetches; f; f = fetch_next(f))
+			fetch_add_source(f, i);
+		return;
+	}
+}
+
+void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t count)
+{
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		const struct source *s = &p->sources[i];
+		const struct peer_source *now = s->used ? source_in(sources, count, s->at.id) : NULL;
+		bool same = now && strcmp(now->url, s->at.url) == 0 && now->origin == s->at.origin;
+		if (s->used && !same)
+			source_drop(p, i);
+	}
+	/* Places are few (CHUNK_SOURCES_MAX): origins first, then this site, then the rest. */
+	for (int round = 0; round < 3; round++) {
+		for (size_t i = 0; i < count; i++) {
+			int rank = sources[i].origin ? 0 : strcmp(sources[i].site, p->site) == 0 ? 1 : 2;
+			if (rank == round && !source_known(p, sources[i].id))
+				source_add(p, &sources[i]);
+		}
+	}
+}
+
+/* ---- versions --------------------------------------------------------------------------------- */
+
+struct fetch *peer_fetch(const struct peer *p, const struct digest *d)
+{
+	for (struct fetch *f = p->fetches; f; f = fetch_next(f))
+		if (fetch_is(f, d))
+			return f;
+	return NULL;
+}
+
+static bool version_done(const struct peer *p, const struct version *v)
+{
+	for (size_t i = 0; i < v->file_count; i++) {
+		const struct fetch *f = peer_fetch(p, &v->files[i].digest);
+		if (!f || fetch_stage(f) != FETCH_DONE)
+			return false;
+	}
+	return true;
+}
+
+void peer_fetched(struct peer *p)
+{
+	for (size_t i = 0; i < p->version_count; i++) {
+		if (p->version_told[i] || !version_done(p, &p->versions[i]))
+			continue;
+		p->version_told[i] = true;
+		log_info("peer", "%s:%s is on disk, verified", p->versions[i].name, p->versions[i].tag);
+		if (p->o.on_ready)
+			p->o.on_ready(p->o.arg, &p->versions[i]);
+	}
+	if (p->o.on_progress)
+		p->o.on_progress(p->o.arg);
+}
+
+static bool wanted(const struct version *versions, size_t count, const struct fetch *f)
+{
+	for (size_t v = 0; v < count; v++)
+		for (size_t i = 0; i < versions[v].file_count; i++)
+			if (fetch_is(f, &versions[v].files[i].digest))
+				return true;
+	return false;
+}
+
+/* The same content under the same name was told before and need not be told again. */
+static bool told_before(const struct peer *p, const struct version *v)
+{
+	for (size_t i = 0; i < p->version_count; i++) {
+		const struct version *o = &p->versions[i];
+		if (strcmp(o->name, v->name) == 0 && strcmp(o->tag, v->tag) == 0)
+			return p->version_told[i] && digest_equal(&o->manifest, &v->manifest);
+	}
+	return false;
+}
+
+void peer_set_assigned(struct peer *p, const struct version *versions, size_t count)
+{
+	struct version *now = mem_new((count + 1) * sizeof *now);
+	bool *told = mem_new((count + 1) * sizeof *told);
+	for (size_t i = 0; i < count; i++) {
+		told[i] = told_before(p, &versions[i]);
+		version_copy(&versions[i], &now[i]);
+	}
+	versions_free(p->versions, p->version_count);
+	free(p->version_told);
+	p->versions = now;
+	p->version_told = told;
+	p->version_count = count;
+
+	for (struct fetch *f = p->fetches, *next; f; f = next) {
+		next = fetch_next(f);
+		if (!wanted(now, count, f))
+			fetch_free(f);
+	}
+	for (size_t v = 0; v < count; v++)
+		for (size_t i = 0; i < now[v].file_count; i++)
+			if (!peer_fetch(p, &now[v].files[i].digest))
+				fetch_new(p, &now[v].files[i]);
+	peer_fetched(p);
+}
+
+bool peer_progress(const struct peer *p, struct str name_tag, struct model_report *ret_report)
+{
+	for (size_t v = 0; v < p->version_count; v++) {
+		const struct version *version = &p->versions[v];
+		char text[2 * NODE_TEXT_SIZE + 2];
+		snprintf(text, sizeof text, "%s:%s", version->name, version->tag);
+		if (!str_equal(str_from(text), name_tag))
+			continue;
+		*ret_report = (struct model_report){.state = MODEL_READY};
+		snprintf(ret_report->name, sizeof ret_report->name, "%.*s", NODE_TEXT_SIZE - 1, text);
+		digest_format(&version->manifest, ret_report->digest);
+		for (size_t i = 0; i < version->file_count; i++) {
+			const struct fetch *f = peer_fetch(p, &version->files[i].digest);
+			enum fetch_stage stage = fetch_stage(f);
+			ret_report->total_bytes += version->files[i].size;
+			ret_report->have_bytes += fetch_have_bytes(f);
+			ret_report->fetch_rate += fetch_rate(f);
+			if (stage == FETCH_FAILED) {
+				ret_report->state = MODEL_FAILED;
+				snprintf(ret_report->error, sizeof ret_report->error, "%s", fetch_error(f));
+			} else if (stage != FETCH_DONE && ret_report->state != MODEL_FAILED) {
+				ret_report->state = MODEL_FETCHING;
+			}
+		}
+		if (ret_report->state == MODEL_FETCHING && ret_report->have_bytes == 0)
+			ret_report->state = MODEL_WAITING;
+		return true;
+	}
+	return false;
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* room.h - what the files of this room share: the peer, its sources, and one file on its way (a fetch).
+ *
+ * Loop thread, except that a fetch's one running job may use its store objects. A fetch that is dropped while its job
+ * runs lives until the job is done.
+ */
+#ifndef MDN_SERVE_PEER_ROOM_H
+#define MDN_SERVE_PEER_ROOM_H
+
+#include "base/clock.h"
+#include "base/rng.h"
+#include "core/chunk_plan.h"
+#include "serve/peer/peer.h"
+
+enum fetch_stage {
+	FETCH_CHECK,  /* is it on disk already? */
+	FETCH_LIST,   /* asking for the chunk list, or for a small file whole */
+	FETCH_CHUNKS, /* chunks on their way */
+	FETCH_FINISH, /* whole-file digest, rename */
+	FETCH_DONE,
+	FETCH_FAILED, /* tried again after RETRY_US */
+};
+
+struct source {
+	bool used;
+	struct peer_source at;
+	char identity[TLS_IDENTITY_SIZE];
+	uint64_t key;
+};
+
+struct fetch;
+struct peer {
+	struct loop *loop;
+	struct peer_options o;
+	char site[NODE_TEXT_SIZE], domain[NODE_TEXT_SIZE];
+	uint64_t self_key;
+	struct source sources[CHUNK_SOURCES_MAX];
+	struct version *versions;
+	bool *version_told;
+	size_t version_count;
+	struct fetch *fetches; /* list */
+	struct loop_timer *tick;
+	struct rng rng;
+	int64_t allowance;            /* bytes that may still come in this tick, under rate_max */
+	struct chunk_call *held_back; /* calls paused for the rate */
+};
+
+/* fetch.c */
+struct fetch *fetch_new(struct peer *p, const struct version_file *file);
+void fetch_free(struct fetch *f); /* stops; what is held stays on disk */
+bool fetch_is(const struct fetch *f, const struct digest *d);
+enum fetch_stage fetch_stage(const struct fetch *f);
+uint64_t fetch_have_bytes(const struct fetch *f);
+double fetch_rate(const struct fetch *f);
+const char *fetch_error(const struct fetch *f);
+void fetch_tick(struct fetch *f, int64_t now_us); /* every TICK_US: rates, retries, stalled plans */
+void fetch_add_source(struct fetch *f, uint32_t source);
+void fetch_drop_source(struct fetch *f, uint32_t source);
+void fetch_release(struct peer *p); /* the tick's new allowance: calls held back go on */
+struct fetch *fetch_next(const struct fetch *f);
+/* What another node may read of it now: chunk list and held bitmap, or false before both are known. */
+bool fetch_view(const struct fetch *f, const struct chunk_list **ret_list, const struct chunk_plan **ret_plan);
+int fetch_fd(const struct fetch *f); /* of the partial file; dup before keeping */
+/* Exchanges that wait until more than `after` chunks are held. */
+void fetch_wait(struct fetch *f, struct http_exchange *x, uint32_t after, int64_t wait_us);
+
+/* peer.c */
+struct fetch *peer_fetch(const struct peer *p, const struct digest *d); /* NULL: not on its way here */
+void peer_fetched(struct peer *p);                                      /* some fetch changed its stage */
+
+/* answer.c */
+void answer_have(struct http_exchange *x, const struct chunk_list *list, const struct chunk_plan *plan);
+
+#define TICK_US INT64_C(500000)
+#define RETRY_US INT64_C(5000000)
+
+#endif
