@@ -71,6 +71,41 @@ struct str str_cut(struct str s, char separator, struct str *rest)
 	return (struct str){s.base, head};
 }
 
+#define DISTANCE_MAX 64
+
+static char distance_fold(char c)
+{
+	return c == '-' ? '_' : ascii_lower(c);
+}
+
+size_t str_distance(struct str a, struct str b)
+{
+	size_t rows[3][DISTANCE_MAX + 1], *before = rows[0], *last = rows[1], *now = rows[2];
+
+	a.len = a.len < DISTANCE_MAX ? a.len : DISTANCE_MAX;
+	b.len = b.len < DISTANCE_MAX ? b.len : DISTANCE_MAX;
+	for (size_t j = 0; j <= b.len; j++)
+		before[j] = last[j] = j;
+	for (size_t i = 1; i <= a.len; i++) {
+		now[0] = i;
+		for (size_t j = 1; j <= b.len; j++) {
+			char x = distance_fold(a.base[i - 1]), y = distance_fold(b.base[j - 1]);
+			size_t best = last[j - 1] + (x != y);
+			best = last[j] + 1 < best ? last[j] + 1 : best;
+			best = now[j - 1] + 1 < best ? now[j - 1] + 1 : best;
+			if (i > 1 && j > 1 && x == distance_fold(b.base[j - 2]) && distance_fold(a.base[i - 2]) == y &&
+			    before[j - 2] + 1 < best)
+				best = before[j - 2] + 1;
+			now[j] = best;
+		}
+		size_t *spare = before;
+		before = last;
+		last = now;
+		now = spare;
+	}
+	return last[b.len];
+}
+
 char *str_dup(struct str s)
 {
 	char *copy = mem_resize(NULL, s.len + 1, 1);

@@ -33,7 +33,10 @@ bool str_ends(struct str s, struct str suffix);
 struct str str_trim(struct str s); /* spaces and tabs */
 /* Cuts at the first `separator`; the rest (without it) goes to *rest, empty when none was found. */
 struct str str_cut(struct str s, char separator, struct str *rest);
-char *str_dup(struct str s);                    /* NUL-terminated heap copy; aborts when memory is out */
+/* Letters to insert, drop, change or swap to get from a to b (Damerau-Levenshtein, at most 64 bytes each are looked
+ * at); case is ignored and `-` is `_`. */
+size_t str_distance(struct str a, struct str b);
+char *str_dup(struct str s);                        /* NUL-terminated heap copy; aborts when memory is out */
 bool str_copy(struct str s, char *to, size_t size); /* NUL-terminated; false (and "") when too long */
 int str_to_u64(struct str s, uint64_t *ret_value);  /* decimal only; E_INVAL */
 int str_to_i64(struct str s, int64_t *ret_value);
@@ -60,7 +63,10 @@ void buf_append_json(struct buf *b, struct str s);
 void buf_consume(struct buf *b, size_t len); /* drops the first len bytes */
 /* Room for len more, to be counted by `b->len +=`; NULL past max, which does not latch `failed`. */
 char *buf_reserve(struct buf *b, size_t len);
-static inline struct str buf_str(const struct buf *b) { return (struct str){b->base, b->len}; }
+static inline struct str buf_str(const struct buf *b)
+{
+	return (struct str){b->base, b->len};
+}
 
 /* Heap helpers that abort when memory is out: for small things only. */
 void *mem_new(size_t size); /* zeroed */
