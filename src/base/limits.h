@@ -22,7 +22,6 @@
 	X(LIMIT_LOGPROBS, 20, 400, "top_logprobs of a request")                                \
 	X(LIMIT_LOGIT_BIAS, 1024, 400, "tokens of a request's logit_bias")                       \
 	X(LIMIT_TOOLS, 256, 400, "tools of a request")                                         \
-	X(LIMIT_API_KEYS, 65536, 413, "API keys of one network")                                \
 	X(LIMIT_SCHEDULERS, 16, 413, "schedulers one gateway follows")                           \
 	X(LIMIT_MAP, 67108864, 413, "bytes of one map event")                                    \
 	X(LIMIT_QUEUE, 512, 429, "requests waiting for an engine slot on a node")              \
