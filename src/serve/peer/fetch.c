@@ -445,6 +445,10 @@ static void job_done(void *arg)
 		return;
 	}
 	if (f->job_error.code) {
+		if (f->job == JOB_FINISH && f->job_error.code == E_CORRUPT) {
+			blob_partial_discard(f->partial);
+			f->partial = NULL;
+		}
 		fail(f, &f->job_error);
 		return;
 	}
@@ -462,7 +466,6 @@ static void job_done(void *arg)
 		written(f);
 		return;
 	case JOB_FINISH:
-		f->partial = NULL; /* finish closed it */
 		done(f);
 		return;
 	}
