@@ -99,6 +99,14 @@ static const struct key *find_key(struct str name)
 	return NULL;
 }
 
+static void key_flag(const struct key *k, char *ret_text, size_t size)
+{
+	snprintf(ret_text, size, "%s", k->name);
+	for (char *p = ret_text; *p != '\0'; p++)
+		if (*p == '_')
+			*p = '-';
+}
+
 static const char *nearest_key(struct str name)
 {
 	size_t best = 0, least = SIZE_MAX;
@@ -187,7 +195,7 @@ static int check_word(const struct key *k, const char *word, const char *where, 
 	while (rest.len > 0)
 		if (str_equal(str_trim(str_cut(rest, ',', &rest)), str_from(word)))
 			return 0;
-	return error_set(err, E_INVAL, "%s%s: \"%.64s\" is none of: %s", where, k->name, word, rule);
+	return error_set(err, E_INVAL, "%s: \"%.64s\" is none of: %s", where, word, rule);
 }
 
 static int check_number(const struct key *k, int64_t value, const char *where, struct error *err)
@@ -200,21 +208,20 @@ static int check_number(const struct key *k, int64_t value, const char *where, s
 		abort(); /* the table above is wrong */
 	if (value >= least && value <= most)
 		return 0;
-	return error_set(err, E_INVAL, "%s%s is out of range: it must be %s", where, k->name,
-	                 rule != NULL ? rule : "0 or more");
+	return error_set(err, E_INVAL, "%s is out of range: it must be %s", where, rule != NULL ? rule : "0 or more");
 }
 
 static int wrong_value(const struct key *k, struct str text, const char *where, struct error *err)
 {
-	return error_set(err, E_INVAL, "%s%s: \"%.*s\" is not %s", where, k->name, (int)(text.len < 64 ? text.len : 64),
-	                 text.base, kind_wants[k->kind]);
+	return error_set(err, E_INVAL, "%s: \"%.*s\" is not %s", where, (int)(text.len < 64 ? text.len : 64), text.base,
+	                 kind_wants[k->kind]);
 }
 
 static int set_list(struct config *c, const struct key *k, char **items, size_t count, const char *where,
                     struct error *err)
 {
 	if (count > LIST_MAX)
-		return error_set(err, E_LIMIT, "%s%s: more than %d items", where, k->name, LIST_MAX);
+		return error_set(err, E_LIMIT, "%s: more than %d items", where, LIST_MAX);
 	clear_list(list_at(c, k));
 	for (size_t i = 0; i < count; i++) {
 		int rc = check_word(k, items[i], where, err);
@@ -240,7 +247,7 @@ static int set_list_text(struct config *c, const struct key *k, struct str text,
 	return rc;
 }
 
-/* `where` is "FILE:LINE: ", or "--" for flags, or "". */
+/* `where` begins the words of an error: "FILE:LINE: key" or "--key". */
 static int set_text(struct config *c, const struct key *k, struct str text, const char *where, struct error *err)
 {
 	int rc;
@@ -279,13 +286,21 @@ static int set_text(struct config *c, const struct key *k, struct str text, cons
 
 struct scan {
 	const char *path;
-	unsigned lines[KEY_COUNT];   /* 0: the key is not in the file */
+	unsigned lines[KEY_COUNT]; /* 0: the key is not in the file */
+	bool has_keys;
 	bool is_sequence[KEY_COUNT]; /* of list keys */
 };
 
 static unsigned line_of(const yaml_mark_t *mark)
 {
 	return (unsigned)mark->line + 1;
+}
+
+/* A document of nothing but "---" or comments */
+static bool is_nothing(const yaml_event_t *e)
+{
+	return e->type == YAML_SCALAR_EVENT && e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
+	       e->data.scalar.length == 0;
 }
 
 static bool is_null(const yaml_event_t *e)
@@ -311,6 +326,7 @@ static int scan_key(struct scan *s, const yaml_event_t *e, const struct key **re
 		return error_set(err, E_INVAL, "%s:%u: %s is here a second time; it was set in line %u", s->path, line,
 		                 k->name, s->lines[k - keys]);
 	s->lines[k - keys] = line;
+	s->has_keys = true;
 	*ret_key = k;
 	return 0;
 }
@@ -355,7 +371,7 @@ static int scan_event(struct scan *s, const yaml_event_t *e, struct scan_state *
 		return rc;
 	if (e->type == YAML_DOCUMENT_START_EVENT)
 		st->documents++;
-	if (is_value && st->depth == 0 && e->type != YAML_MAPPING_START_EVENT)
+	if (is_value && st->depth == 0 && e->type != YAML_MAPPING_START_EVENT && !is_nothing(e))
 		return error_set(err, E_INVAL, "%s:%u: expected keys and values, such as \"name: edge-1\"", s->path,
 		                 line_of(&e->start_mark));
 	if (is_value && st->depth == 1 && st->key == NULL) {
@@ -470,7 +486,7 @@ static int apply_raw(struct config *c, const struct scan *s, const struct raw *r
 		if (s->lines[i] == 0)
 			continue;
 		const struct raw_value *v = &raw->values[i];
-		snprintf(where, sizeof(where), "%.400s:%u: ", s->path, s->lines[i]);
+		snprintf(where, sizeof(where), "%.400s:%u: %s", s->path, s->lines[i], keys[i].name);
 		if (s->is_sequence[i])
 			rc = set_list(c, &keys[i], v->list.items, v->list.count, where, err);
 		else
@@ -492,7 +508,7 @@ static int load_text(struct config *c, const char *path, struct str text, struct
 	struct raw *raw = NULL;
 
 	int rc = scan_file(&scan, text, err);
-	if (rc != 0)
+	if (rc != 0 || !scan.has_keys)
 		return rc;
 	make_fields(&scan, fields);
 	cyaml_err_t why =
@@ -541,7 +557,9 @@ static int apply_override(struct config *c, const struct config_override *o, str
 	if (k == NULL)
 		return error_set(err, E_INVAL, "unknown key \"%.64s\"; the nearest known key is \"%s\"", o->key,
 		                 nearest_key(str_from(o->key)));
-	return set_text(c, k, str_from(o->value), "flag --", err);
+	char flag[64] = "--";
+	key_flag(k, flag + 2, sizeof(flag) - 2);
+	return set_text(c, k, str_from(o->value), flag, err);
 }
 
 static void name_after_host(struct config *c)
@@ -556,22 +574,15 @@ static void name_after_host(struct config *c)
 	c->name = str_dup(str_from(host));
 }
 
-int config_load(const char *path, const struct config_override *overrides, size_t override_count,
-                struct config **ret_config, struct error *err)
+int config_load_text(const char *name, struct str text, const struct config_override *overrides, size_t override_count,
+                     struct config **ret_config, struct error *err)
 {
 	struct config *c = NEW(struct config);
-	struct buf text = {0};
-	int rc = 0;
 
 	for (size_t i = 0; i < KEY_COUNT; i++)
 		if (set_text(c, &keys[i], str_from(keys[i].fallback), "", NULL) != 0)
 			abort(); /* config.def is wrong */
-	if (path != NULL) {
-		rc = read_file(path, &text, err);
-		if (rc == 0)
-			rc = load_text(c, path, buf_str(&text), err);
-		buf_fini(&text);
-	}
+	int rc = text.len > 0 ? load_text(c, name, text, err) : 0;
 	for (size_t i = 0; rc == 0 && i < override_count; i++)
 		rc = apply_override(c, &overrides[i], err);
 	if (rc != 0) {
@@ -581,6 +592,18 @@ int config_load(const char *path, const struct config_override *overrides, size_
 	name_after_host(c);
 	*ret_config = c;
 	return 0;
+}
+
+int config_load(const char *path, const struct config_override *overrides, size_t override_count,
+                struct config **ret_config, struct error *err)
+{
+	struct buf text = {0};
+	int rc = path != NULL ? read_file(path, &text, err) : 0;
+
+	if (rc == 0)
+		rc = config_load_text(path, buf_str(&text), overrides, override_count, ret_config, err);
+	buf_fini(&text);
+	return rc;
 }
 
 void config_free(struct config *c)
@@ -701,13 +724,12 @@ void config_show(const struct config *c, FILE *out, bool json)
 static void explain(const struct key *k, FILE *out)
 {
 	const char *rule = rule_of(k);
+	char flag[64];
 
-	fprintf(out, "%s\n    %s\n    %s%s%s, default %s, %s; flag --", k->name, k->help, kind_names[k->kind],
-	        rule != NULL ? ": " : "", rule != NULL ? rule : "", k->fallback[0] != '\0' ? k->fallback : "\"\"",
+	key_flag(k, flag, sizeof(flag));
+	fprintf(out, "%s\n    %s\n    %s%s%s, default %s; flag --%s; %s\n", k->name, k->help, kind_names[k->kind],
+	        rule != NULL ? ": " : "", rule != NULL ? rule : "", k->fallback[0] != '\0' ? k->fallback : "\"\"", flag,
 	        k->live ? "SIGHUP applies a change" : "a change needs a restart");
-	for (const char *p = k->name; *p != '\0'; p++)
-		fputc(*p == '_' ? '-' : *p, out);
-	fputc('\n', out);
 }
 
 int config_explain(const char *key, FILE *out, struct error *err)

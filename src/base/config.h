@@ -38,6 +38,9 @@ struct config_override { /* from --key value; `-` in a key means `_`; a list's v
 /* path NULL: defaults and overrides only. */
 int config_load(const char *path, const struct config_override *overrides, size_t override_count,
                 struct config **ret_config, struct error *err);
+/* The same from memory; `name` stands for the file in error words. */
+int config_load_text(const char *name, struct str text, const struct config_override *overrides, size_t override_count,
+                     struct config **ret_config, struct error *err);
 void config_free(struct config *c);
 void config_show(const struct config *c, FILE *out, bool json); /* YAML that loads again; secrets as "***" */
 /* Words for one key, or all when key is NULL; E_NOTFOUND names the nearest. */
