@@ -20,6 +20,8 @@ struct blob_store;
 
 int blob_store_open(struct str root, struct blob_store **ret_store, struct error *err);
 void blob_store_close(struct blob_store *s);
+/* E_NOSPACE, in words, when the disk has no room for so many bytes more (and a reserve). */
+int blob_store_room(struct blob_store *s, uint64_t bytes, struct error *err);
 /* E_NOTFOUND when not held whole. */
 int blob_stat(struct blob_store *s, const struct digest *d, uint64_t *ret_size, struct error *err);
 int blob_open(struct blob_store *s, const struct digest *d, int *ret_fd, uint64_t *ret_size, struct error *err);
@@ -44,6 +46,7 @@ void blob_upload_abort(struct blob_upload *u); /* frees u, removes its file */
 
 /* Chunk lists: size, chunk size, one SHA-256 a chunk; canonical text form, itself a blob. docs/wire.md. */
 #define CHUNK_SIZE_DEFAULT (UINT64_C(4) << 20)
+#define CHUNK_SIZE_MAX (UINT64_C(64) << 20) /* a receiver holds a chunk in memory */
 struct chunk_list {
 	struct digest file;
 	uint64_t size, chunk_size;
@@ -51,6 +54,7 @@ struct chunk_list {
 	struct digest *digests;
 };
 void chunk_list_fini(struct chunk_list *c);
+/* Reads the file once, E_CORRUPT when it is not `file` any more. Doubles chunk_size until LIMIT_CHUNKS is kept. */
 int chunk_list_build(struct blob_store *s, const struct digest *file, uint64_t chunk_size, struct chunk_list *ret_list,
                      struct error *err);
 void chunk_list_format(const struct chunk_list *c, struct buf *out);
@@ -61,19 +65,22 @@ static inline uint64_t chunk_length(const struct chunk_list *c, uint32_t i)
 	return c->size - at < c->chunk_size ? c->size - at : c->chunk_size;
 }
 
-/* Partial blobs: chunks arrive in any order, each verified before it counts or is re-served. */
+/* Partial blobs: chunks arrive in any order, each verified before it counts or is re-served. blob_partial_write may
+ * run in several jobs at once; has, count and bitmap may be asked meanwhile: a bit is set after its bytes are readable. */
 struct blob_partial;
 /* Takes over a copy of the list; resumes what an earlier run left. Refuses a disk too full for the rest. */
 int blob_partial_open(struct blob_store *s, const struct chunk_list *list, struct blob_partial **ret_partial,
                       struct error *err);
 void blob_partial_close(struct blob_partial *p); /* keeps what is held */
+void blob_partial_discard(struct blob_partial *p); /* frees p and removes what is held */
 bool blob_partial_has(const struct blob_partial *p, uint32_t chunk);
 uint32_t blob_partial_count(const struct blob_partial *p);
 const uint8_t *blob_partial_bitmap(const struct blob_partial *p); /* LSB first, (count+7)/8 bytes */
 /* E_CORRUPT when the bytes are not that chunk; then nothing changes. */
 int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, struct error *err);
 int blob_partial_fd(const struct blob_partial *p); /* for re-serving held chunks; dup before keeping */
-/* All chunks held: whole-file digest checked, then renamed to a finished blob. */
+/* All chunks held: whole-file digest checked, then renamed to a finished blob; the caller still closes p. E_CORRUPT: the
+ * chunk list does not describe that file; discard p and ask elsewhere for the list. */
 int blob_partial_finish(struct blob_partial *p, struct error *err);
 
 #endif

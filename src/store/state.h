@@ -18,7 +18,9 @@ int state_put(struct state *s, const char *space, struct str key, struct str val
 /* Writes only when the stored value equals `expected` (empty: when there is none). E_CONFLICT otherwise. */
 int state_put_if(struct state *s, const char *space, struct str key, struct str expected, struct str value,
                  struct error *err);
+/* 0 also when there was none. */
 int state_delete(struct state *s, const char *space, struct str key, struct error *err);
+/* In the order of keys; fn may change the state meanwhile, and sees it as it was. */
 int state_each(struct state *s, const char *space, void (*fn)(void *arg, struct str key, struct str value), void *arg,
                struct error *err);
 

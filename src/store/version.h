@@ -13,6 +13,8 @@
 
 #include <yyjson.h>
 
+#define VERSION_FILES_MAX 1024
+
 struct version_file {
 	char path[256];       /* relative, no "..", as it was pushed */
 	char media_type[128];
