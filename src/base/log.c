@@ -25,6 +25,8 @@
 static atomic_int least_level = LOG_INFO;
 static bool as_json, in_colour;
 static char node_name[128];
+static void (*tap_fn)(void *arg, const char *line, size_t len);
+static void *tap_arg;
 
 static const struct {
 	const char *name, *padded, *colour;
@@ -46,6 +48,12 @@ void log_set_level(enum log_level least)
 	atomic_store_explicit(&least_level, (int)least, memory_order_relaxed);
 }
 
+void log_tap(void (*fn)(void *arg, const char *line, size_t len), void *arg)
+{
+	tap_fn = fn;
+	tap_arg = arg;
+}
+
 int log_level_parse(const char *text, enum log_level *ret_level)
 {
 	for (unsigned i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
@@ -63,6 +71,8 @@ static void write_line(const char *text, size_t len)
 	struct iovec parts[2] = {{(void *)(uintptr_t)text, len}, {(void *)(uintptr_t) "\n", 1}};
 	int first = 0;
 
+	if (tap_fn)
+		tap_fn(tap_arg, text, len);
 	while (first < 2) {
 		ssize_t done = writev(STDERR_FILENO, parts + first, 2 - first);
 		if (done < 0 && errno == EINTR)
