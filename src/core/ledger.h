@@ -2,7 +2,8 @@
 /* ledger.h - what this dispatcher has in flight on each (node, model), opened at dispatch, closed on every exit path.
  *
  * Reports lag behind our own dispatches: each carries the last dispatch number it has seen from us (node_seen), so what
- * we sent after it is added and nothing is counted twice. Owns its entries. Pure, one thread. Source: Dahlin, TPDS 2000.
+ * we sent after it is added and nothing is counted twice. Owns its entries. Pure, one thread. Source: Dahlin, TPDS
+ * 2000.
  */
 #ifndef MDN_CORE_LEDGER_H
 #define MDN_CORE_LEDGER_H

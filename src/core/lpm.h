@@ -33,6 +33,8 @@ struct lpm;
 struct lpm *lpm_new(void);
 void lpm_free(struct lpm *l);
 int lpm_set(struct lpm *l, const struct ip_prefix *prefix, uint32_t value); /* replaces; E_LIMIT past LIMIT_ZONES */
+/* After the last lpm_set: makes lpm_find fast. Finding without it is correct but slow. */
+void lpm_seal(struct lpm *l);
 /* False when nothing covers the address; *ret_scope is set in both cases (ECS answers need it for "no" too). */
 bool lpm_find(const struct lpm *l, const struct ip *ip, uint32_t *ret_value, uint8_t *ret_scope);
 

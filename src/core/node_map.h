@@ -27,9 +27,10 @@ enum node_evidence {
 
 struct node_entry {
 	struct node_report report;
-	int64_t received_us;        /* when the report came in (map copies: minus its age then) */
-	int64_t refused_us;         /* last refusal; 0 never. Down for a second after it, or until a newer report */
-	uint32_t timeouts;          /* in a row */
+	int64_t received_us;          /* when the report came in (map copies: minus its age then) */
+	int64_t refused_us;           /* last refusal; 0 never. Down for a second after it, or until a newer report */
+	uint32_t timeouts;            /* in a row; suspect for that many seconds (at most 10) after the last */
+	int64_t timeout_us;           /* the last one; 0 never */
 	bool said_down, said_suspect; /* map copies: the scheduler's own judgement */
 };
 
@@ -52,16 +53,24 @@ const char *node_health_name(enum node_health h);
 /* The model's line in a node's report; "name" alone means "name:latest". NULL when it has none. */
 const struct model_report *node_model(const struct node_entry *e, struct str name_tag);
 
-/* Configuration lines: "PREFIX=SITE" and "SITE-SITE=DURATION" (sites may hold '-': every split is tried against known text
- * "A-B" with the first '-' that leaves two names of [A-Za-z0-9._-]; write "A/B=20ms" when a name itself has a '-'). */
+/* Configuration lines: "PREFIX=SITE" and "SITE-SITE=DURATION"; when a site's name has a '-' itself,
+ * "SITE/SITE=DURATION" (more than one '-' without a '/' is refused). Each call replaces all of its kind, or nothing on
+ * error. */
 int node_map_set_zones(struct node_map *m, const struct str *zones, size_t count, struct error *err);
 int node_map_set_distances(struct node_map *m, const struct str *distances, size_t count, struct error *err);
 /* The site of a client; false when no zone covers it. */
 bool node_map_site_of(const struct node_map *m, const struct ip *client, struct str *ret_site, uint8_t *ret_scope);
-/* Round trip between a site and a node: configured, else the least measured between the two sites, else a default. */
+/* Round trip between a site and a node: configured, else the least measured between the two sites in the last 30 to 60
+ * s of measurements, else a default. */
 int64_t node_map_distance_us(const struct node_map *m, struct str from_site, const struct node_entry *to);
 
-void node_map_format(const struct node_map *m, int64_t now_us, struct buf *out); /* one JSON object */
+/* One JSON object. Zones are left out past ZONES_PUBLISHED_MAX; measured distances travel in the reports. */
+#define ZONES_PUBLISHED_MAX 4096
+void node_map_format(const struct node_map *m, int64_t now_us, struct buf *out);
+/* A copy. Its nodes do not age: the publisher's judgement of them holds, and our own evidence, so that a reader whose
+ * scheduler is away can go on with the last map. */
 int node_map_parse(struct str json, int64_t now_us, struct node_map **ret_map, struct error *err);
+/* A new copy takes over what the one before it had learned by evidence. */
+void node_map_keep_evidence(struct node_map *m, const struct node_map *before);
 
 #endif

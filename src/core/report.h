@@ -14,6 +14,7 @@
 #define NODE_ID_SIZE 48    /* "n-" + 16 hex, NUL; room to grow */
 #define NODE_TEXT_SIZE 129 /* LIMIT_NAME + NUL: names, sites, models */
 #define NODE_URL_SIZE 256
+#define REPORT_PEERS_MAX 4096 /* entries of `seen` and of `rtts`; a report with more is refused */
 
 enum node_role { ROLE_REPOSITORY = 1, ROLE_CENTER = 2, ROLE_EDGE = 4, ROLE_SCHEDULER = 8 };
 enum node_state { NODE_STARTING, NODE_READY, NODE_DRAINING };
@@ -24,7 +25,7 @@ struct model_report {
 	char digest[72];           /* "sha256:..." of the version's manifest */
 	enum model_state state;
 	uint64_t have_bytes, total_bytes;
-	double fetch_rate;         /* bytes/s now */
+	double fetch_rate; /* bytes/s now */
 	char error[256];
 	/* load of its engine; zeros while not ready */
 	int32_t running, waiting, slots;
@@ -40,7 +41,7 @@ struct node_report {
 	char site[NODE_TEXT_SIZE];
 	uint32_t roles;
 	enum node_state state;
-	uint64_t boot;  /* random per process start, greater than the last (wall clock in us) */
+	uint64_t boot; /* random per process start, greater than the last (wall clock in us) */
 	uint64_t seq;
 	int64_t wall_us;
 	char node_url[NODE_URL_SIZE]; /* https://ip:port of the node port */
@@ -51,20 +52,24 @@ struct node_report {
 	struct node_seen {
 		char id[NODE_ID_SIZE];
 		uint64_t dispatched;
-	} *seen;
+	} * seen;
 	size_t seen_count;
 	/* Round trips this node measured to others. */
 	struct node_rtt {
 		char id[NODE_ID_SIZE];
 		int64_t rtt_us;
-	} *rtts;
+	} * rtts;
 	size_t rtt_count;
 };
 
 void node_report_fini(struct node_report *r);
 int node_report_copy(const struct node_report *from, struct node_report *ret_to); /* deep */
-void node_report_format(const struct node_report *r, struct buf *out); /* one JSON object */
+void node_report_format(const struct node_report *r, struct buf *out);            /* one JSON object */
+/* The same without the closing brace, for documents that are "Report + more keys". */
+void node_report_format_open(const struct node_report *r, struct buf *out);
 int node_report_parse(struct str json, struct node_report *ret_report, struct error *err);
+struct yyjson_val;
+int node_report_from_json(struct yyjson_val *obj, struct node_report *ret_report, struct error *err);
 const char *node_state_name(enum node_state s);
 const char *model_state_name(enum model_state s);
 /* "edge,center" both ways; unknown roles are E_INVAL. */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* score.h - which node answers this request best: filter, then predicted time to first token.
  *
- *   T(node) = distance + queue + prefill, each in microseconds, with our own dispatches since the node's report counted in;
- *   a node whose use u nears 1 pays the barrier u/(1-u), so that the near one wins until its queue costs more than the way.
+ *   T(node) = distance + queue + prefill, each in microseconds, with our own dispatches since the node's report counted
+ * in; a node whose use u nears 1 pays the barrier u/(1-u), so that the near one wins until its queue costs more than
+ * the way.
  *
- * Candidates within SCORE_NEAR of the best are drawn between at random (two choices), against herds. A decision owns its
- * arrays; texts in it are copies. Pure. The reasons are words for people: "why did I get this answer?".
+ * Candidates within SCORE_NEAR of the best are drawn between at random (two choices), against herds. A decision owns
+ * its arrays; texts in it are copies. Pure. The reasons are words for people: "why did I get this answer?".
  */
 #ifndef MDN_CORE_SCORE_H
 #define MDN_CORE_SCORE_H
@@ -15,13 +16,17 @@
 #include "core/node_map.h"
 
 struct route_query {
-	struct str model;       /* "name" or "name:tag" */
-	struct str client_site; /* empty: unknown; all nodes are then equally far */
-	struct str self_id;     /* the dispatcher, whose `seen` counter to look up; empty: none */
-	int32_t prompt_tokens;  /* uncached, estimated; 0 unknown */
+	struct str model;           /* "name" or "name:tag" */
+	struct str client_site;     /* empty: unknown; all nodes are then equally far */
+	struct str self_id;         /* the dispatcher, whose `seen` counter to look up; empty: none */
+	int32_t prompt_tokens;      /* uncached, estimated; 0 unknown */
 	const struct str *excluded; /* ids not to choose: already tried */
 	size_t excluded_count;
+	bool for_client; /* the client will connect by itself: only nodes with an api_url, and self is as far as any */
 };
+
+#define ROUTE_CANDIDATES_MAX 16 /* a decision names this many of the best */
+#define ROUTE_REFUSED_MAX 16    /* and this many of those that have the model but were not considered */
 
 struct route_candidate {
 	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE];
@@ -45,8 +50,8 @@ struct route_decision {
 
 /* E_NOTFOUND: no node has the model; E_UNAVAILABLE: some have, none can take it now. The decision is filled in
  * every case (refused tells why); the caller finishes it. */
-int route_decide(const struct node_map *map, const struct ledger *ledger, const struct route_query *query, int64_t now_us,
-                 struct rng *rng, struct route_decision *ret_decision, struct error *err);
+int route_decide(const struct node_map *map, const struct ledger *ledger, const struct route_query *query,
+                 int64_t now_us, struct rng *rng, struct route_decision *ret_decision, struct error *err);
 void route_decision_fini(struct route_decision *d);
 
 #endif

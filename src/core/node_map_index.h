@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* node_map_index.h - inside of the node map, for score.c and dns_answer.c: what a decision reads, laid out for one
+ * sweep.
+ *
+ * A decision must not touch every node's report (megabytes), so each model keeps an array of `map_place`, one per node
+ * that has it, with the load already turned into costs, and each node a `map_hot` with all that health needs.
+ */
+#ifndef MDN_CORE_NODE_MAP_INDEX_H
+#define MDN_CORE_NODE_MAP_INDEX_H
+
+#include "core/hash.h"
+#include "core/node_map.h"
+
+#define MAP_NONE UINT32_MAX
+
+struct map_hot {
+	int64_t received_us, refused_us, timeout_us;
+	uint32_t timeouts, site;
+	bool said_down, said_suspect, draining, starting, has_api;
+};
+
+/* A model on a node. Cost is linear in tokens and steep in use; see place_queue_us. */
+struct map_place {
+	uint32_t node, link; /* the node's links[link] is this */
+	bool ready;
+	int32_t busy, slots; /* requests running or waiting; slots >= 1 */
+	int64_t tokens;      /* to prefill before us */
+	double us_per_token; /* prefill */
+	double us_per_ahead; /* until one more of the requests before us is done */
+	int64_t queue_us;    /* place_queue_us(., 0, 0) */
+};
+
+struct map_model {
+	char *name; /* NULL: free slot */
+	uint64_t hash;
+	struct map_place *places;
+	uint32_t count, cap;
+};
+
+struct map_node {
+	struct node_entry entry;
+	uint64_t hash;
+	struct map_link {
+		uint32_t model, place; /* MAP_NONE: a name repeated within the report */
+	} * links;
+	size_t link_count;
+};
+
+/* Estimated wait before a new request's own prefill begins, with this much more in flight than reported. */
+int64_t place_queue_us(const struct map_place *p, int32_t more_running, int64_t more_tokens);
+
+const struct map_model *map_model_find(const struct node_map *m, struct str name_tag); /* "name" means "name:latest" */
+size_t map_models(const struct node_map *m);                                           /* slots, free ones included */
+const struct map_model *map_model_at(const struct node_map *m, size_t i);
+uint32_t map_node_find(const struct node_map *m, struct str id); /* its number; MAP_NONE */
+const struct map_node *map_node_at(const struct node_map *m, uint32_t i);
+const struct map_hot *map_hots(const struct node_map *m);
+enum node_health map_health(const struct node_map *m, const struct map_hot *h, int64_t now_us);
+uint32_t map_site_find(const struct node_map *m, struct str site); /* MAP_NONE when never heard of */
+/* Distances from a site to every site, by number, in microseconds; lives until the next change. */
+const uint32_t *map_distances(const struct node_map *m, uint32_t site);
+/* The dispatch counter of `self` that the node's report has seen. */
+uint64_t map_seen(const struct map_node *n, struct str self);
+
+#endif

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One sweep over the model's places keeps the ROUTE_CANDIDATES_MAX best in a heap. A place's own cost was worked out
+ * when its report came and can only rise by what our ledger adds, so the ledger (a hash lookup) is asked only for
+ * places that would enter the heap without it: exact, and the sweep stays a few nanoseconds a place. Suspect nodes sort
+ * behind all healthy ones. Texts are filled in at the end, for the few that are left. */
+#include "core/score.h"
+
+#include "core/ledger_hash.h"
+#include "core/node_map_index.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define SCORE_NEAR_PERMILLE 100           /* within a tenth of the best, */
+#define SCORE_NEAR_US (2 * INT64_C(1000)) /* or this: as good as it */
+#define SUSPECT_US (INT64_C(1) << 50)     /* added to a suspect node's score: behind everybody */
+#define PREFILL_MOST_US 1e12
+#define PROMPT_UNKNOWN_TOKENS 256 /* taken when the query does not say */
+
+struct pick {
+	const struct map_place *place;
+	int64_t score_us, rtt_us, queue_us, prefill_us;
+	struct ledger_load own;
+	bool suspect;
+};
+
+struct sweep {
+	const struct node_map *map;
+	const struct ledger *ledger;
+	const struct route_query *query;
+	const struct map_model *model;
+	const uint32_t *row; /* distances from the client's site; NULL: unknown */
+	uint32_t self;       /* the dispatcher's own node, no way from itself; MAP_NONE */
+	int64_t now_us;
+	int32_t prompt_tokens;
+	struct pick heap[ROUTE_CANDIDATES_MAX]; /* worst on top */
+	size_t count;
+};
+
+static bool is_excluded(const struct route_query *q, const char *id)
+{
+	for (size_t i = 0; i < q->excluded_count; i++) {
+		if (str_equal(q->excluded[i], str_from(id)))
+			return true;
+	}
+	return false;
+}
+
+static void heap_down(struct pick *heap, size_t count, size_t at)
+{
+	for (size_t child; (child = at * 2 + 1) < count; at = child) {
+		if (child + 1 < count && heap[child + 1].score_us > heap[child].score_us)
+			child++;
+		if (heap[child].score_us <= heap[at].score_us)
+			return;
+		struct pick swap = heap[at];
+		heap[at] = heap[child];
+		heap[child] = swap;
+	}
+}
+
+static void heap_add(struct sweep *s, const struct pick *p)
+{
+	if (s->count == ROUTE_CANDIDATES_MAX) {
+		s->heap[0] = *p;
+		heap_down(s->heap, s->count, 0);
+		return;
+	}
+	size_t at = s->count++;
+	s->heap[at] = *p;
+	for (size_t up; at > 0 && s->heap[up = (at - 1) / 2].score_us < s->heap[at].score_us; at = up) {
+		struct pick swap = s->heap[at];
+		s->heap[at] = s->heap[up];
+		s->heap[up] = swap;
+	}
+}
+
+/* NULL: the place can take a request. */
+static const char *why_not(const struct sweep *s, const struct map_place *p, const struct map_hot *h,
+                           enum node_health health)
+{
+	if (health == NODE_DOWN)
+		return "down";
+	if (h->draining)
+		return "draining";
+	if (h->starting)
+		return "starting";
+	if (!p->ready)
+		return "not ready";
+	if (s->query->for_client && !h->has_api)
+		return "has no public API";
+	if (s->query->excluded_count > 0 && is_excluded(s->query, map_node_at(s->map, p->node)->entry.report.id))
+		return "excluded";
+	return NULL;
+}
+
+static void consider(struct sweep *s, const struct map_place *p, const struct map_hot *h, bool suspect)
+{
+	struct pick k = {.place = p, .suspect = suspect, .queue_us = p->queue_us};
+	k.rtt_us = p->node == s->self ? 0 : s->row ? s->row[h->site] : NODE_DISTANCE_UNKNOWN_US;
+	k.prefill_us = (int64_t)fmin(s->prompt_tokens * p->us_per_token, PREFILL_MOST_US);
+	int64_t rest_us = k.rtt_us + k.prefill_us + (suspect ? SUSPECT_US : 0);
+	k.score_us = rest_us + k.queue_us;
+	if (s->count == ROUTE_CANDIDATES_MAX && k.score_us >= s->heap[0].score_us)
+		return;
+	if (s->ledger && ledger_count(s->ledger) > 0) {
+		const struct map_node *n = map_node_at(s->map, p->node);
+		uint64_t seen = map_seen(n, s->query->self_id);
+		k.own = ledger_unseen_hashed(s->ledger, str_from(n->entry.report.id), n->hash, str_from(s->model->name),
+		                             s->model->hash, seen);
+		if (k.own.running > 0) {
+			k.queue_us = place_queue_us(p, k.own.running, k.own.tokens_to_prefill);
+			k.score_us = rest_us + k.queue_us;
+			if (s->count == ROUTE_CANDIDATES_MAX && k.score_us >= s->heap[0].score_us)
+				return;
+		}
+	}
+	heap_add(s, &k);
+}
+
+static void refuse(struct sweep *s, const struct map_place *p, const char *why, struct route_decision *d)
+{
+	if (d->refused_count == ROUTE_REFUSED_MAX)
+		return;
+	if (!d->refused)
+		d->refused = mem_new(ROUTE_REFUSED_MAX * sizeof(*d->refused));
+	const struct node_report *r = &map_node_at(s->map, p->node)->entry.report;
+	const struct model_report *model = &r->models[p->link];
+	struct route_refusal *f = &d->refused[d->refused_count++];
+	memcpy(f->id, r->id, sizeof(f->id));
+	memcpy(f->name, r->name, sizeof(f->name));
+	if (strcmp(why, "down") == 0) {
+		int64_t age_ms = (s->now_us - map_hots(s->map)[p->node].received_us) / 1000;
+		snprintf(f->reason, sizeof(f->reason), "down: last report %lld ms ago", (long long)age_ms);
+	} else if (strcmp(why, "not ready") == 0) {
+		snprintf(f->reason, sizeof(f->reason), "model not ready: %s%s%.100s", model_state_name(model->state),
+		         model->error[0] ? ", " : "", model->error);
+	} else {
+		snprintf(f->reason, sizeof(f->reason), "%s", why);
+	}
+}
+
+static int by_score(const void *a, const void *b)
+{
+	int64_t x = ((const struct pick *)a)->score_us, y = ((const struct pick *)b)->score_us;
+	return (x > y) - (x < y);
+}
+
+static void put_ms(char *to, size_t size, size_t *at, const char *what, int64_t us)
+{
+	int n =
+	    snprintf(to + *at, size - *at, "%s %lld.%lld ms", what, (long long)(us / 1000), (long long)(us / 100 % 10));
+	if (n > 0 && (size_t)n < size - *at)
+		*at += (size_t)n;
+}
+
+static void describe(const struct pick *k, struct route_candidate *c)
+{
+	size_t at = 0, size = sizeof(c->reason);
+	put_ms(c->reason, size, &at, "distance", k->rtt_us);
+	put_ms(c->reason, size, &at, " + queue", k->queue_us);
+	put_ms(c->reason, size, &at, " + prefill", k->prefill_us);
+	snprintf(c->reason + at, size - at, "; %lld of %d slots busy%s", (long long)k->place->busy + k->own.running,
+	         k->place->slots, k->suspect ? "; its reports are late" : "");
+}
+
+static void fill(const struct sweep *s, const struct pick *k, struct route_candidate *c)
+{
+	const struct node_report *r = &map_node_at(s->map, k->place->node)->entry.report;
+	memcpy(c->id, r->id, sizeof(c->id));
+	memcpy(c->name, r->name, sizeof(c->name));
+	memcpy(c->site, r->site, sizeof(c->site));
+	memcpy(c->node_url, r->node_url, sizeof(c->node_url));
+	memcpy(c->api_url, r->api_url, sizeof(c->api_url));
+	memcpy(c->model, r->models[k->place->link].name, sizeof(c->model));
+	c->score_us = k->rtt_us + k->queue_us + k->prefill_us;
+	c->rtt_us = k->rtt_us;
+	c->queue_us = k->queue_us;
+	c->prefill_us = k->prefill_us;
+	describe(k, c);
+}
+
+/* Of those as good as the best, two at random; the better of the two. */
+static size_t draw(const struct sweep *s, struct rng *rng)
+{
+	int64_t best_us = s->heap[0].score_us;
+	int64_t pure_us = s->heap[0].suspect ? best_us - SUSPECT_US : best_us;
+	int64_t near_us = pure_us * SCORE_NEAR_PERMILLE / 1000;
+	size_t near = 1;
+	if (near_us < SCORE_NEAR_US)
+		near_us = SCORE_NEAR_US;
+	while (near < s->count && s->heap[near].score_us <= best_us + near_us)
+		near++;
+	if (near == 1 || !rng)
+		return 0;
+	size_t a = rng_below(rng, near), b = rng_below(rng, near);
+	return a < b ? a : b;
+}
+
+static int nothing_found(const struct sweep *s, const struct route_decision *d, struct error *err)
+{
+	int width = (int)(s->query->model.len < 128 ? s->query->model.len : 128);
+	const char *model = s->query->model.base ? s->query->model.base : "";
+	if (!s->model || s->model->count == 0)
+		return error_set(err, E_NOTFOUND, "no node has the model \"%.*s\"; `mdn models` lists what there is",
+		                 width, model);
+	return error_set(err, E_UNAVAILABLE,
+	                 "%u nodes have the model \"%.*s\" but none can take a request now (%.48s: %.100s)",
+	                 s->model->count, width, model, d->refused_count ? d->refused[0].name : "?",
+	                 d->refused_count ? d->refused[0].reason : "?");
+}
+
+int route_decide(const struct node_map *map, const struct ledger *ledger, const struct route_query *query,
+                 int64_t now_us, struct rng *rng, struct route_decision *ret_decision, struct error *err)
+{
+	struct route_decision d = {0};
+	struct sweep s;
+	s.map = map;
+	s.ledger = ledger;
+	s.query = query;
+	s.model = map_model_find(map, query->model);
+	s.row = NULL;
+	s.self = query->for_client || query->self_id.len == 0 ? MAP_NONE : map_node_find(map, query->self_id);
+	s.now_us = now_us;
+	s.prompt_tokens = query->prompt_tokens > 0 ? query->prompt_tokens : PROMPT_UNKNOWN_TOKENS;
+	s.count = 0;
+	uint32_t site = query->client_site.len > 0 ? map_site_find(map, query->client_site) : MAP_NONE;
+	if (site != MAP_NONE)
+		s.row = map_distances(map, site);
+
+	const struct map_hot *hots = map_hots(map);
+	uint32_t count = s.model ? s.model->count : 0;
+	/* From a random start, so that equals beyond the heap's size take turns. */
+	uint32_t start = count > ROUTE_CANDIDATES_MAX && rng ? (uint32_t)rng_below(rng, count) : 0;
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t at = start + i < count ? start + i : start + i - count;
+		const struct map_place *p = &s.model->places[at];
+		const struct map_hot *h = &hots[p->node];
+		enum node_health health = map_health(map, h, now_us);
+		const char *why = why_not(&s, p, h, health);
+		if (why)
+			refuse(&s, p, why, &d);
+		else
+			consider(&s, p, h, health == NODE_SUSPECT);
+	}
+	if (s.count == 0) {
+		*ret_decision = d;
+		return nothing_found(&s, &d, err);
+	}
+	qsort(s.heap, s.count, sizeof(s.heap[0]), by_score);
+	d.candidates = mem_resize(NULL, s.count, sizeof(*d.candidates));
+	d.candidate_count = s.count;
+	for (size_t i = 0; i < s.count; i++)
+		fill(&s, &s.heap[i], &d.candidates[i]);
+	d.choice = draw(&s, rng);
+	*ret_decision = d;
+	return 0;
+}
+
+void route_decision_fini(struct route_decision *d)
+{
+	if (!d)
+		return;
+	free(d->candidates);
+	free(d->refused);
+	*d = (struct route_decision){0};
+}
