@@ -653,13 +653,14 @@ static void append_duration(struct buf *b, int64_t us, bool json)
 
 static void append_bytes(struct buf *b, uint64_t bytes, bool json)
 {
+	static const char *const units[] = {"", "K", "M", "G", "T"};
 	int unit = 0;
 
 	while (!json && unit < 4 && bytes > 0 && bytes % 1024 == 0) {
 		bytes /= 1024;
 		unit++;
 	}
-	buf_printf(b, "%llu%.*s", (unsigned long long)bytes, unit > 0 ? 1 : 0, "\0KMGT" + unit);
+	buf_printf(b, "%llu%s", (unsigned long long)bytes, units[unit]);
 }
 
 static void append_list(struct buf *b, const struct config_list *list, bool json)

@@ -19,10 +19,8 @@ static void set_text(struct error *err, const char *text)
 		len = sizeof(err->text) - 1;
 		len = utf8_complete_prefix((struct str){text, len});
 	}
-	for (size_t i = 0; i < len; i++) {
-		unsigned char c = (unsigned char)text[i];
-		err->text[i] = c < 0x20 || c == 0x7f ? ' ' : (char)c;
-	}
+	memcpy(err->text, text, len);
+	str_blank_controls(err->text, len);
 	err->text[len] = '\0';
 }
 

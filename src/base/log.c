@@ -121,9 +121,7 @@ static void format_text(struct buf *line, enum log_level level, const char *room
 	size_t from = line->len;
 	buf_append_str(line, message);
 	/* A message may quote a peer; it must not move the cursor or begin a line of its own. */
-	for (size_t i = from; i < line->len; i++)
-		if ((unsigned char)line->base[i] < 0x20 || line->base[i] == 0x7f)
-			line->base[i] = ' ';
+	str_blank_controls(line->base + from, line->len - from);
 }
 
 void log_line(enum log_level level, const char *room, const char *format, ...)

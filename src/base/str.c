@@ -361,10 +361,10 @@ size_t utf8_complete_prefix(struct str s)
 	return s.len;
 }
 
-static void append_escape(struct buf *b, uint8_t c)
+static void append_escape(struct buf *b, unsigned c)
 {
 	static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
-	const char *at = c != 0 ? strchr(from, c) : NULL;
+	const char *at = c != 0 && c < 0x80 ? strchr(from, (int)c) : NULL;
 
 	if (at != NULL) {
 		char two[2] = {'\\', to[at - from]};
@@ -372,6 +372,21 @@ static void append_escape(struct buf *b, uint8_t c)
 	} else {
 		buf_printf(b, "\\u%04x", c);
 	}
+}
+
+/* The good character at p if it is better written as an escape, else -1: what JSON (RFC 8259, section 7) demands, and
+ * what other readers take for a control or a line break: C1, U+2028, U+2029, U+FEFF, U+FFFE, U+FFFF. */
+static int to_escape(const uint8_t *p, size_t len)
+{
+	if (len == 1)
+		return p[0] < 0x20 || p[0] == '"' || p[0] == '\\' || p[0] == 0x7f ? p[0] : -1;
+	if (len == 2)
+		return p[0] == 0xc2 && p[1] < 0xa0 ? p[1] : -1;
+	if (len == 3) {
+		int c = (p[0] & 0x0f) << 12 | (p[1] & 0x3f) << 6 | (p[2] & 0x3f);
+		return c == 0x2028 || c == 0x2029 || c == 0xfeff || c >= 0xfffe ? c : -1;
+	}
+	return -1;
 }
 
 void buf_append_json(struct buf *b, struct str s)
@@ -382,23 +397,32 @@ void buf_append_json(struct buf *b, struct str s)
 
 	buf_append(b, "\"", 1);
 	while (at < s.len) {
-		if (p[at] < 0x20 || p[at] == '"' || p[at] == '\\' || p[at] == 0x7f) {
-			buf_append(b, p + done, at - done);
-			append_escape(b, p[at]);
-			done = ++at;
-			continue;
-		}
 		size_t step = utf8_step(p + at, s.len - at, &valid, &is_short);
-		if (!valid) {
+		int escape = valid ? to_escape(p + at, step) : -1;
+		if (!valid || escape >= 0) {
 			buf_append(b, p + done, at - done);
-			buf_append(b, "\xef\xbf\xbd", 3);
 			done = at + step;
 		}
+		if (!valid)
+			buf_append(b, "\xef\xbf\xbd", 3);
+		else if (escape >= 0)
+			append_escape(b, (unsigned)escape);
 		at += step;
 	}
 	if (at > done)
 		buf_append(b, p + done, at - done);
 	buf_append(b, "\"", 1);
+}
+
+void str_blank_controls(char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		uint8_t c = (uint8_t)text[i], next = i + 1 < len ? (uint8_t)text[i + 1] : 0;
+		if (c < 0x20 || c == 0x7f)
+			text[i] = ' ';
+		else if (c == 0xc2 && next >= 0x80 && next < 0xa0)
+			text[i] = text[i + 1] = ' ';
+	}
 }
 
 static void out_of_memory(void)

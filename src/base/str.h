@@ -58,7 +58,7 @@ void buf_clear(struct buf *b); /* keeps the memory */
 void buf_append(struct buf *b, const void *data, size_t len);
 void buf_append_str(struct buf *b, struct str s);
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* Text as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. */
+/* Text as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. Good YAML and JavaScript too. */
 void buf_append_json(struct buf *b, struct str s);
 void buf_consume(struct buf *b, size_t len); /* drops the first len bytes */
 /* Room for len more, to be counted by `b->len +=`; NULL past max, which does not latch `failed`. */
@@ -77,6 +77,8 @@ void *mem_resize(void *p, size_t count, size_t size);
 size_t utf8_valid_prefix(struct str s);
 /* All of s but a last character that is cut off: what a stream may pass on now, good or bad. */
 size_t utf8_complete_prefix(struct str s);
+/* Control characters (C0, DEL, C1) become spaces: for words that may quote a peer and end up on a terminal. */
+void str_blank_controls(char *text, size_t len);
 void hex_encode(const uint8_t *in, size_t len, char *ret_text /* 2*len+1 */);
 int hex_decode(struct str text, uint8_t *ret_out, size_t size); /* exactly 2*size digits */
 size_t base64url_encode(const uint8_t *in, size_t len, char *ret_text /* (len+2)/3*4+1, no padding */);

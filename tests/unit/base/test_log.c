@@ -72,11 +72,13 @@ static void test_json_line_is_one_write_of_valid_json(void **state)
 static void test_text_line_cannot_be_forged(void **state)
 {
 	log_setup(LOG_INFO, false, NULL);
-	log_error("net", "peer said %s", "hi\n12:00 info fake\x1b[2J");
+	log_error("net", "peer said %s",
+	          "hi\n12:00 info fake\x1b[2J \xc2\x9b"
+	          "2J");
 	const char *line = next_write();
 	assert_non_null(strstr(line, "error"));
 	assert_non_null(strstr(line, "net"));
-	assert_non_null(strstr(line, "peer said hi 12:00 info fake [2J\n"));
+	assert_non_null(strstr(line, "peer said hi 12:00 info fake [2J   2J\n"));
 	assert_ptr_equal(strchr(line, '\n'), line + strlen(line) - 1);
 }
 

@@ -144,6 +144,7 @@ static void test_json_strings_escape_and_mend(void **state)
 	check_json((struct str){"a\0b", 3}, "\"a\\u0000b\"");
 	check_json(STR("say \"hi\"\\\n\t\x1b\x7f"), "\"say \\\"hi\\\"\\\\\\n\\t\\u001b\\u007f\"");
 	check_json(STR("d\xc3\xa9j\xc3\xa0 \xf0\x9f\x99\x82"), "\"d\xc3\xa9j\xc3\xa0 \xf0\x9f\x99\x82\"");
+	check_json(STR("\xc2\x9b\xe2\x80\xa8\xef\xbb\xbf\xc2\xa0"), "\"\\u009b\\u2028\\ufeff\xc2\xa0\"");
 	/* one U+FFFD for each maximal subpart: Unicode 15, table 3-8 */
 	check_json(STR("\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41"),
 	           "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\x41\"");
