@@ -27,7 +27,7 @@ struct center_options {
 	struct http_client *client; /* to reach repositories for the catalog feed */
 };
 int center_new(struct loop *loop, const struct center_options *options, struct center **ret_center, struct error *err);
-void center_free(struct center *c);
+void center_free(struct center *c); /* after the servers that call it, before the client it uses */
 /* Also what anonymous peers may ask (join, renew), so its node port uses TLS_PEER_OPTIONAL. A report with the query
  * ?to=scheduler is left to the scheduler of a node that is both. */
 bool center_handle(struct center *c, struct http_exchange *x);

@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How: one table of routes says who may call what; bodies are JSON objects, collected with a bound and parsed before
+ * the handler runs. Who calls is the verified SAN URI: .../operator/NAME, or .../node/ID of a node that is registered
+ * and not removed. Certificates of removed nodes stay cryptographically good until they expire, so the registry is
+ * asked every time.
+ */
+#include "serve/center/inside.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define BODY_MAX 65536
+#define FLUSH_AFTER_US (30 * US_PER_MS)
+#define BEAT_US (2 * US_PER_S)
+#define TICK_US (250 * US_PER_MS)
+#define SWEEP_US (600 * US_PER_S)
+
+/* ---- helpers shared in the room ---------------------------------------------------------------- */
+
+int center_name(struct str text, const char *what, char *to, size_t size, struct error *err)
+{
+	bool fine = text.len > 0 && text.len < size && text.base[0] != '.' && text.base[0] != '-';
+	for (size_t i = 0; fine && i < text.len; i++) {
+		char c = text.base[i];
+		fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+		       c == '-' || c == '_';
+	}
+	if (!fine)
+		return error_set(err, E_INVAL,
+		                 "%s must be 1 to %zu letters, digits, '.', '-' or '_', the first a letter or digit",
+		                 what, size - 1);
+	str_copy(text, to, size);
+	return 0;
+}
+
+void center_identity(const struct center *c, const char *kind, const char *id, struct buf *out)
+{
+	buf_printf(out, "spiffe://%s/%s/%s", c->self.domain, kind, id);
+}
+
+void center_answer(struct http_exchange *x, struct buf *json)
+{
+	http_respond(x, 200, "application/json", buf_str(json));
+	buf_fini(json);
+}
+
+struct json_call {
+	struct center *c;
+	center_json_fn *fn;
+};
+
+static void on_json(void *arg, struct http_exchange *x, struct str body, const struct error *failure)
+{
+	struct json_call *call = arg;
+	struct error err = {0};
+	yyjson_doc *doc = NULL;
+	int rc;
+	if (failure) {
+		http_respond_error(x, failure);
+		return;
+	}
+	if ((rc = json_parse(body, &doc, &err)) == 0) {
+		if (!yyjson_is_obj(yyjson_doc_get_root(doc)))
+			rc = error_set(&err, E_INVAL, "the body must be a JSON object");
+		else
+			rc = call->fn(call->c, x, yyjson_doc_get_root(doc), &err);
+	}
+	yyjson_doc_free(doc);
+	if (rc < 0)
+		http_respond_error(x, &err);
+}
+
+void center_with_json(struct center *c, struct http_exchange *x, center_json_fn *fn)
+{
+	struct json_call *call = http_alloc(x, sizeof(*call));
+	*call = (struct json_call){c, fn};
+	http_body_collect(x, BODY_MAX, on_json, call);
+}
+
+static void on_flush(void *arg)
+{
+	struct center *c = arg;
+	c->flush_armed = false;
+	streams_flush(c);
+}
+
+void center_touch(struct center *c)
+{
+	c->progress_stale = true;
+	if (c->flush_armed)
+		return;
+	c->flush_armed = true;
+	loop_timer_start(c->flush, FLUSH_AFTER_US, 0);
+}
+
+/* ---- routes ------------------------------------------------------------------------------------ */
+
+enum who { WHO_ANYBODY, WHO_NODE, WHO_OPERATOR };
+
+struct request {
+	struct http_exchange *x;
+	struct registered *node; /* WHO_NODE */
+	struct str rest;         /* of the path, after a route that ends in '/' */
+};
+
+static int do_watch(struct center *c, struct request *q, struct error *err)
+{
+	streams_watch(c, q->x, q->node);
+	return 0;
+}
+
+static int do_report(struct center *c, struct request *q, struct error *err)
+{
+	registry_report(c, q->x, q->node);
+	return 0;
+}
+
+static int do_nodes(struct center *c, struct request *q, struct error *err)
+{
+	registry_list(c, q->x);
+	return 0;
+}
+
+static int do_remove(struct center *c, struct request *q, struct error *err)
+{
+	return registry_remove(c, q->x, q->rest, err);
+}
+
+static int do_drain(struct center *c, struct request *q, struct error *err)
+{
+	struct str id = q->rest;
+	if (!str_ends(id, STR("/drain")))
+		return error_set(err, E_NOTFOUND, "there is no such call: POST /mdn/v1/nodes/ID/drain is one");
+	id.len -= strlen("/drain");
+	struct registered *r = registry_resolve(c, id);
+	if (!r)
+		return error_set(err, E_NOTFOUND, "there is no node \"" STR_FMT "\": see `mdn nodes`", STR_ARG(id));
+	int rc = streams_drain(c, r, err);
+	if (rc == 0)
+		http_respond(q->x, 204, NULL, (struct str){0});
+	return rc;
+}
+
+static int do_models(struct center *c, struct request *q, struct error *err)
+{
+	models_list(c, q->x);
+	return 0;
+}
+
+static int do_model(struct center *c, struct request *q, struct error *err)
+{
+	struct buf out = {0};
+	int rc = models_format(c, q->rest, &out, err);
+	if (rc == 0)
+		center_answer(q->x, &out);
+	buf_fini(&out);
+	return rc;
+}
+
+static int do_events(struct center *c, struct request *q, struct error *err)
+{
+	return streams_events(c, q->x, err);
+}
+
+static int do_keys(struct center *c, struct request *q, struct error *err)
+{
+	keys_list(c, q->x);
+	return 0;
+}
+
+static int do_key_delete(struct center *c, struct request *q, struct error *err)
+{
+	return keys_delete(c, q->x, q->rest, err);
+}
+
+static const struct route {
+	const char *method, *path;
+	enum who who;
+	center_json_fn *json; /* with a body */
+	int (*plain)(struct center *c, struct request *q, struct error *err);
+} routes[] = {
+    {"POST", "/mdn/v1/join", WHO_ANYBODY, join_join, NULL},
+    {"POST", "/mdn/v1/renew", WHO_ANYBODY, join_renew, NULL},
+    {"GET", "/mdn/v1/watch", WHO_NODE, NULL, do_watch},
+    {"POST", "/mdn/v1/report", WHO_NODE, NULL, do_report},
+    {"POST", "/mdn/v1/tokens", WHO_OPERATOR, join_token_new, NULL},
+    {"GET", "/mdn/v1/nodes", WHO_OPERATOR, NULL, do_nodes},
+    {"DELETE", "/mdn/v1/nodes/", WHO_OPERATOR, NULL, do_remove},
+    {"POST", "/mdn/v1/nodes/", WHO_OPERATOR, NULL, do_drain},
+    {"POST", "/mdn/v1/place", WHO_OPERATOR, places_place, NULL},
+    {"GET", "/mdn/v1/models", WHO_OPERATOR, NULL, do_models},
+    {"GET", "/mdn/v1/models/", WHO_OPERATOR, NULL, do_model},
+    {"GET", "/mdn/v1/events", WHO_OPERATOR, NULL, do_events},
+    {"GET", "/mdn/v1/keys", WHO_OPERATOR, NULL, do_keys},
+    {"POST", "/mdn/v1/keys", WHO_OPERATOR, keys_new, NULL},
+    {"DELETE", "/mdn/v1/keys/", WHO_OPERATOR, NULL, do_key_delete},
+};
+
+/* The path of a route, and what follows one that ends in '/'. */
+static bool route_fits(const struct route *r, struct str path, struct str *ret_rest)
+{
+	struct str mine = str_from(r->path);
+	if (mine.base[mine.len - 1] != '/')
+		return str_equal(path, mine);
+	if (!str_starts(path, mine) || path.len == mine.len)
+		return false;
+	*ret_rest = (struct str){path.base + mine.len, path.len - mine.len};
+	return true;
+}
+
+/* What follows spiffe://DOMAIN/KIND/ in the caller's identity; false when it is none of this kind. */
+static bool identity_part(const struct center *c, struct str identity, const char *kind, struct str *ret_part)
+{
+	struct buf prefix = {0};
+	center_identity(c, kind, "", &prefix);
+	bool fits = str_starts(identity, buf_str(&prefix)) && identity.len > prefix.len;
+	if (fits)
+		*ret_part = (struct str){identity.base + prefix.len, identity.len - prefix.len};
+	buf_fini(&prefix);
+	return fits;
+}
+
+static int admit(struct center *c, enum who who, struct request *q, struct error *err)
+{
+	struct str identity = http_peer_identity(q->x), part;
+	if (who == WHO_ANYBODY)
+		return 0;
+	if (identity.len == 0)
+		return error_set(err, E_AUTH, "this call needs a client certificate of the network %s", c->self.domain);
+	if (who == WHO_OPERATOR)
+		return identity_part(c, identity, "operator", &part)
+		           ? 0
+		           : error_set(err, E_FORBIDDEN,
+		                       "this call is for operators: use the operator identity made by `mdn init`");
+	if (!identity_part(c, identity, "node", &part))
+		return error_set(err, E_FORBIDDEN, "this call is for nodes of the network %s", c->self.domain);
+	q->node = registry_find(c, part);
+	if (!q->node || q->node->removed)
+		return error_set(err, E_FORBIDDEN, "node " STR_FMT " is not, or no longer, part of this network",
+		                 STR_ARG(part));
+	return 0;
+}
+
+static bool is_for_scheduler(struct http_exchange *x, struct str path)
+{
+	struct str to;
+	return str_equal(path, STR("/mdn/v1/report")) && http_query(x, "to", &to) && str_equal(to, STR("scheduler"));
+}
+
+bool center_handle(struct center *c, struct http_exchange *x)
+{
+	struct str path = http_path(x), method = http_method(x);
+	const struct route *found = NULL;
+	struct request q = {.x = x};
+	struct error err = {0};
+	bool known = false;
+	int rc;
+	for (size_t i = 0; !found && i < sizeof(routes) / sizeof(*routes); i++) {
+		if (!route_fits(&routes[i], path, &q.rest))
+			continue;
+		known = true;
+		if (str_equal(method, str_from(routes[i].method)))
+			found = &routes[i];
+	}
+	if (!known || is_for_scheduler(x, path))
+		return false;
+	if (!found)
+		rc = error_set(&err, E_METHOD, STR_FMT " does not take " STR_FMT, STR_ARG(path), STR_ARG(method));
+	else if ((rc = admit(c, found->who, &q, &err)) == 0 && found->json)
+		center_with_json(c, x, found->json);
+	else if (rc == 0)
+		rc = found->plain(c, &q, &err);
+	if (rc < 0)
+		http_respond_error(x, &err);
+	return true;
+}
+
+/* ---- life -------------------------------------------------------------------------------------- */
+
+static void on_beat(void *arg)
+{
+	streams_beat(arg);
+}
+static void on_tick(void *arg)
+{
+	streams_tick(arg);
+}
+
+static void on_sweep(void *arg)
+{
+	join_sweep(arg);
+	registry_sweep(arg);
+}
+
+/* The node the center runs on is a node like others; `mdn init` made its identity before there was a state. */
+static int register_self(struct center *c, struct error *err)
+{
+	if (registry_find(c, str_from(c->self.id)))
+		return 0;
+	struct registered r = {.roles = c->self.roles}, *kept;
+	str_copy(str_from(c->self.id), r.id, sizeof(r.id));
+	str_copy(str_from(c->self.name), r.name, sizeof(r.name));
+	str_copy(str_from(c->self.site), r.site, sizeof(r.site));
+	str_copy(str_from(c->self.pin), r.pin, sizeof(r.pin));
+	return registry_put(c, &r, &kept, err);
+}
+
+static int load_revision(struct center *c, struct error *err)
+{
+	struct buf text = {0};
+	int rc = state_get(c->state, "meta", STR("revision"), &text, err);
+	if (rc == E_NOTFOUND)
+		rc = 0;
+	else if (rc == 0 && str_to_u64(buf_str(&text), &c->revision) < 0)
+		rc = error_set(err, E_CORRUPT,
+		               "the center's state has a damaged revision: restore center.db from a backup");
+	buf_fini(&text);
+	return rc;
+}
+
+static int check_domain(const struct center *c, struct str domain, struct error *err)
+{
+	if (domain.len == 0 || str_equal(domain, str_from(c->self.domain)))
+		return 0;
+	return error_set(err, E_INVAL,
+	                 "the configured domain \"" STR_FMT "\" is not the one of this network (\"%s\"): correct it",
+	                 STR_ARG(domain), c->self.domain);
+}
+
+int center_new(struct loop *loop, const struct center_options *options, struct center **ret_center, struct error *err)
+{
+	struct center *c = NEW(struct center);
+	char *db = file_join(options->data, "center.db");
+	int rc;
+	c->loop = loop;
+	c->client = options->client;
+	center_set_lives(c, options->token_life_us, options->cert_life_us);
+	c->map = node_map_new();
+	c->flush = loop_timer_new(loop, on_flush, c);
+	c->beat = loop_timer_new(loop, on_beat, c);
+	c->tick = loop_timer_new(loop, on_tick, c);
+	c->sweep = loop_timer_new(loop, on_sweep, c);
+	if ((rc = ca_load(options->data, &c->ca, &c->self, err)) < 0 ||
+	    (rc = check_domain(c, options->domain, err)) < 0 || (rc = state_open(str_from(db), &c->state, err)) < 0 ||
+	    (rc = load_revision(c, err)) < 0 || (rc = registry_load(c, err)) < 0 || (rc = places_load(c, err)) < 0 ||
+	    (rc = register_self(c, err)) < 0) {
+		center_free(c);
+		free(db);
+		return rc;
+	}
+	loop_timer_start(c->beat, BEAT_US, BEAT_US);
+	loop_timer_start(c->tick, TICK_US, TICK_US);
+	loop_timer_start(c->sweep, US_PER_S, SWEEP_US);
+	streams_flush(c); /* the first documents, under a revision of their own */
+	feeds_update(c);
+	log_info(ROOM, "network %s: %zu nodes, %zu rules, %zu versions, revision %" PRIu64, c->self.domain,
+	         c->node_count, c->rule_count, c->version_count, c->revision);
+	free(db);
+	*ret_center = c;
+	return 0;
+}
+
+void center_free(struct center *c)
+{
+	if (!c)
+		return;
+	loop_timer_free(c->flush);
+	loop_timer_free(c->beat);
+	loop_timer_free(c->tick);
+	loop_timer_free(c->sweep);
+	registry_free(c);
+	places_free(c);
+	node_map_free(c->map);
+	state_close(c->state);
+	ca_fini(&c->ca);
+	buf_fini(&c->roster);
+	free(c);
+}
+
+void center_on_removed(struct center *c, void (*fn)(void *arg, struct str identity), void *arg)
+{
+	c->on_removed = fn;
+	c->on_removed_arg = arg;
+}
+
+void center_set_lives(struct center *c, int64_t token_life_us, int64_t cert_life_us)
+{
+	c->token_life_us = token_life_us > 0 ? token_life_us : 600 * US_PER_S;
+	c->cert_life_us = cert_life_us > 0 ? cert_life_us : 3600 * US_PER_S;
+	if (c->cert_life_us > CERT_LIFE_MAX_US)
+		c->cert_life_us = CERT_LIFE_MAX_US;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* inside.h - what the files of this room share; nobody outside includes it.
+ *
+ * Everything durable is written through store/state before an answer goes out; memory is a cache of it. What people see
+ * changes in two steps: a handler changes the registry, rules, versions or keys and calls center_touch; a moment later
+ * streams_flush makes the documents anew and sends each stream what differs. Loop thread.
+ *
+ * Spaces in DATA/center.db: node, token, rule, version, key, meta.
+ */
+#ifndef MDN_SERVE_CENTER_INSIDE_H
+#define MDN_SERVE_CENTER_INSIDE_H
+
+#include "core/api_key.h"
+#include "core/node_map.h"
+#include "core/placement.h"
+#include "serve/center/center.h"
+#include "store/state.h"
+
+#define ROOM "center"
+#define CERT_BACKDATE_US (10 * 60 * INT64_C(1000000)) /* clocks may differ by this much */
+#define CERT_LIFE_MAX_US (24 * 3600 * INT64_C(1000000))
+/* Nodes accept each other's certificates this long past their dates (docs/rooms/member.md), so a removed node stays
+ * listed until its last certificate is older than that, and an hour for clocks. */
+#define CERT_GRACE_US (25 * 3600 * INT64_C(1000000))
+#define NAME_TAG_SIZE NODE_TEXT_SIZE
+
+struct registered { /* a node that joined */
+	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE];
+	uint32_t roles;
+	char pin[65]; /* of its key: what renewals must be signed with */
+	char node_url[NODE_URL_SIZE], api_url[NODE_URL_SIZE];
+	enum node_state state; /* as last reported; not durable */
+	bool removed;
+	int64_t cert_expires_wall_us;
+	struct watcher *watcher; /* its open stream; NULL */
+	struct feed *feed;       /* repositories: the catalog followed; NULL */
+};
+
+struct known_version {
+	struct version version;
+	char name_tag[NAME_TAG_SIZE];
+	char source[NODE_ID_SIZE]; /* the repository that has it */
+	uint64_t mark;             /* the last feed reply that named it */
+};
+
+struct kept_key {
+	char id[API_KEY_ID_SIZE], hash[API_KEY_HASH_SIZE], name[NODE_TEXT_SIZE];
+	int64_t created_wall_us;
+};
+
+struct ca {
+	char *cert_pem, *key_pem;
+	char pin[65];
+};
+
+struct self { /* DATA/ca/self.json: the node the center runs on */
+	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE], pin[65], center_url[NODE_URL_SIZE];
+	char domain[NODE_TEXT_SIZE];
+	uint32_t roles;
+};
+
+struct center {
+	struct loop *loop;
+	struct http_client *client;
+	struct state *state;
+	struct ca ca;
+	struct self self;
+	int64_t token_life_us, cert_life_us;
+	void (*on_removed)(void *arg, struct str identity);
+	void *on_removed_arg;
+
+	struct registered **nodes; /* sorted by id */
+	size_t node_count;
+	struct node_map *map; /* last reports */
+	struct placement_rule *rules;
+	size_t rule_count;
+	struct known_version *versions; /* sorted by name_tag */
+	size_t version_count;
+	uint64_t mark; /* rises with every feed reply */
+	struct kept_key *keys;
+	size_t key_count;
+
+	uint64_t revision;        /* of the documents; rises for ever, also over restarts */
+	uint64_t roster_revision; /* when the roster last changed */
+	struct buf roster;        /* that document */
+	struct loop_timer *flush, *beat, *tick, *sweep;
+	bool flush_armed, progress_stale;
+	struct watcher *watchers;
+	struct progress *progresses;
+	struct pending_place *pending;
+	size_t watcher_count, progress_count, pending_count;
+};
+
+/* center.c */
+void center_touch(struct center *c); /* documents are stale: new ones in a moment */
+int center_name(struct str text, const char *what, char *to, size_t size, struct error *err); /* checked and copied */
+void center_identity(const struct center *c, const char *kind, const char *id,
+                     struct buf *out); /* spiffe://DOMAIN/kind/id */
+/* Collects the JSON object a call carries and hands it on with the exchange; errors are answered here. */
+typedef int center_json_fn(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+void center_with_json(struct center *c, struct http_exchange *x, center_json_fn *fn);
+void center_answer(struct http_exchange *x, struct buf *json); /* 200; empties the buffer */
+
+/* ca.c: files of DATA/ca */
+int ca_load(struct str data, struct ca *ret_ca, struct self *ret_self, struct error *err);
+void ca_fini(struct ca *ca);
+/* A certificate for a node's request; *ret_cert is the caller's to free. */
+int ca_issue_node(struct center *c, const char *id, struct str csr, char **ret_cert, int64_t *ret_expires_wall_us,
+                  struct error *err);
+
+/* registry.c */
+int registry_load(struct center *c, struct error *err);
+void registry_free(struct center *c);
+struct registered *registry_find(struct center *c, struct str id);
+struct registered *registry_find_name(struct center *c, struct str name); /* not removed */
+struct registered *registry_find_pin(struct center *c, const char *pin);
+struct registered *registry_resolve(struct center *c, struct str id_or_name);
+int registry_put(struct center *c, const struct registered *r, struct registered **ret_kept, struct error *err);
+void registry_sweep(struct center *c); /* forgets long removed nodes */
+struct placement_node registry_view(const struct registered *r);
+int registry_remove(struct center *c, struct http_exchange *x, struct str rest,
+                    struct error *err);                                                /* DELETE nodes/ID */
+void registry_list(struct center *c, struct http_exchange *x);                         /* GET nodes */
+void registry_report(struct center *c, struct http_exchange *x, struct registered *r); /* POST report */
+
+/* join.c */
+int join_token_new(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+int join_join(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+int join_renew(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+void join_sweep(struct center *c); /* drops tokens nobody can use any more */
+
+#define TOKEN_PART_MAX 64
+struct token {
+	char id[TOKEN_PART_MAX];
+	char secret_hash[65]; /* hex SHA-256 of the secret's text */
+	char ca_pin[65];      /* hex */
+};
+int token_parse(struct str text, struct token *ret_token, struct error *err);
+
+/* places.c: rules, models, keys */
+int places_load(struct center *c, struct error *err);
+void places_free(struct center *c);
+int places_place(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+void places_retry(struct center *c); /* versions changed: placings that wait for one look again */
+void places_assign(struct center *c, const struct registered *r, struct buf *out); /* the array of Versions */
+int places_name_tag(struct str text, char ret[static NAME_TAG_SIZE], struct error *err);
+void models_list(struct center *c, struct http_exchange *x);
+int models_format(struct center *c, struct str name_tag, struct buf *out, struct error *err);
+struct known_version *version_find(struct center *c, struct str name_tag);
+void version_set(struct center *c, const struct version *v, const char *source);
+void version_drop_unmarked(struct center *c, const char *source); /* what its last reply no longer named */
+int keys_new(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+int keys_delete(struct center *c, struct http_exchange *x, struct str id, struct error *err);
+void keys_list(struct center *c, struct http_exchange *x);
+
+/* feed.c: catalogs of the repositories */
+void feeds_update(struct center *c); /* one per repository that has a URL */
+void feed_stop(struct registered *r);
+void feeds_again(struct center *c, const char *but_source); /* whole documents anew */
+
+/* streams.c: watch and events */
+void streams_watch(struct center *c, struct http_exchange *x, struct registered *r);
+int streams_events(struct center *c, struct http_exchange *x, struct error *err);
+void streams_flush(struct center *c);
+void streams_beat(struct center *c);
+void streams_tick(struct center *c);    /* progress, four times a second */
+void streams_end(struct registered *r); /* the node is removed: its stream ends now */
+int streams_drain(struct center *c, struct registered *r, struct error *err);
+
+#endif
