@@ -36,7 +36,7 @@ struct node_map {
 
 	struct map_model *models;
 	uint32_t model_count, model_cap, model_free; /* free slots are few: searched */
-	struct hash_index by_model;
+	struct hash_index by_model, by_label;
 
 	struct distances distances; /* and the names of sites */
 	struct zone *zones;
@@ -77,6 +77,7 @@ void node_map_free(struct node_map *m)
 	free(m->zones);
 	hash_index_fini(&m->by_id);
 	hash_index_fini(&m->by_model);
+	hash_index_fini(&m->by_label);
 	distances_fini(&m->distances);
 	lpm_free(m->lpm);
 	free(m);
@@ -143,14 +144,58 @@ const struct map_model *map_model_find(const struct node_map *m, struct str name
 	return at == MAP_NONE ? NULL : &m->models[at];
 }
 
-size_t map_models(const struct node_map *m)
+bool model_label(struct str name, char ret_label[static MODEL_LABEL_SIZE])
 {
-	return m->model_count;
+	size_t len = 0;
+	bool gap = false;
+	for (size_t i = 0; i < name.len; i++) {
+		char c = name.base[i];
+		if (c >= 'A' && c <= 'Z')
+			c = (char)(c + 32);
+		if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9')) {
+			gap = len > 0;
+			continue;
+		}
+		if (len + gap + 1 >= MODEL_LABEL_SIZE)
+			return false;
+		if (gap)
+			ret_label[len++] = '-';
+		ret_label[len++] = c;
+		gap = false;
+	}
+	ret_label[len] = '\0';
+	return len > 0;
 }
 
-const struct map_model *map_model_at(const struct node_map *m, size_t i)
+/* The full label, and the short one of a model tagged latest; how many. */
+static size_t model_labels(const char *name, char ret_labels[2][MODEL_LABEL_SIZE])
 {
-	return &m->models[i];
+	struct str tag, full = str_from(name), bare = str_cut(full, ':', &tag);
+	size_t count = model_label(full, ret_labels[0]);
+	if (str_equal(tag, STR("latest")))
+		count += model_label(bare, ret_labels[count]);
+	return count;
+}
+
+const struct map_model *map_model_labelled(const struct node_map *m, struct str label, size_t *cursor)
+{
+	char labels[2][MODEL_LABEL_SIZE];
+	uint32_t at;
+	while (hash_index_next(&m->by_label, hash_str(label), cursor, &at)) {
+		for (size_t i = model_labels(m->models[at].name, labels); i-- > 0;) {
+			if (str_equal(str_from(labels[i]), label))
+				return &m->models[at];
+		}
+	}
+	return NULL;
+}
+
+static void model_index(struct node_map *m, uint32_t at, void (*change)(struct hash_index *, uint64_t, uint32_t))
+{
+	char labels[2][MODEL_LABEL_SIZE];
+	change(&m->by_model, m->models[at].hash, at);
+	for (size_t i = model_labels(m->models[at].name, labels); i-- > 0;)
+		change(&m->by_label, hash_str(str_from(labels[i])), at);
 }
 
 static uint32_t model_of(struct node_map *m, struct str name)
@@ -171,7 +216,7 @@ static uint32_t model_of(struct node_map *m, struct str name)
 		at = m->model_count++;
 	}
 	m->models[at] = (struct map_model){.name = str_dup(name), .hash = hash};
-	hash_index_add(&m->by_model, hash, at);
+	model_index(m, at, hash_index_add);
 	return at;
 }
 
@@ -187,7 +232,7 @@ static void link_remove(struct node_map *m, struct map_link *link)
 	}
 	if (--model->count > 0)
 		return;
-	hash_index_remove(&m->by_model, model->hash, link->model);
+	model_index(m, link->model, hash_index_remove);
 	free(model->name);
 	free(model->places);
 	*model = (struct map_model){0};
@@ -273,6 +318,24 @@ static uint32_t node_add(struct node_map *m, struct str id)
 	return m->count++;
 }
 
+/* The host of a URL when it is an address. */
+static struct ip url_address(struct str url)
+{
+	struct ip ip = {0};
+	struct str rest, host, after;
+	rest = str_starts(url, STR("https://"))  ? (struct str){url.base + 8, url.len - 8}
+	       : str_starts(url, STR("http://")) ? (struct str){url.base + 7, url.len - 7}
+	                                         : (struct str){0};
+	host = str_cut(rest, '/', &after);
+	if (host.len > 0 && host.base[0] == '[')
+		host = str_cut((struct str){host.base + 1, host.len - 1}, ']', &after);
+	else
+		host = str_cut(host, ':', &after);
+	if (ip_parse(host, &ip) < 0)
+		ip.bits = 0;
+	return ip;
+}
+
 static void hot_update(struct node_map *m, uint32_t at)
 {
 	const struct node_entry *e = &m->nodes[at]->entry;
@@ -286,6 +349,16 @@ static void hot_update(struct node_map *m, uint32_t at)
 	h->draining = e->report.state == NODE_DRAINING;
 	h->starting = e->report.state == NODE_STARTING;
 	h->has_api = e->report.api_url[0] != '\0';
+	h->api = url_address(str_from(e->report.api_url));
+	h->least_queue_us = -1;
+	for (size_t i = 0; i < m->nodes[at]->link_count; i++) {
+		const struct map_link *link = &m->nodes[at]->links[i];
+		if (link->model == MAP_NONE)
+			continue;
+		const struct map_place *p = &m->models[link->model].places[link->place];
+		if (p->ready && (h->least_queue_us < 0 || p->queue_us < h->least_queue_us))
+			h->least_queue_us = p->queue_us;
+	}
 }
 
 static bool is_newer(const struct node_report *r, const struct node_report *held)

@@ -17,6 +17,8 @@ struct map_hot {
 	int64_t received_us, refused_us, timeout_us;
 	uint32_t timeouts, site;
 	bool said_down, said_suspect, draining, starting, has_api;
+	struct ip api;          /* of api_url when that names an address; else bits 0 */
+	int64_t least_queue_us; /* of its ready models; -1: none is ready */
 };
 
 /* A model on a node. Cost is linear in tokens and steep in use; see place_queue_us. */
@@ -50,8 +52,13 @@ struct map_node {
 int64_t place_queue_us(const struct map_place *p, int32_t more_running, int64_t more_tokens);
 
 const struct map_model *map_model_find(const struct node_map *m, struct str name_tag); /* "name" means "name:latest" */
-size_t map_models(const struct node_map *m);                                           /* slots, free ones included */
-const struct map_model *map_model_at(const struct node_map *m, size_t i);
+/* A model's name as a DNS label: lower case, each run of other characters than [a-z0-9] one '-', none at the ends.
+ * False: nothing is left, or more than 63 bytes. */
+#define MODEL_LABEL_SIZE 64
+bool model_label(struct str name, char ret_label[static MODEL_LABEL_SIZE]);
+/* Models that answer to a label: "a:latest" to "a-latest" and "a", "a:7b" to "a-7b". One a call while *cursor (start:
+ * 0) goes on. */
+const struct map_model *map_model_labelled(const struct node_map *m, struct str label, size_t *cursor);
 uint32_t map_node_find(const struct node_map *m, struct str id); /* its number; MAP_NONE */
 const struct map_node *map_node_at(const struct node_map *m, uint32_t i);
 const struct map_hot *map_hots(const struct node_map *m);

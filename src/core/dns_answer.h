@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* dns_answer.h - what a name of the zone is answered with: which of our names it is, and the addresses behind it.
+ *
+ *   ZONE                  SOA, NS
+ *   ns.ZONE               the name server's own address
+ *   api.ZONE              any node with a public API
+ *   MODEL-LABEL.api.ZONE  nodes that have the model (label: node_map_index.h); exists while the map knows the model at
+ * all
+ *
+ * Addresses are those of healthy nodes' api_url, near and unloaded first; a node whose api_url names no address (a host
+ * name) cannot be answered. Never empty while any node could be named: with none healthy, late ones, then draining
+ * ones, then the last known dead ones are (an unhelpful answer can be retried, an empty one is cached). Pure, one
+ * thread. Source: RFC 1034, 4.3.2; 2308.
+ */
+#ifndef MDN_CORE_DNS_ANSWER_H
+#define MDN_CORE_DNS_ANSWER_H
+
+#include "core/node_map.h"
+
+#define DNS_CHOICES_MAX 8    /* kept for rotation */
+#define DNS_ADDRESSES_MAX 3  /* in one answer */
+#define DNS_NEGATIVE_TTL_S 5 /* a model may come any moment */
+
+enum dns_place {
+	DNS_PLACE_OUTSIDE, /* REFUSED */
+	DNS_PLACE_APEX,
+	DNS_PLACE_NS,
+	DNS_PLACE_API,
+	DNS_PLACE_MODEL,
+	DNS_PLACE_NOWHERE, /* NXDOMAIN */
+};
+
+/* `labels`: those before the zone, leftmost first (lower case); count < 0: not under the zone. *ret_model (MODEL only):
+ * its label, pointing into labels. */
+enum dns_place dns_locate(const struct node_map *m, const struct str *labels, int count, struct str *ret_model);
+
+struct dns_choices {
+	struct ip addresses[DNS_CHOICES_MAX]; /* best first, no two alike */
+	size_t count;
+	size_t equal; /* the first so many are as good as the best: take turns */
+	bool failing; /* a node behind this name went away lately: halve the TTL */
+};
+/* model empty: any node (api.ZONE). bits: 32 for A, 128 for AAAA. */
+void dns_choose(const struct node_map *m, struct str model_label, unsigned bits, struct str client_site, int64_t now_us,
+                struct dns_choices *ret_choices);
+uint32_t dns_ttl_s(int64_t ttl_us, bool failing); /* at least 1 */
+
+#endif
