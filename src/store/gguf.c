@@ -111,9 +111,6 @@ static int fault(struct parser *p, int code, uint64_t at, const char *format, ..
 	va_start(args, format);
 	vsnprintf(text, sizeof text, format, args);
 	va_end(args);
-	for (char *c = text; *c; c++) /* names from the file may be in it */
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			*c = '?';
 	return error_set(p->err, code, "not a usable GGUF file: at byte %llu: %s", (unsigned long long)at, text);
 }
 
