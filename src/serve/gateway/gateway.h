@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* gateway.h - the OpenAI API of a node: parse, identify, decide {here | another node}, stream the answer, close the ledger.
+/* gateway.h - the OpenAI API of a node: parse, identify, decide {here | another node}, stream the answer, close the
+ * ledger.
  *
  * Owns the engines of this node's models. Requests from outside may be forwarded once; those that come over the
- * node port (x-mdn-hop) never. Loop thread. Sources: OpenAI API reference; docs/api.md; docs/wire.md, "Gateway to gateway".
+ * node port (x-mdn-hop) never. Loop thread. Sources: OpenAI API reference; docs/api.md; docs/wire.md, "Gateway to
+ * gateway".
  */
 #ifndef MDN_SERVE_GATEWAY_H
 #define MDN_SERVE_GATEWAY_H
@@ -20,26 +22,32 @@ struct gateway_options {
 	struct str self_id, self_name, site, domain;
 	struct engine_options engine; /* template for every model: kind, slots, ... */
 	bool open, access_log;
-	void (*on_change)(void *arg); /* a report would differ */
+	bool plain_hops;                /* take hops without a node certificate: tests, benches; never in a network */
+	int64_t first_token_timeout_us; /* of another node; 0: a minute and four times what was predicted */
+	void (*on_change)(void *arg);   /* a report would differ */
 	void *arg;
 };
-int gateway_new(struct loop *loop, const struct gateway_options *options, struct gateway **ret_gateway, struct error *err);
+int gateway_new(struct loop *loop, const struct gateway_options *options, struct gateway **ret_gateway,
+                struct error *err);
 void gateway_free(struct gateway *g);
 bool gateway_handle_public(struct gateway *g, struct http_exchange *x); /* API port */
 bool gateway_handle_node(struct gateway *g, struct http_exchange *x);   /* node port: /v1/... with x-mdn-hop */
-/* Load or unload a model whose file is on disk. path is copied. Same name again with another digest replaces when idle. */
+/* Load or unload a model whose file is on disk. path is copied. Same name again with another digest replaces when idle.
+ */
 int gateway_model_add(struct gateway *g, struct str name_tag, struct str digest, struct str path, struct error *err);
 void gateway_model_remove(struct gateway *g, struct str name_tag);
 /* Engine part of a model's report: state LOADING/READY/FAILED, load, error. False when unknown. */
 bool gateway_model_report(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
-/* Schedulers to follow for the map (node URLs with identities); empty: alone. */
+/* Schedulers to follow for the map: "https://HOST:PORT#NODE-ID", the identity that must be met; empty: alone. */
 void gateway_set_schedulers(struct gateway *g, const char (*urls)[NODE_URL_SIZE], size_t count);
 void gateway_set_keys(struct gateway *g, const struct gateway_key *keys, size_t count);
 void gateway_set_removed(struct gateway *g, const char (*ids)[NODE_ID_SIZE], size_t count);
 /* Senders whose dispatches this node has seen, for the report; returns a count, fills at most max. */
 size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max);
 void gateway_set_open(struct gateway *g, bool open);
-void gateway_drain(struct gateway *g); /* new requests: 503 + Location/x-mdn-redirect of another node; streams go on */
+void gateway_set_access_log(struct gateway *g, bool on);
+void gateway_drain(
+    struct gateway *g); /* new requests: 503 + Location/x-mdn-redirect of another node, or forwarded; streams go on */
 size_t gateway_running(const struct gateway *g);
 
 #endif

@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How: a request is read whole (bounded), parsed once, and sent to the node that core/score names: here or over there.
+ * Until its first token leaves, a try that fails is repeated elsewhere and the client sees nothing of it; after that
+ * the answer can only be ended honestly. Requests over the node port are answered here or refused, never sent on, so
+ * that no loop can form. The answer keeps the body as received, to forward it byte for byte.
+ */
+#include "serve/gateway/internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- identities of a request ------------------------------------------------------------------------ */
+
+static void hex_random(struct rng *rng, char *to, size_t digits)
+{
+	static const char hex[] = "0123456789abcdef";
+
+	for (size_t i = 0; i < digits; i += 16) {
+		uint64_t bits = rng_next(rng);
+		for (size_t j = i; j < i + 16 && j < digits; j++, bits >>= 4)
+			to[j] = hex[bits & 15];
+	}
+	to[digits] = '\0';
+}
+
+static bool id_is_sane(struct str id)
+{
+	if (id.len == 0 || id.len > 128)
+		return false;
+	for (size_t i = 0; i < id.len; i++)
+		if ((unsigned char)id.base[i] <= ' ' || (unsigned char)id.base[i] > '~' || strchr("\"\\<>", id.base[i]))
+			return false;
+	return true;
+}
+
+static bool is_hex(const char *text, size_t count)
+{
+	bool zero = true;
+
+	for (size_t i = 0; i < count; i++) {
+		if (!((text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f')))
+			return false;
+		zero = zero && text[i] == '0';
+	}
+	return !zero;
+}
+
+/* W3C Trace Context, section 3.2: 00-TRACE(32)-PARENT(16)-FLAGS(2). The trace goes on with a span of ours. */
+static void take_trace(struct request *r)
+{
+	struct str given;
+	char trace[33], span[17], flags[3] = "01";
+
+	hex_random(&r->g->rng, span, 16);
+	if (http_header(r->x, "traceparent", &given) && given.len >= 55 && given.base[2] == '-' &&
+	    given.base[35] == '-' && given.base[52] == '-' && is_hex(given.base + 3, 32) &&
+	    is_hex(given.base + 36, 16)) {
+		memcpy(trace, given.base + 3, 32);
+		trace[32] = '\0';
+		flags[1] = given.base[54] == '0' ? '0' : '1';
+	} else {
+		hex_random(&r->g->rng, trace, 32);
+	}
+	snprintf(r->traceparent, sizeof(r->traceparent), "00-%s-%s-%s", trace, span, flags);
+}
+
+static void take_ids(struct request *r)
+{
+	struct str given;
+	char random[33];
+
+	hex_random(&r->g->rng, random, 24);
+	snprintf(r->answer_id, sizeof(r->answer_id), "%s-%s", r->in.task == ENGINE_CHAT ? "chatcmpl" : "cmpl", random);
+	if (http_header(r->x, "x-request-id", &given) && id_is_sane(given)) {
+		str_copy(given, r->id, sizeof(r->id));
+	} else {
+		hex_random(&r->g->rng, random, 24);
+		snprintf(r->id, sizeof(r->id), "req-%s", random);
+	}
+	http_add_header(r->x, "x-request-id", str_from(r->id));
+	take_trace(r);
+}
+
+static void take_hop_headers(struct request *r, struct str sender)
+{
+	struct str value;
+	int64_t priority;
+	uint64_t dispatch;
+
+	if (http_header(r->x, "x-mdn-tenant", &value) && id_is_sane(value))
+		str_copy(value, r->tenant, sizeof(r->tenant));
+	if (http_header(r->x, "x-mdn-priority", &value) && str_to_i64(value, &priority) == 0 && priority > -1000 &&
+	    priority < 1000)
+		r->priority = (int)priority;
+	if (sender.len && http_header(r->x, "x-mdn-dispatch", &value) && str_to_u64(value, &dispatch) == 0)
+		gateway_saw(r->g, sender, dispatch);
+}
+
+/* ---- ends -------------------------------------------------------------------------------------------- */
+
+void respond_fault(struct http_exchange *x, const struct fault *fault)
+{
+	char seconds[16];
+	struct http_header headers[3] = {{STR("content-type"), STR("application/json")}};
+	size_t count = 1;
+	struct buf body = {0};
+
+	if (fault->retry_after_s > 0) {
+		snprintf(seconds, sizeof(seconds), "%d", fault->retry_after_s);
+		headers[count++] = (struct http_header){STR("retry-after"), str_from(seconds)};
+	}
+	if (fault_status(fault) == 401)
+		headers[count++] = (struct http_header){STR("www-authenticate"), STR("Bearer")};
+	answer_fault(&body, fault);
+	http_respond_headers(x, fault_status(fault), headers, count, buf_str(&body));
+	buf_fini(&body);
+}
+
+void request_finish(struct request *r, int status)
+{
+	struct gateway *g = r->g;
+
+	if (r->finished)
+		return;
+	r->finished = true;
+	r->status = status;
+	local_cancel(r->local);
+	forward_cancel(r->forward);
+	r->local = NULL;
+	r->forward = NULL;
+	ledger_close(r->ticket);
+	r->ticket = NULL;
+	g->metrics.requests[r->route][status == 499 || status < 100 ? 0 : status / 100]++;
+	access_log(r);
+	gateway_changed(g);
+}
+
+void request_fail(struct request *r, const struct fault *fault)
+{
+	struct http_exchange *x = r->x;
+	struct fault told = *fault;
+
+	if (told.err.code == E_CANCELED) /* ours, not the client's: an engine was closed */
+		told.err.code = E_UNAVAILABLE;
+	int status = fault_status(&told);
+	if ((status == 429 || status == 503) && told.retry_after_s == 0)
+		told.retry_after_s = 1;
+	r->g->metrics.errors[-told.err.code]++;
+	request_finish(r, status);
+	respond_fault(x, &told);
+}
+
+void request_break(struct request *r, const struct error *err, bool event)
+{
+	struct http_exchange *x = r->x;
+	struct gateway *g = r->g;
+
+	g->metrics.errors[-err->code]++;
+	g->metrics.broken++;
+	request_finish(r, error_http_status(err->code));
+	if (event) {
+		buf_clear(&g->scratch);
+		chunk_error(&g->scratch, err);
+		http_write(x, buf_str(&g->scratch));
+	}
+	http_abort(x);
+}
+
+void request_first_token(struct request *r)
+{
+	if (r->first_us)
+		return;
+	r->first_us = loop_now_us(r->g->loop);
+	if (r->ticket)
+		ledger_first_token(r->ticket);
+}
+
+void request_name_node(struct request *r, struct str id, struct str name, struct str site)
+{
+	http_add_header(r->x, "x-mdn-node", id);
+	if (name.len)
+		http_add_header(r->x, "x-mdn-node-name", name);
+	if (site.len)
+		http_add_header(r->x, "x-mdn-site", site);
+}
+
+/* ---- decide and try -------------------------------------------------------------------------------------- */
+
+static void request_dispatch(struct request *r);
+
+/* Errors that another node may not have. What is wrong with the request itself is wrong everywhere. */
+static bool worth_retrying(const struct fault *fault)
+{
+	switch (fault->err.code) {
+	case E_INVAL:
+	case E_LIMIT:
+	case E_RANGE:
+	case E_UNSUPPORTED:
+		return false;
+	default:
+		return true;
+	}
+}
+
+void request_retry(struct request *r, const struct fault *fault)
+{
+	ledger_close(r->ticket);
+	r->ticket = NULL;
+	r->last_fault = *fault;
+	if (r->hop || r->tries >= TRIES_MAX || !worth_retrying(fault)) {
+		request_fail(r, &r->last_fault);
+		return;
+	}
+	str_copy(str_from(r->node), r->excluded_ids[r->tries], NODE_ID_SIZE);
+	r->excluded[r->tries] = str_from(r->excluded_ids[r->tries]);
+	if (++r->tries >= TRIES_MAX) {
+		request_fail(r, &r->last_fault);
+		return;
+	}
+	r->g->metrics.retries++;
+	request_dispatch(r);
+}
+
+static void try_here(struct request *r, struct model *m)
+{
+	struct gateway *g = r->g;
+	struct fault fault = {0};
+
+	r->route = ROUTE_LOCAL;
+	snprintf(r->node, sizeof(r->node), "%s", g->id);
+	snprintf(r->model, sizeof(r->model), "%s", m->name);
+	r->ticket = ledger_open(g->ledger, str_from(g->id), str_from(m->name), r->in.prompt_tokens, &g->own_dispatched);
+	if (local_start(r, m, &fault) < 0)
+		request_retry(r, &fault);
+	else
+		gateway_changed(g);
+}
+
+static void try_there(struct request *r, const struct route_candidate *to)
+{
+	struct fault fault = {0};
+
+	r->route = ROUTE_FORWARD;
+	snprintf(r->node, sizeof(r->node), "%s", to->id);
+	snprintf(r->model, sizeof(r->model), "%s", to->model);
+	if (forward_start(r, to) == 0)
+		return;
+	error_set(&fault.err, E_UNAVAILABLE, "node %s cannot be reached from here", to->name);
+	request_retry(r, &fault);
+}
+
+static void no_such_model(struct request *r)
+{
+	struct fault fault = {.code = "model_not_found", .param = "model"};
+	struct buf names = {.max = 300};
+
+	models_names(r->g, STR(", "), &names);
+	error_set(&fault.err, E_NOTFOUND, "The model '" STR_FMT "' does not exist; %s" STR_FMT "%s",
+	          STR_ARG(r->in.model), names.len ? "these do: " : "no node has a model yet", STR_ARG(buf_str(&names)),
+	          names.failed ? ", ..." : "");
+	buf_fini(&names);
+	request_fail(r, &fault);
+}
+
+static void request_nowhere(struct request *r, int rc, struct fault *fault)
+{
+	struct model *m = model_find(r->g, r->in.model);
+
+	if (r->tries > 0) {
+		request_fail(r, &r->last_fault);
+	} else if (m && m->state == MODEL_LOADING) {
+		error_set(&fault->err, E_UNAVAILABLE, "The model '%s' is loading; try again in a moment", m->name);
+		fault->retry_after_s = 2;
+		request_fail(r, fault);
+	} else if (rc == E_NOTFOUND && !m) {
+		no_such_model(r);
+	} else if (rc == E_NOTFOUND) {
+		error_set(&fault->err, E_UNAVAILABLE, "The model '%s' cannot be used: %s", m->name, m->error);
+		request_fail(r, fault);
+	} else {
+		fault->retry_after_s = 2;
+		request_fail(r, fault);
+	}
+}
+
+static int request_decide(struct request *r, bool for_client, struct route_decision *ret_decision, struct fault *fault)
+{
+	struct gateway *g = r->g;
+	const struct route_query query = {
+	    .model = r->in.model,
+	    .client_site = str_from(g->site),
+	    .self_id = str_from(g->id),
+	    .prompt_tokens = r->in.prompt_tokens,
+	    .excluded = r->excluded,
+	    .excluded_count = r->tries,
+	    .for_client = for_client,
+	};
+
+	map_refresh_self(g);
+	return route_decide(g->map.map, g->ledger, &query, loop_now_us(g->loop), &g->rng, ret_decision, &fault->err);
+}
+
+/* The node is going away: the client had better talk to another one from now on. */
+static bool request_redirect(struct request *r)
+{
+	struct fault fault = {.retry_after_s = 1};
+	struct route_decision d = {0};
+	char url[NODE_URL_SIZE + 32];
+	bool found = request_decide(r, true, &d, &fault) == 0;
+
+	if (found) {
+		const struct route_candidate *to = &d.candidates[d.choice];
+		struct str base = str_from(to->api_url), path = http_path(r->x);
+
+		while (base.len && base.base[base.len - 1] == '/')
+			base.len--;
+		snprintf(url, sizeof(url), STR_FMT STR_FMT, STR_ARG(base), STR_ARG(path));
+		http_add_header(r->x, "location", str_from(url));
+		http_add_header(r->x, "x-mdn-redirect", str_from(to->api_url));
+		error_set(&fault.err, E_UNAVAILABLE, "This node is being drained; use %s", to->api_url);
+	}
+	route_decision_fini(&d);
+	if (found)
+		request_fail(r, &fault);
+	return found;
+}
+
+static void request_dispatch(struct request *r)
+{
+	struct route_decision d = {0};
+	struct fault fault = {0};
+
+	if (r->g->draining && r->tries == 0 && request_redirect(r))
+		return;
+	int rc = request_decide(r, false, &d, &fault);
+	if (rc < 0) {
+		request_nowhere(r, rc, &fault);
+	} else {
+		const struct route_candidate *to = &d.candidates[d.choice];
+		bool here = str_equal(str_from(to->id), str_from(r->g->id));
+		struct model *m = here ? model_find(r->g, str_from(to->model)) : NULL;
+
+		if (m)
+			try_here(r, m);
+		else
+			try_there(r, to);
+	}
+	route_decision_fini(&d);
+}
+
+/* A request that another node sent: answered here or refused. */
+static void request_answer_hop(struct request *r)
+{
+	struct gateway *g = r->g;
+	struct model *m = model_find(g, r->in.model);
+	struct fault fault = {0};
+
+	if (g->draining)
+		error_set(&fault.err, E_UNAVAILABLE, "node %s is being drained", g->name);
+	else if (!m)
+		error_set(&fault.err, E_LOOP,
+		          "node %s does not have the model '" STR_FMT "', and a request is forwarded only once",
+		          g->name, STR_ARG(r->in.model));
+	else if (m->state != MODEL_READY)
+		error_set(&fault.err, E_UNAVAILABLE, "the model '%s' is %s on node %s", m->name,
+		          model_state_name(m->state), g->name);
+	if (fault.err.code)
+		request_fail(r, &fault);
+	else
+		try_here(r, m);
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------- */
+
+static void on_body(void *arg, struct http_exchange *x, struct str body, const struct error *err)
+{
+	struct request *r = arg;
+	struct fault fault = {0};
+
+	(void)x;
+	if (err) {
+		fault.err = *err;
+		request_fail(r, &fault);
+		return;
+	}
+	r->body = body;
+	if (chat_request_parse(body, r->in.task, &r->in, &fault) < 0) {
+		request_fail(r, &fault);
+		return;
+	}
+	r->parsed = true;
+	if (r->hop)
+		request_answer_hop(r);
+	else
+		request_dispatch(r);
+}
+
+static void on_writable(void *arg)
+{
+	struct request *r = arg;
+
+	if (r->local)
+		local_writable(r->local);
+	else if (r->forward)
+		forward_writable(r->forward);
+}
+
+static void on_gone(void *arg)
+{
+	struct request *r = arg;
+	struct gateway *g = r->g;
+
+	r->x = NULL;
+	request_finish(r, 499);
+	if (r->prev)
+		r->prev->next = r->next;
+	else
+		g->requests = r->next;
+	if (r->next)
+		r->next->prev = r->prev;
+	g->request_count--;
+	if (r->parsed)
+		chat_request_fini(&r->in);
+	free(r);
+}
+
+void request_open(struct gateway *g, struct http_exchange *x, enum engine_task task, bool hop, struct str sender,
+                  struct str tenant)
+{
+	struct request *r = NEW(struct request);
+
+	r->g = g;
+	r->x = x;
+	r->hop = hop;
+	r->in.task = task;
+	r->begun_us = loop_now_us(g->loop);
+	r->created_s = clock_wall_us() / US_PER_S;
+	r->prompt_tokens = r->cached_tokens = r->completion_tokens = -1;
+	str_copy(tenant, r->tenant, sizeof(r->tenant));
+	r->next = g->requests;
+	if (r->next)
+		r->next->prev = r;
+	g->requests = r;
+	g->request_count++;
+	take_ids(r);
+	if (hop) {
+		g->metrics.hops++;
+		take_hop_headers(r, sender);
+	}
+	http_watch(x, on_writable, on_gone, r);
+	http_body_collect(x, LIMIT_JSON_BODY, on_body, r);
+}
+
+void request_free_all(struct gateway *g)
+{
+	while (g->requests) {
+		struct request *r = g->requests;
+		struct http_exchange *x = r->x;
+
+		http_watch(x, NULL, NULL, NULL);
+		on_gone(r);
+		http_abort(x);
+	}
+}

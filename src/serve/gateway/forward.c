@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How: the body goes to the other node as it came, the answer comes back as it comes: bytes are passed on unread but
+ * for a short tail, in which usage is looked for when the log wants it. What the other node sends before its first
+ * bytes of a good answer (refusals, resets, silence) is evidence for the map and a reason to try elsewhere. After them
+ * there is no way back: a node that dies then ends the client's stream with an error event and a cut connection.
+ * The client's headers stay here, except those named below; x-mdn-* from outside never travels.
+ */
+#include "serve/gateway/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+	TAIL_BYTES = 1024,
+	ERROR_BODY_MAX = 65536,
+};
+#define FIRST_TOKEN_DEFAULT_US (60 * US_PER_S)
+#define WHOLE_ANSWER_US (600 * US_PER_S)
+#define STALL_US (60 * US_PER_S)
+#define SILENCE_US (1 * US_PER_S) /* of a node that the map calls dead */
+
+struct forward {
+	struct request *r;
+	struct http_call *call;
+	struct route_candidate to;
+	bool committed; /* first bytes went to the client */
+	bool paused;
+	int status;
+	uint64_t dispatch;
+	int64_t last_us;
+	struct buf error_body;
+	char tail[TAIL_BYTES + 1];
+	size_t tail_len;
+};
+
+static void forward_free(struct forward *f)
+{
+	buf_fini(&f->error_body);
+	free(f);
+}
+
+void forward_cancel(struct forward *f)
+{
+	if (!f)
+		return;
+	if (f->call)
+		http_call_cancel(f->call);
+	forward_free(f);
+}
+
+void forward_writable(struct forward *f)
+{
+	if (!f->paused)
+		return;
+	f->paused = false;
+	f->last_us = loop_now_us(f->r->g->loop);
+	http_call_resume(f->call);
+}
+
+static void evidence(struct forward *f, enum node_evidence e)
+{
+	struct gateway *g = f->r->g;
+
+	node_map_evidence(g->map.map, str_from(f->to.id), e, loop_now_us(g->loop));
+}
+
+/* ---- what came back ------------------------------------------------------------------------------------------ */
+
+static void keep_tail(struct forward *f, struct str data)
+{
+	if (data.len >= TAIL_BYTES) {
+		memcpy(f->tail, data.base + data.len - TAIL_BYTES, TAIL_BYTES);
+		f->tail_len = TAIL_BYTES;
+		return;
+	}
+	size_t keep = f->tail_len + data.len > TAIL_BYTES ? TAIL_BYTES - data.len : f->tail_len;
+	memmove(f->tail, f->tail + f->tail_len - keep, keep);
+	memcpy(f->tail + keep, data.base, data.len);
+	f->tail_len = keep + data.len;
+}
+
+static int32_t tail_number(const char *usage, const char *key)
+{
+	const char *at = strstr(usage, key);
+
+	return at ? (int32_t)strtol(at + strlen(key), NULL, 10) : -1;
+}
+
+/* Usage is the last thing in an answer of ours; text cannot fake it, because quotes in text are escaped. */
+static void read_usage(struct forward *f)
+{
+	struct request *r = f->r;
+	const char *usage = NULL, *at = f->tail;
+
+	f->tail[f->tail_len] = '\0';
+	while ((at = strstr(at, "\"usage\":{")) != NULL)
+		usage = at++;
+	if (!usage)
+		return;
+	r->prompt_tokens = tail_number(usage, "\"prompt_tokens\":");
+	r->completion_tokens = tail_number(usage, "\"completion_tokens\":");
+	r->cached_tokens = tail_number(usage, "\"cached_tokens\":");
+}
+
+static bool error_was_told(struct forward *f)
+{
+	f->tail[f->tail_len] = '\0';
+	return strstr(f->tail, "data: {\"error\":{") != NULL;
+}
+
+static bool on_head(void *arg, struct http_call *call, int status)
+{
+	struct forward *f = arg;
+	struct str orca;
+
+	f->status = status;
+	f->last_us = loop_now_us(f->r->g->loop);
+	evidence(f, EVIDENCE_OK);
+	if (http_call_header(call, "endpoint-load-metrics", &orca))
+		map_feed_orca(f->r->g, str_from(f->to.id), str_from(f->to.model), orca, f->dispatch);
+	return true;
+}
+
+static void forward_commit(struct forward *f)
+{
+	struct request *r = f->r;
+	struct str value, type = STR("application/json");
+	int64_t length = -1;
+	char type_text[128];
+
+	f->committed = true;
+	request_first_token(r);
+	r->g->metrics.forwards++;
+	histogram_add(&r->g->metrics.forward_ttft, H_TTFT, (double)(r->first_us - r->begun_us) / US_PER_S);
+	request_name_node(r, str_from(f->to.id), str_from(f->to.name), str_from(f->to.site));
+	http_call_header(f->call, "content-type", &type);
+	if (!str_copy(type, type_text, sizeof(type_text)))
+		snprintf(type_text, sizeof(type_text), "application/json");
+	if (http_call_header(f->call, "content-length", &value) && str_to_i64(value, &length) < 0)
+		length = -1;
+	if (r->in.stream) {
+		http_add_header(r->x, "cache-control", STR("no-cache"));
+		http_add_header(r->x, "x-accel-buffering", STR("no"));
+	}
+	http_respond_begin(r->x, 200, type_text, length);
+}
+
+static bool on_data(void *arg, struct str data)
+{
+	struct forward *f = arg;
+
+	f->last_us = loop_now_us(f->r->g->loop);
+	if (f->status != 200) {
+		buf_append_str(&f->error_body, data);
+		return true;
+	}
+	if (!f->committed)
+		forward_commit(f);
+	keep_tail(f, data);
+	f->paused = !http_write(f->r->x, data);
+	return !f->paused;
+}
+
+/* ---- ends ------------------------------------------------------------------------------------------------------ */
+
+static void forward_retry(struct forward *f, const struct fault *fault)
+{
+	struct request *r = f->r;
+
+	r->forward = NULL;
+	forward_cancel(f);
+	request_retry(r, fault);
+}
+
+static void forward_broken(struct forward *f, const struct error *err)
+{
+	struct request *r = f->r;
+	struct error told;
+	bool event = r->in.stream && !error_was_told(f);
+
+	error_set(&told, E_PEER, "node %s stopped answering in the middle: %s; send the request again", f->to.name,
+	          err->text);
+	request_break(r, &told, event);
+}
+
+/* The node answered with an error. Its own troubles are a reason to go elsewhere, the request's are the client's. */
+static void forward_refused(struct forward *f)
+{
+	struct request *r = f->r;
+	struct fault fault = {0};
+	int status = f->status;
+
+	if (status == 400 || status == 413 || status == 415 || status == 422) {
+		struct http_exchange *x = r->x;
+		struct buf body = f->error_body;
+		const struct http_header type = {STR("content-type"), STR("application/json")};
+
+		f->error_body = (struct buf){0};
+		request_name_node(r, str_from(f->to.id), str_from(f->to.name), str_from(f->to.site));
+		r->g->metrics.errors[-E_INVAL]++;
+		request_finish(r, status);
+		http_respond_headers(x, status, &type, 1, buf_str(&body));
+		buf_fini(&body);
+		return;
+	}
+	error_set(&fault.err, status == 429 ? E_BUSY : E_UNAVAILABLE,
+	          "node %s %s (status %d), and no other node could answer", f->to.name,
+	          status == 429 ? "has no free place" : "refused", status);
+	forward_retry(f, &fault);
+}
+
+static void on_done(void *arg, struct http_call *call, const struct error *err)
+{
+	struct forward *f = arg;
+	struct request *r = f->r;
+	struct fault fault = {0};
+
+	(void)call;
+	f->call = NULL;
+	if (err) {
+		evidence(f, err->code == E_TIMEOUT ? EVIDENCE_TIMEOUT : EVIDENCE_REFUSED);
+		if (f->committed) {
+			forward_broken(f, err);
+			return;
+		}
+		error_set(&fault.err, E_UNAVAILABLE, "node %s could not answer (%s), and no other node could",
+		          f->to.name, err->text);
+		forward_retry(f, &fault);
+	} else if (f->status != 200) {
+		forward_refused(f);
+	} else if (!f->committed) {
+		error_set(&fault.err, E_PEER, "node %s sent an empty answer", f->to.name);
+		forward_retry(f, &fault);
+	} else {
+		struct http_exchange *x = r->x;
+
+		read_usage(f);
+		request_finish(r, 200);
+		http_end(x);
+	}
+}
+
+void forward_check(struct forward *f, int64_t now_us)
+{
+	const struct node_entry *e = node_map_find(f->r->g->map.map, str_from(f->to.id));
+	struct fault fault = {0};
+
+	if (!e || !e->said_down || f->paused || now_us - f->last_us < SILENCE_US)
+		return;
+	evidence(f, EVIDENCE_TIMEOUT);
+	error_set(&fault.err, E_UNAVAILABLE, "node %s went silent", f->to.name);
+	if (f->committed)
+		forward_broken(f, &fault.err);
+	else
+		forward_retry(f, &fault);
+}
+
+/* ---- start --------------------------------------------------------------------------------------------------------
+ */
+
+static int64_t head_timeout(const struct request *r, const struct route_candidate *to)
+{
+	int64_t first = r->g->first_token_timeout_us;
+
+	if (!r->in.stream) /* its head comes with the last token */
+		return first ? first : WHOLE_ANSWER_US;
+	return first ? first
+	             : FIRST_TOKEN_DEFAULT_US + 4 * (to->score_us < WHOLE_ANSWER_US ? to->score_us : WHOLE_ANSWER_US);
+}
+
+int forward_start(struct request *r, const struct route_candidate *to)
+{
+	struct gateway *g = r->g;
+	char url[NODE_URL_SIZE + 32], identity[TLS_IDENTITY_SIZE], dispatch[24], priority[16];
+	uint64_t number;
+
+	if (!g->client || to->node_url[0] == '\0')
+		return E_UNAVAILABLE;
+	struct forward *f = NEW(struct forward);
+	f->r = r;
+	f->to = *to;
+	f->error_body.max = ERROR_BODY_MAX;
+	f->last_us = loop_now_us(g->loop);
+	r->ticket = ledger_open(g->ledger, str_from(to->id), str_from(to->model), r->in.prompt_tokens, &number);
+	f->dispatch = number;
+	snprintf(url, sizeof(url), "%s%s", to->node_url,
+	         r->in.task == ENGINE_CHAT ? "/v1/chat/completions" : "/v1/completions");
+	snprintf(identity, sizeof(identity), "spiffe://%s/node/%s", g->domain, to->id);
+	snprintf(dispatch, sizeof(dispatch), "%llu", (unsigned long long)number);
+	snprintf(priority, sizeof(priority), "%d", r->priority);
+	const struct http_header headers[] = {
+	    {STR("content-type"), STR("application/json")}, {STR("x-mdn-hop"), STR("1")},
+	    {STR("x-mdn-dispatch"), str_from(dispatch)},    {STR("x-mdn-tenant"), str_from(r->tenant)},
+	    {STR("x-mdn-priority"), str_from(priority)},    {STR("x-request-id"), str_from(r->id)},
+	    {STR("traceparent"), str_from(r->traceparent)},
+	};
+	const struct http_call_options options = {
+	    .method = STR("POST"),
+	    .url = str_from(url),
+	    .peer_identity = str_starts(str_from(url), STR("https://")) ? str_from(identity) : STR(""),
+	    .headers = headers,
+	    .header_count = sizeof(headers) / sizeof(headers[0]),
+	    .body = r->body,
+	    .head_timeout_us = head_timeout(r, to),
+	    .stall_timeout_us = STALL_US,
+	    .on_head = on_head,
+	    .on_data = on_data,
+	    .on_done = on_done,
+	    .arg = f,
+	};
+	r->forward = f;
+	f->call = http_call_start(g->client, &options);
+	return 0;
+}

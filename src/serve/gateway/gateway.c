@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How: one table of routes. Everything under /v1 needs a key unless the gateway is open; health, metrics and the page
+ * at the root do not. On the node port only the two answering routes exist, and only for nodes. Headers that nodes use
+ * among themselves mean nothing on the public port; one that claims to be a hop is refused, because somebody believes
+ * to be talking to another port.
+ */
+#include "serve/gateway/internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TICK_US (250 * US_PER_MS)
+
+/* ---- answers without an engine --------------------------------------------------------------------------------- */
+
+static void get_root(struct gateway *g, struct http_exchange *x)
+{
+	struct buf out = {0};
+
+	buf_printf(&out,
+	           "MDN node %s, site %s\n\n"
+	           "This is an OpenAI API. Point a client at /v1 of this address:\n\n"
+	           "  GET  /v1/models            what can be asked\n"
+	           "  POST /v1/chat/completions  ask\n"
+	           "  POST /v1/completions       continue a text\n"
+	           "  GET  /health /ready /metrics\n",
+	           g->name, g->site);
+	http_respond(x, 200, "text/plain; charset=utf-8", buf_str(&out));
+	buf_fini(&out);
+}
+
+static void get_health(struct gateway *g, struct http_exchange *x)
+{
+	(void)g;
+	http_respond(x, 200, "application/json", STR("{\"status\":\"ok\"}"));
+}
+
+static void get_ready(struct gateway *g, struct http_exchange *x)
+{
+	bool ready = !g->draining && models_any_ready(g);
+
+	http_respond(x, ready ? 200 : 503, "application/json",
+	             ready         ? STR("{\"status\":\"ready\"}")
+	             : g->draining ? STR("{\"status\":\"draining\"}")
+	                           : STR("{\"status\":\"no model is ready\"}"));
+}
+
+static void get_metrics(struct gateway *g, struct http_exchange *x)
+{
+	struct buf out = {0};
+
+	metrics_format(g, &out);
+	http_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", buf_str(&out));
+	buf_fini(&out);
+}
+
+static void get_models(struct gateway *g, struct http_exchange *x)
+{
+	struct buf out = {0};
+
+	models_list(g, &out);
+	http_respond(x, 200, "application/json", buf_str(&out));
+	buf_fini(&out);
+}
+
+static void get_model(struct gateway *g, struct http_exchange *x)
+{
+	struct str path = http_path(x), name = {path.base + 11, path.len - 11}; /* after /v1/models/ */
+	struct fault fault = {.code = "model_not_found", .param = "model"};
+	struct buf out = {0};
+
+	if (models_one(g, name, &out)) {
+		http_respond(x, 200, "application/json", buf_str(&out));
+	} else {
+		error_set(&fault.err, E_NOTFOUND, "The model '%.*s' does not exist",
+		          (int)(name.len < 128 ? name.len : 128), name.base);
+		respond_fault(x, &fault);
+	}
+	buf_fini(&out);
+}
+
+/* ---- routes ----------------------------------------------------------------------------------------------------- */
+
+static const struct route_line {
+	const char *path;
+	bool prefix, get, key;
+	void (*answer)(struct gateway *g, struct http_exchange *x); /* NULL: a request of `task` */
+	enum engine_task task;
+} routes[] = {
+    {"/v1/chat/completions", .key = true, .task = ENGINE_CHAT},
+    {"/v1/completions", .key = true, .task = ENGINE_COMPLETION},
+    {"/v1/models", .get = true, .key = true, .answer = get_models},
+    {"/v1/models/", .prefix = true, .get = true, .key = true, .answer = get_model},
+    {"/health", .get = true, .answer = get_health},
+    {"/ready", .get = true, .answer = get_ready},
+    {"/metrics", .get = true, .answer = get_metrics},
+    {"/", .get = true, .answer = get_root},
+};
+
+static const struct route_line *route_find(struct str path)
+{
+	for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++) {
+		struct str own = str_from(routes[i].path);
+
+		if (str_equal(path, own) || (routes[i].prefix && str_starts(path, own) && path.len > own.len))
+			return &routes[i];
+	}
+	return NULL;
+}
+
+static void respond_error(struct http_exchange *x, const struct error *err)
+{
+	const struct fault fault = {.err = *err};
+
+	respond_fault(x, &fault);
+}
+
+static bool method_fits(const struct route_line *line, struct http_exchange *x)
+{
+	struct str method = http_method(x);
+	struct error err;
+
+	if (line->get ? str_equal(method, STR("GET")) || str_equal(method, STR("HEAD"))
+	              : str_equal(method, STR("POST")))
+		return true;
+	http_add_header(x, "allow", line->get ? STR("GET, HEAD") : STR("POST"));
+	error_set(&err, E_METHOD, "%s takes %s", line->path, line->get ? "GET" : "POST");
+	respond_error(x, &err);
+	return false;
+}
+
+bool gateway_handle_public(struct gateway *g, struct http_exchange *x)
+{
+	const struct route_line *line = route_find(http_path(x));
+	struct fault fault = {0};
+	char tenant[32] = "";
+	struct str ignored;
+
+	if (!line)
+		return false;
+	if (!method_fits(line, x))
+		return true;
+	if (http_header(x, "x-mdn-hop", &ignored)) {
+		error_set(&fault.err, E_INVAL, "x-mdn-hop belongs to the node port; this is the public one");
+		respond_fault(x, &fault);
+	} else if (line->key && keys_check(g, x, tenant, &fault) < 0) {
+		g->metrics.errors[-E_AUTH]++;
+		respond_fault(x, &fault);
+	} else if (line->answer) {
+		line->answer(g, x);
+	} else {
+		request_open(g, x, line->task, false, STR(""), str_from(tenant));
+	}
+	return true;
+}
+
+bool gateway_handle_node(struct gateway *g, struct http_exchange *x)
+{
+	const struct route_line *line = route_find(http_path(x));
+	struct error err = {0};
+	struct str sender;
+
+	if (!line || line->answer)
+		return false;
+	if (!method_fits(line, x))
+		return true;
+	if (keys_check_node(g, x, &sender, &err) < 0)
+		respond_error(x, &err);
+	else
+		request_open(g, x, line->task, true, sender, STR("anonymous"));
+	return true;
+}
+
+/* ---- senders ------------------------------------------------------------------------------------------------------
+ */
+
+static size_t sender_place(const struct gateway *g, struct str id, bool *ret_found)
+{
+	size_t low = 0, high = g->sender_count;
+
+	*ret_found = false;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		int order = strncmp(g->senders[middle].id, id.base, id.len);
+
+		if (order == 0 && g->senders[middle].id[id.len] == '\0') {
+			*ret_found = true;
+			return middle;
+		}
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void sender_evict(struct gateway *g)
+{
+	size_t oldest = 0;
+
+	for (size_t i = 1; i < g->sender_count; i++)
+		if (g->senders[i].last_us < g->senders[oldest].last_us)
+			oldest = i;
+	memmove(&g->senders[oldest], &g->senders[oldest + 1], (--g->sender_count - oldest) * sizeof(*g->senders));
+}
+
+#define REORDER_MAX 4096 /* a number further back is that of a sender that began anew */
+
+void gateway_saw(struct gateway *g, struct str sender, uint64_t dispatched)
+{
+	bool found;
+
+	if (g->sender_count == REPORT_PEERS_MAX && (sender_place(g, sender, &found), !found))
+		sender_evict(g);
+	size_t at = sender_place(g, sender, &found);
+	if (!found) {
+		if (g->sender_count == g->sender_cap) {
+			g->sender_cap = g->sender_cap ? g->sender_cap * 2 : 16;
+			g->senders = mem_resize(g->senders, g->sender_cap, sizeof(*g->senders));
+		}
+		memmove(&g->senders[at + 1], &g->senders[at], (g->sender_count++ - at) * sizeof(*g->senders));
+		g->senders[at] = (struct sender){0};
+		str_copy(sender, g->senders[at].id, sizeof(g->senders[at].id));
+	}
+	struct sender *s = &g->senders[at];
+	s->last_us = loop_now_us(g->loop);
+	if (dispatched > s->dispatched || dispatched + REORDER_MAX < s->dispatched)
+		s->dispatched = dispatched;
+}
+
+size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max)
+{
+	size_t count = g->sender_count < max ? g->sender_count : max;
+
+	for (size_t i = 0; i < count; i++) {
+		memcpy(out[i].id, g->senders[i].id, sizeof(out[i].id));
+		out[i].dispatched = g->senders[i].dispatched;
+	}
+	return count;
+}
+
+/* ---- life -----------------------------------------------------------------------------------------------------------
+ */
+
+static void on_tick(void *arg)
+{
+	struct gateway *g = arg;
+	int64_t now = loop_now_us(g->loop);
+
+	for (struct request *r = g->requests, *next; r; r = next) {
+		next = r->next; /* a check may end r, and only r */
+		if (r->forward)
+			forward_check(r->forward, now);
+	}
+}
+
+static void on_settle(void *arg)
+{
+	models_settle(arg);
+}
+
+static void copy_engine_options(struct gateway *g, const struct engine_options *from)
+{
+	struct str *texts[] = {&g->engine.kind, &g->engine.remote_url, &g->engine.remote_key, &g->engine.remote_model};
+
+	g->engine = *from;
+	g->engine.model_path = g->engine.model_name = STR("");
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		g->engine_texts[i] = str_dup(*texts[i]);
+		*texts[i] = str_from(g->engine_texts[i]);
+	}
+}
+
+int gateway_new(struct loop *loop, const struct gateway_options *options, struct gateway **ret_gateway,
+                struct error *err)
+{
+	struct gateway *g = NEW(struct gateway);
+
+	if (!str_copy(options->self_id, g->id, sizeof(g->id)) ||
+	    !str_copy(options->self_name, g->name, sizeof(g->name)) ||
+	    !str_copy(options->site, g->site, sizeof(g->site)) ||
+	    !str_copy(options->domain, g->domain, sizeof(g->domain))) {
+		free(g);
+		return error_set(err, E_LIMIT, "the name of the node, its site or its domain is longer than %d bytes",
+		                 LIMIT_NAME);
+	}
+	g->loop = loop;
+	g->client = options->client;
+	g->open = options->open;
+	g->access_log = options->access_log;
+	g->plain_hops = options->plain_hops;
+	g->first_token_timeout_us = options->first_token_timeout_us;
+	g->on_change = options->on_change;
+	g->arg = options->arg;
+	g->begun_wall_s = clock_wall_us() / US_PER_S;
+	rng_init(&g->rng, rng_seed());
+	copy_engine_options(g, &options->engine);
+	g->ledger = ledger_new();
+	map_init(g);
+	g->tick = loop_timer_new(loop, on_tick, g);
+	loop_timer_start(g->tick, TICK_US, TICK_US);
+	g->settle = loop_timer_new(loop, on_settle, g);
+	*ret_gateway = g;
+	return 0;
+}
+
+void gateway_free(struct gateway *g)
+{
+	if (!g)
+		return;
+	g->on_change = NULL;
+	request_free_all(g);
+	map_fini(g);
+	models_free(g);
+	assert(ledger_count(g->ledger) == 0);
+	ledger_free(g->ledger);
+	loop_timer_free(g->tick);
+	loop_timer_free(g->settle);
+	for (size_t i = 0; i < sizeof(g->engine_texts) / sizeof(g->engine_texts[0]); i++)
+		free(g->engine_texts[i]);
+	free(g->keys);
+	free(g->senders);
+	buf_fini(&g->scratch);
+	free(g);
+}
+
+void gateway_set_open(struct gateway *g, bool open)
+{
+	g->open = open;
+}
+
+void gateway_set_access_log(struct gateway *g, bool on)
+{
+	g->access_log = on;
+}
+
+void gateway_drain(struct gateway *g)
+{
+	g->draining = true;
+	gateway_changed(g);
+}
+
+size_t gateway_running(const struct gateway *g)
+{
+	return g->request_count;
+}

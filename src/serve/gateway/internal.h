@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* internal.h - what the files of this room share: the gateway, a request's life, its two ways to an answer.
+ *
+ *   gateway.c   routes, options, life            dispatch.c  one request: decide, try, retry, close
+ *   request.c   JSON in, checked                 local.c     answered by an engine here
+ *   answer.c    OpenAI JSON and SSE out          forward.c   answered by another node
+ *   models.c    engines of this node             map.c       the schedulers' map, own entry, evidence
+ *   keys.c      API keys, node identities        metrics.c   Prometheus text; access.c one log line a request
+ *
+ * A request is born in dispatch.c when its head is there and dies in on_gone of its exchange, whatever happened.
+ * request_finish is the one exit: it cancels what still works for it, closes its ledger ticket, counts, logs. It comes
+ * before the last http_ call on the exchange, because that call may end it.
+ */
+#ifndef MDN_GATEWAY_INTERNAL_H
+#define MDN_GATEWAY_INTERNAL_H
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "core/score.h"
+#include "net/sse.h"
+#include "serve/gateway/answer.h"
+#include "serve/gateway/gateway.h"
+#include "serve/gateway/request.h"
+
+#define ROOM "gateway"
+#define TRIES_MAX 3
+
+/* ---- metrics.c ---------------------------------------------------------------------------------- */
+
+enum {
+	HISTOGRAM_BOUNDS_MAX = 24,
+};
+struct histogram {
+	uint64_t counts[HISTOGRAM_BOUNDS_MAX + 1]; /* each bucket alone; summed up when shown */
+	double sum;
+};
+enum model_histogram { H_TTFT, H_ITL, H_E2E, H_QUEUE, H_PREFILL, H_DECODE, MODEL_HISTOGRAMS };
+struct model_metrics {
+	struct histogram histograms[MODEL_HISTOGRAMS];
+	uint64_t finished[4]; /* by enum engine_finish */
+	uint64_t aborted;
+	uint64_t prompt_tokens, cached_tokens, generation_tokens; /* of engines gone before this one, too */
+};
+enum route { ROUTE_NONE, ROUTE_LOCAL, ROUTE_FORWARD, ROUTES };
+struct gateway_metrics {
+	uint64_t requests[ROUTES][6];             /* by status class; [0] client gone */
+	uint64_t errors[20];                      /* by -error code */
+	uint64_t forwards, hops, retries, broken; /* broken: ended after the first token */
+	struct histogram forward_ttft;
+};
+void histogram_add(struct histogram *h, enum model_histogram which, double seconds);
+void metrics_format(struct gateway *g, struct buf *out);
+
+/* ---- models.c ----------------------------------------------------------------------------------- */
+
+struct model {
+	struct gateway *g;
+	struct model *next;
+	char name[NODE_TEXT_SIZE], digest[72];
+	char *path;
+	char *next_path, next_digest[72]; /* a version that waits until this one is idle */
+	char fingerprint[16];             /* system_fingerprint */
+	struct engine *engine;            /* NULL: could not be made; error tells why */
+	enum model_state state;
+	char error[256];
+	uint32_t requests; /* being answered with it */
+	bool removing;
+	struct model_metrics metrics;
+};
+struct model *model_find(const struct gateway *g,
+                         struct str name); /* "name" is "name:latest"; not those being removed */
+void model_leave(struct model *m);         /* one request less */
+void models_settle(struct gateway *g);     /* replaces and frees what is idle */
+void models_free(struct gateway *g);
+void models_list(struct gateway *g, struct buf *out);                        /* GET /v1/models */
+bool models_one(struct gateway *g, struct str name, struct buf *out);        /* GET /v1/models/NAME */
+void models_names(struct gateway *g, struct str separator, struct buf *out); /* for error texts */
+bool models_any_ready(struct gateway *g);
+void model_fill_report(const struct model *m, struct model_report *ret_report);
+
+/* ---- map.c -------------------------------------------------------------------------------------- */
+
+struct follower;
+struct map_view {
+	struct node_map *map; /* never NULL */
+	struct follower **followers;
+	size_t follower_count;
+	struct model_report *own; /* scratch for the own entry */
+	size_t own_cap;
+	uint64_t own_seq;
+	int64_t received_us; /* last map event, 0 never */
+	char (*removed)[NODE_ID_SIZE];
+	size_t removed_count;
+};
+void map_init(struct gateway *g);
+void map_fini(struct gateway *g);
+void map_refresh_self(struct gateway *g);
+size_t map_live_count(const struct gateway *g); /* schedulers that speak to us now */
+bool map_is_removed(const struct gateway *g, struct str id);
+/* Load as told by a node's own answer (ORCA), newer than its last report. */
+void map_feed_orca(struct gateway *g, struct str node, struct str model, struct str header, uint64_t dispatched);
+void map_format_orca(const struct model *m, struct buf *out);
+
+/* ---- keys.c -------------------------------------------------------------------------------------- */
+
+/* The tenant (key id, or "anonymous") or a fault with OpenAI's 401 words. */
+int keys_check(const struct gateway *g, struct http_exchange *x, char ret_tenant[static 32], struct fault *fault);
+/* The id in spiffe://DOMAIN/node/ID of a sender; empty without identity. E_FORBIDDEN for strangers and the removed. */
+int keys_check_node(const struct gateway *g, struct http_exchange *x, struct str *ret_id, struct error *err);
+
+/* ---- one request ---------------------------------------------------------------------------------- */
+
+struct local;
+struct forward;
+struct request {
+	struct gateway *g;
+	struct request *prev, *next;
+	struct http_exchange *x;
+	bool hop, parsed, finished;
+	struct str body; /* as received; lives with the exchange */
+	struct chat_request in;
+	char id[129];       /* x-request-id */
+	char answer_id[48]; /* "chatcmpl-..." */
+	char traceparent[56];
+	char tenant[32];
+	char model[NODE_TEXT_SIZE]; /* as resolved */
+	int priority;
+	int64_t created_s, begun_us, first_us;
+	struct local *local;
+	struct forward *forward;
+	struct ledger_ticket *ticket;
+	struct str excluded[TRIES_MAX];
+	char excluded_ids[TRIES_MAX][NODE_ID_SIZE];
+	size_t tries;
+	struct fault last_fault; /* of the last try */
+	/* for the log */
+	enum route route;
+	char node[NODE_ID_SIZE];
+	int status;
+	int32_t prompt_tokens, cached_tokens, completion_tokens; /* -1 unknown */
+};
+
+void request_open(struct gateway *g, struct http_exchange *x, enum engine_task task, bool hop, struct str sender,
+                  struct str tenant);
+void request_free_all(struct gateway *g); /* cuts what is left */
+/* Nothing went out yet: an error in OpenAI's shape. May end the exchange. */
+void request_fail(struct request *r, const struct fault *fault);
+/* The last try failed before its first token: another node, or the client is told. */
+void request_retry(struct request *r, const struct fault *fault);
+/* After the first token: error event if it is an event stream, then the connection is cut. */
+void request_break(struct request *r, const struct error *err, bool event);
+/* The first bytes of an answer are about to go out. */
+void request_first_token(struct request *r);
+/* Headers that tell which node answers; once, before responding. */
+void request_name_node(struct request *r, struct str id, struct str name, struct str site);
+/* status 499: the client left. */
+void request_finish(struct request *r, int status);
+void respond_fault(struct http_exchange *x, const struct fault *fault);
+void access_log(const struct request *r);
+
+int local_start(struct request *r, struct model *m, struct fault *fault);
+void local_cancel(struct local *l); /* NULL is fine */
+void local_writable(struct local *l);
+int forward_start(struct request *r, const struct route_candidate *to);
+void forward_cancel(struct forward *f); /* NULL is fine */
+void forward_writable(struct forward *f);
+void forward_check(struct forward *f, int64_t now_us); /* gives up on a node that the map says is gone */
+
+/* ---- the gateway ------------------------------------------------------------------------------------ */
+
+struct sender {
+	char id[NODE_ID_SIZE];
+	uint64_t dispatched;
+	int64_t last_us;
+};
+
+struct gateway {
+	struct loop *loop;
+	struct http_client *client;
+	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE], domain[NODE_TEXT_SIZE];
+	struct engine_options engine;
+	char *engine_texts[4]; /* what `engine` points at */
+	bool open, access_log, plain_hops, draining;
+	int64_t first_token_timeout_us;
+	void (*on_change)(void *arg);
+	void *arg;
+	int64_t begun_wall_s;
+	struct rng rng;
+	struct model *models;
+	struct request *requests;
+	size_t request_count;
+	struct ledger *ledger;
+	uint64_t own_dispatched;
+	struct map_view map;
+	struct gateway_key *keys; /* sorted by id */
+	size_t key_count;
+	struct sender *senders; /* sorted by id */
+	size_t sender_count, sender_cap;
+	struct gateway_metrics metrics;
+	struct buf scratch; /* one answer piece at a time */
+	struct loop_timer *tick, *settle;
+};
+
+void gateway_saw(struct gateway *g, struct str sender, uint64_t dispatched);
+
+static inline void gateway_changed(const struct gateway *g)
+{
+	if (g->on_change)
+		g->on_change(g->arg);
+}
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How: a key carries its public id, so one binary search and one keyed hash decide, whatever the number of keys; the
+ * hashes are compared in constant time (core/api_key). Nodes prove themselves by certificate: the SAN URI must
+ * be of this domain and the node must not have been removed. Words never repeat what the client sent.
+ */
+#include "core/api_key.h"
+#include "serve/gateway/internal.h"
+
+#include <stdlib.h>
+
+static int key_order(const void *a, const void *b)
+{
+	return strcmp(((const struct gateway_key *)a)->id, ((const struct gateway_key *)b)->id);
+}
+
+void gateway_set_keys(struct gateway *g, const struct gateway_key *keys, size_t count)
+{
+	if (count > LIMIT_API_KEYS) {
+		log_error(ROOM, "%zu API keys; only the first %d are used", count, LIMIT_API_KEYS);
+		count = LIMIT_API_KEYS;
+	}
+	free(g->keys);
+	g->keys = mem_new(count * sizeof(*keys) + 1);
+	if (count) {
+		memcpy(g->keys, keys, count * sizeof(*keys));
+		qsort(g->keys, count, sizeof(*keys), key_order);
+	}
+	g->key_count = count;
+}
+
+static int refuse(struct fault *fault, const char *words)
+{
+	fault->status = 401;
+	fault->code = "invalid_api_key";
+	return error_set(&fault->err, E_INVAL, "%s", words); /* OpenAI's type of it is invalid_request_error */
+}
+
+int keys_check(const struct gateway *g, struct http_exchange *x, char ret_tenant[static 32], struct fault *fault)
+{
+	struct str given, key;
+	struct gateway_key wanted = {0};
+
+	strcpy(ret_tenant, "anonymous");
+	bool has = http_header(x, "authorization", &given) && given.len > 7 &&
+	           str_equal_nocase((struct str){given.base, 7}, STR("bearer "));
+	key = has ? str_trim((struct str){given.base + 7, given.len - 7}) : STR("");
+	if (has && key.len && api_key_parse(key, wanted.id, NULL) == 0) {
+		const struct gateway_key *found = bsearch(&wanted, g->keys, g->key_count, sizeof(wanted), key_order);
+
+		if (found && api_key_matches(key, str_from(found->hash))) {
+			strcpy(ret_tenant, wanted.id);
+			return 0;
+		}
+	}
+	if (g->open)
+		return 0;
+	if (!has)
+		return refuse(fault,
+		              "You didn't provide an API key. Send it in an Authorization header: Bearer mdn-...");
+	return refuse(fault, "Incorrect API key provided. Ask whoever runs this network for one.");
+}
+
+int keys_check_node(const struct gateway *g, struct http_exchange *x, struct str *ret_id, struct error *err)
+{
+	struct str identity = http_peer_identity(x), rest = identity, domain = str_from(g->domain);
+
+	*ret_id = STR("");
+	if (identity.len == 0) {
+		if (g->plain_hops)
+			return 0;
+		return error_set(err, E_FORBIDDEN,
+		                 "this port is for nodes of the network: a node certificate is needed");
+	}
+	if (!str_starts(rest, STR("spiffe://")))
+		return error_set(err, E_FORBIDDEN, "the certificate names no identity of this network");
+	rest = (struct str){rest.base + 9, rest.len - 9};
+	if (!str_starts(rest, domain) || rest.len <= domain.len + 6 || memcmp(rest.base + domain.len, "/node/", 6) != 0)
+		return error_set(err, E_FORBIDDEN, "the certificate is not that of a node of %s", g->domain);
+	*ret_id = (struct str){rest.base + domain.len + 6, rest.len - domain.len - 6};
+	if (ret_id->len >= NODE_ID_SIZE || map_is_removed(g, *ret_id))
+		return error_set(err, E_FORBIDDEN, "this node was removed from the network");
+	return 0;
+}
