@@ -38,6 +38,19 @@ static void keys(FILE *out)
 		fprintf(out, "%s%s", i > 0 ? " " : "", config_key_name(i));
 }
 
+/* The first words of all commands, each once. */
+static void first_words(FILE *out)
+{
+	struct str before = {0};
+
+	for (unsigned i = 0; i < command_count; i++) {
+		struct str rest, first = str_cut(str_from(commands[i].words), ' ', &rest);
+		if (!str_equal(before, first))
+			fprintf(out, "%s" STR_FMT, i > 0 ? " " : "", STR_ARG(first));
+		before = first;
+	}
+}
+
 /* What the first operand may be; false, and nothing, when only the user knows. */
 static bool operand_words(const struct command *c, FILE *out)
 {
@@ -49,8 +62,7 @@ static bool operand_words(const struct command *c, FILE *out)
 	if (str_equal(name, STR("KEY"))) {
 		keys(out);
 	} else if (str_equal(name, STR("COMMAND"))) {
-		for (unsigned i = 0; i < command_count; i++)
-			fprintf(out, "%s%s", i > 0 ? " " : "", commands[i].words);
+		first_words(out);
 	} else if (memchr(name.base, '|', name.len) != NULL) {
 		for (size_t i = 0; i < name.len; i++)
 			fputc(name.base[i] == '|' ? ' ' : name.base[i], out);
@@ -103,19 +115,6 @@ static void bash_command(const struct command *c, FILE *out)
 		fputs("'", out);
 	}
 	fputs("; fi ;;\n\t\tesac ;;\n", out);
-}
-
-/* The first words of all commands, each once. */
-static void first_words(FILE *out)
-{
-	struct str before = {0};
-
-	for (unsigned i = 0; i < command_count; i++) {
-		struct str rest, first = str_cut(str_from(commands[i].words), ' ', &rest);
-		if (!str_equal(before, first))
-			fprintf(out, "%s" STR_FMT, i > 0 ? " " : "", STR_ARG(first));
-		before = first;
-	}
 }
 
 static bool is_first_below(unsigned at, struct str *ret_first)
