@@ -645,6 +645,17 @@ int node_map_set_distances(struct node_map *m, const struct str *distances, size
 	return rc;
 }
 
+uint32_t map_site_of(const struct node_map *m, const struct ip *client, uint8_t *ret_scope)
+{
+	uint32_t site;
+	return lpm_find(m->lpm, client, &site, ret_scope) ? site : MAP_NONE;
+}
+
+struct str map_site_name(const struct node_map *m, uint32_t site)
+{
+	return distances_site_name(&m->distances, site);
+}
+
 bool node_map_site_of(const struct node_map *m, const struct ip *client, struct str *ret_site, uint8_t *ret_scope)
 {
 	uint32_t site;

@@ -63,6 +63,9 @@ uint32_t map_node_find(const struct node_map *m, struct str id); /* its number; 
 const struct map_node *map_node_at(const struct node_map *m, uint32_t i);
 const struct map_hot *map_hots(const struct node_map *m);
 enum node_health map_health(const struct node_map *m, const struct map_hot *h, int64_t now_us);
+/* The site of a client; MAP_NONE when no zone covers it. */
+uint32_t map_site_of(const struct node_map *m, const struct ip *client, uint8_t *ret_scope);
+struct str map_site_name(const struct node_map *m, uint32_t site);
 uint32_t map_site_find(const struct node_map *m, struct str site); /* MAP_NONE when never heard of */
 /* Distances from a site to every site, by number, in microseconds; lives until the next change. */
 const uint32_t *map_distances(const struct node_map *m, uint32_t site);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* scheduler.h - keeps the node map from reports; answers "where should this request go?" by HTTP and DNS; publishes the map.
+/* scheduler.h - keeps the node map from reports; answers "where should this request go?" by HTTP and DNS; publishes the
+ * map.
  *
- * Decisions are core/ (node_map, score, health, ecs, dns_answer); this room only speaks. Loop thread. Wire: docs/wire.md, "Scheduler".
+ * Decisions are core/ (node_map, score, health, ecs, dns_answer); this room only speaks. Loop thread. Wire:
+ * docs/wire.md, "Scheduler".
  */
 #ifndef MDN_SERVE_SCHEDULER_H
 #define MDN_SERVE_SCHEDULER_H
