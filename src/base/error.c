@@ -45,12 +45,18 @@ int error_prefix(struct error *err, const char *format, ...)
 	va_list args;
 
 	if (err == NULL)
-		return 0;
+		return E_INTERNAL; /* the code is lost with the words, but it stays a failure */
 	va_start(args, format);
 	int len = vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	if (len >= 0 && (size_t)len < sizeof(text))
-		snprintf(text + len, sizeof(text) - (size_t)len, "%s", err->text);
+	if (len > 0 && (size_t)len < sizeof(text)) {
+		char last = text[len - 1];
+		snprintf(text + len, sizeof(text) - (size_t)len, "%s%s",
+		         last == ' '   ? ""
+		         : last == ':' ? " "
+		                       : ": ",
+		         err->text);
+	}
 	set_text(err, text);
 	return err->code;
 }

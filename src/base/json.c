@@ -1,11 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How: yyjson reads strictly (RFC 8259, no comments, no trailing commas) and checks UTF-8; it does not recurse, and
- * lays all values out one after the other, so that the depth is checked in one pass over them afterwards. Numbers
- * may be written as 3.0 where an integer is wanted, because clients do that; 3.5 may not.
+/* How: yyjson gets its memory from a budget in proportion to the text, since a text of nothing but brackets would
+ * otherwise become sixteen times its size. It reads strictly (RFC 8259, no comments, no trailing commas) and checks
+ * UTF-8; it does not recurse, and lays all values out one after the other, so that the depth is checked in one pass
+ * over them afterwards. Numbers may be written as 3.0 where an integer is wanted, because clients do that; 3.5 may not.
  */
 #include "base/json.h"
 
 #include "base/limits.h"
+
+#include <stdlib.h>
+
+/* Room for values of 16 bytes each: enough for an array of three-digit numbers. */
+#define MEMORY_FACTOR 8
+#define MEMORY_SPARE (1 << 20)
+
+static void *budget_alloc(void *ctx, size_t size)
+{
+	size_t *left = ctx;
+
+	if (size > *left)
+		return NULL;
+	*left -= size;
+	return malloc(size);
+}
+
+static void *budget_resize(void *ctx, void *p, size_t old_size, size_t size)
+{
+	size_t *left = ctx;
+
+	if (size > old_size && size - old_size > *left)
+		return NULL;
+	*left += old_size;
+	*left -= size;
+	return realloc(p, size);
+}
+
+/* Also called when the document is freed, and the budget is gone. */
+static void budget_free(void *ctx, void *p)
+{
+	free(p);
+}
 
 static bool depth_is_fine(yyjson_doc *doc)
 {
@@ -41,14 +75,18 @@ static void locate(struct str text, size_t pos, size_t *ret_line, size_t *ret_co
 int json_parse(struct str text, yyjson_doc **ret_doc, struct error *err)
 {
 	yyjson_read_err failure = {0};
+	size_t left = text.len * MEMORY_FACTOR + MEMORY_SPARE;
+	const yyjson_alc memory = {budget_alloc, budget_resize, budget_free, &left};
 	size_t line, column;
 
+	if (text.len > SIZE_MAX / 16)
+		return error_set(err, E_LIMIT, "JSON of %zu bytes", text.len);
 	if (text.len == 0)
 		return error_set(err, E_INVAL, "JSON is missing: the text is empty");
 	/* Without YYJSON_READ_INSITU the text is only read. */
-	yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)text.base, text.len, 0, NULL, &failure);
+	yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)text.base, text.len, 0, &memory, &failure);
 	if (doc == NULL && failure.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION)
-		return error_set(err, E_LIMIT, "no memory for %zu bytes of JSON", text.len);
+		return error_set(err, E_LIMIT, "JSON has too many values for its %zu bytes", text.len);
 	if (doc == NULL) {
 		locate(text, failure.pos, &line, &column);
 		return error_set(err, E_INVAL, "not valid JSON at line %zu, column %zu: %s", line, column, failure.msg);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* json.h - reading JSON from strangers with errors that name the key; thin helpers over yyjson.
  *
- * json_parse checks UTF-8, depth (LIMIT_JSON_DEPTH) and duplicate use of memory before it returns; the document
+ * json_parse checks UTF-8 and depth (LIMIT_JSON_DEPTH), and takes at most 8 bytes of memory for each of the text plus
+ * 1 MiB (E_LIMIT); the document
  * owns all strings and is freed with yyjson_doc_free. The getters treat null as absent, refuse a
  * wrong type with E_INVAL naming `key`, and leave *ret untouched when absent (so put defaults there).
  * Writing is done with buf_printf/buf_append_json or yyjson_mut. Any thread.

@@ -4,43 +4,43 @@
 #define MDN_BASE_LIMITS_H
 
 /* name, value, status on reaching it, what it bounds */
-#define LIMITS_TABLE(X)                                                                        \
-	X(LIMIT_CONNS, 65536, 503, "connections on one listener")                              \
-	X(LIMIT_HTTP_TARGET, 8192, 414, "bytes of a request target")                           \
-	X(LIMIT_HTTP_HEADERS, 32768, 431, "bytes of all headers of a message")                 \
-	X(LIMIT_HTTP_HEADER_COUNT, 100, 431, "headers of a message")                           \
-	X(LIMIT_HTTP_IDLE_MS, 75000, 408, "milliseconds an idle connection is kept")           \
-	X(LIMIT_HTTP_HEAD_MS, 10000, 408, "milliseconds until a request head is complete")     \
-	X(LIMIT_HTTP_BODY_STALL_MS, 30000, 408, "milliseconds without a byte of a body")        \
+#define LIMITS_TABLE(X) \
+	X(LIMIT_CONNS, 65536, 503, "connections on one listener") \
+	X(LIMIT_HTTP_TARGET, 8192, 414, "bytes of a request target") \
+	X(LIMIT_HTTP_HEADERS, 32768, 431, "bytes of all headers of a message") \
+	X(LIMIT_HTTP_HEADER_COUNT, 100, 431, "headers of a message") \
+	X(LIMIT_HTTP_IDLE_MS, 75000, 408, "milliseconds an idle connection is kept") \
+	X(LIMIT_HTTP_HEAD_MS, 10000, 408, "milliseconds until a request head is complete") \
+	X(LIMIT_HTTP_BODY_STALL_MS, 30000, 408, "milliseconds without a byte of a body") \
 	X(LIMIT_WRITE_BUFFER, 262144, 0, "bytes buffered towards a slow reader before producers wait") \
-	X(LIMIT_JSON_BODY, 16777216, 413, "bytes of a JSON request")                           \
-	X(LIMIT_JSON_DEPTH, 64, 400, "nesting of a JSON request")                              \
-	X(LIMIT_MESSAGES, 2048, 400, "messages of a chat request")                             \
-	X(LIMIT_CHOICES, 16, 400, "n of a request")                                            \
-	X(LIMIT_STOPS, 16, 400, "stop sequences of a request")                                 \
-	X(LIMIT_STOP_LENGTH, 256, 400, "bytes of one stop sequence")                           \
-	X(LIMIT_LOGPROBS, 20, 400, "top_logprobs of a request")                                \
-	X(LIMIT_LOGIT_BIAS, 1024, 400, "tokens of a request's logit_bias")                       \
-	X(LIMIT_TOOLS, 256, 400, "tools of a request")                                         \
-	X(LIMIT_SCHEDULERS, 16, 413, "schedulers one gateway follows")                           \
-	X(LIMIT_MAP, 67108864, 413, "bytes of one map event")                                    \
-	X(LIMIT_QUEUE, 512, 429, "requests waiting for an engine slot on a node")              \
-	X(LIMIT_MANIFEST, 4194304, 413, "bytes of an OCI manifest")                            \
-	X(LIMIT_UPLOADS, 256, 429, "open blob uploads")                                        \
-	X(LIMIT_NAME, 128, 400, "bytes of a model or node name")                               \
-	X(LIMIT_NODES, 65536, 503, "nodes of one network")                                     \
-	X(LIMIT_ZONES, 1048576, 413, "client prefixes of the zone table")                      \
-	X(LIMIT_NODE_MODELS, 256, 413, "models one node reports")                              \
-	X(LIMIT_MODELS, 65536, 503, "model versions in one catalog")                           \
-	X(LIMIT_CHUNKS, 262144, 413, "chunks of one file")                                     \
-	X(LIMIT_GGUF_KVS, 65536, 400, "metadata keys of a GGUF file")                          \
-	X(LIMIT_GGUF_TENSORS, 262144, 400, "tensors of a GGUF file")                           \
-	X(LIMIT_GGUF_HEADER, 268435456, 400, "bytes of a GGUF header")                         \
-	X(LIMIT_DNS_TCP_CONNS, 256, 0, "DNS connections over TCP")                             \
-	X(LIMIT_CONTROL_DOCUMENT, 67108864, 0, "bytes of a roster or an assignment")          \
-	X(LIMIT_JOIN_TOKENS, 4096, 429, "join tokens not yet used or expired")                 \
-	X(LIMIT_API_KEYS, 65536, 429, "API keys of one network")                               \
-	X(LIMIT_PLACEMENT_RULES, 4096, 429, "placement rules of one network")                  \
+	X(LIMIT_JSON_BODY, 16777216, 413, "bytes of a JSON request") \
+	X(LIMIT_JSON_DEPTH, 64, 400, "nesting of a JSON request") \
+	X(LIMIT_MESSAGES, 2048, 400, "messages of a chat request") \
+	X(LIMIT_CHOICES, 16, 400, "n of a request") \
+	X(LIMIT_STOPS, 16, 400, "stop sequences of a request") \
+	X(LIMIT_STOP_LENGTH, 256, 400, "bytes of one stop sequence") \
+	X(LIMIT_LOGPROBS, 20, 400, "top_logprobs of a request") \
+	X(LIMIT_LOGIT_BIAS, 1024, 400, "tokens of a request's logit_bias") \
+	X(LIMIT_TOOLS, 256, 400, "tools of a request") \
+	X(LIMIT_SCHEDULERS, 16, 413, "schedulers one gateway follows") \
+	X(LIMIT_MAP, 67108864, 413, "bytes of one map event") \
+	X(LIMIT_QUEUE, 512, 429, "requests waiting for an engine slot on a node") \
+	X(LIMIT_MANIFEST, 4194304, 413, "bytes of an OCI manifest") \
+	X(LIMIT_UPLOADS, 256, 429, "open blob uploads") \
+	X(LIMIT_NAME, 128, 400, "bytes of a model or node name") \
+	X(LIMIT_NODES, 65536, 503, "nodes of one network") \
+	X(LIMIT_ZONES, 1048576, 413, "client prefixes of the zone table") \
+	X(LIMIT_NODE_MODELS, 256, 413, "models one node reports") \
+	X(LIMIT_MODELS, 65536, 503, "model versions in one catalog") \
+	X(LIMIT_CHUNKS, 262144, 413, "chunks of one file") \
+	X(LIMIT_GGUF_KVS, 65536, 400, "metadata keys of a GGUF file") \
+	X(LIMIT_GGUF_TENSORS, 262144, 400, "tensors of a GGUF file") \
+	X(LIMIT_GGUF_HEADER, 268435456, 400, "bytes of a GGUF header") \
+	X(LIMIT_DNS_TCP_CONNS, 256, 0, "DNS connections over TCP") \
+	X(LIMIT_CONTROL_DOCUMENT, 67108864, 0, "bytes of a roster or an assignment") \
+	X(LIMIT_JOIN_TOKENS, 4096, 429, "join tokens not yet used or expired") \
+	X(LIMIT_API_KEYS, 65536, 429, "API keys of one network") \
+	X(LIMIT_PLACEMENT_RULES, 4096, 429, "placement rules of one network") \
 	X(LIMIT_SSE_WATCHERS, 4096, 503, "open event streams on one node")
 
 enum limits {

@@ -14,9 +14,9 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 void log_setup(enum log_level least, bool json, const char *node); /* node may be NULL; copied */
 void log_set_level(enum log_level least);
 int log_level_parse(const char *text, enum log_level *ret_level); /* E_INVAL */
-void log_line(enum log_level level, const char *room, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-/* Every written line also goes to fn, from whatever thread logs, until log_tap(NULL, NULL); set while one thread runs. */
+void log_line(enum log_level level, const char *room, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Every written line also goes to fn, from whatever thread logs, until log_tap(NULL, NULL); set while one thread runs.
+ */
 void log_tap(void (*fn)(void *arg, const char *line, size_t len), void *arg);
 /* A ready JSON object (one line, no newline), such as an access record. */
 void log_json(const char *json);

@@ -21,6 +21,12 @@ static void test_error_words_are_one_clean_line(void **state)
 	assert_string_equal(err.text, "bad  line 1 [31m");
 	assert_int_equal(error_prefix(&err, "while joining %s: ", "n1"), E_PEER);
 	assert_string_equal(err.text, "while joining n1: bad  line 1 [31m");
+	error_set(&err, E_PEER, "it broke");
+	error_prefix(&err, "step %d", 1);
+	error_prefix(&err, "run:");
+	assert_string_equal(err.text, "run: step 1: it broke");
+	assert_int_equal(error_prefix(NULL, "x"), E_INTERNAL);
+	error_set(&err, E_PEER, "while joining n1: bad  line 1 [31m");
 	assert_int_equal(error_set(&err, E_AUTH, "again: %s", err.text), E_AUTH);
 	assert_string_equal(err.text, "again: while joining n1: bad  line 1 [31m");
 	assert_int_equal(error_set(NULL, E_BUSY, "nobody listens"), E_BUSY);

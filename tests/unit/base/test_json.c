@@ -63,6 +63,28 @@ static void test_depth_is_bounded_exactly(void **state)
 	yyjson_doc_free(doc);
 }
 
+static void test_memory_is_bounded_by_the_text(void **state)
+{
+	static char text[1 << 20];
+	struct error err = {0};
+	yyjson_doc *doc;
+
+	memset(text, '[', sizeof(text));
+	assert_int_equal(json_parse((struct str){text, sizeof(text)}, &doc, &err), E_LIMIT);
+	assert_string_equal(err.text, "JSON has too many values for its 1048576 bytes");
+	for (size_t i = 0; i < sizeof(text); i++)
+		text[i] = "123,"[i % 4];
+	text[0] = '[';
+	text[sizeof(text) - 1] = ']';
+	assert_int_equal(json_parse((struct str){text, sizeof(text)}, &doc, &err), 0);
+	assert_int_equal(yyjson_arr_size(yyjson_doc_get_root(doc)), sizeof(text) / 4);
+	yyjson_doc_free(doc);
+	memset(text, 'a', sizeof(text));
+	text[0] = text[sizeof(text) - 1] = '"';
+	assert_int_equal(json_parse((struct str){text, sizeof(text)}, &doc, &err), 0);
+	yyjson_doc_free(doc);
+}
+
 static void test_absent_and_null_leave_defaults(void **state)
 {
 	yyjson_doc *doc = parse("{\"n\":null}");
@@ -117,6 +139,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_bad_json_names_line_and_column),
 	    cmocka_unit_test(test_depth_is_bounded_exactly),
+	    cmocka_unit_test(test_memory_is_bounded_by_the_text),
 	    cmocka_unit_test(test_absent_and_null_leave_defaults),
 	    cmocka_unit_test(test_wrong_type_names_key_and_both_types),
 	};
