@@ -29,13 +29,16 @@ struct http_exchange;
 typedef void http_handler(void *arg, struct http_exchange *x);
 
 struct http_server_options {
-	struct str address;       /* "127.0.0.1:8080", "[::1]:0"; port 0 picks one */
-	int inherited_fd;         /* >= 0: a listening socket from systemd, address is ignored; else -1 */
-	struct tls_context *tls;  /* NULL: plain; not owned */
+	struct str address;      /* "127.0.0.1:8080", "[::1]:0"; port 0 picks one */
+	int inherited_fd;        /* >= 0: a listening socket from systemd, address is ignored; else -1 */
+	struct tls_context *tls; /* NULL: plain; not owned */
 	http_handler *handler;
 	void *handler_arg;
 	size_t conns_max;         /* 0: LIMIT_CONNS */
 	const char *room;         /* for log lines */
+	int64_t head_timeout_us;  /* 0: LIMIT_HTTP_HEAD_MS; until a request head is complete */
+	int64_t idle_us;          /* 0: LIMIT_HTTP_IDLE_MS; between requests, and for a reader that takes nothing */
+	int64_t stall_timeout_us; /* 0: LIMIT_HTTP_BODY_STALL_MS; between bytes of a request body */
 };
 
 int http_server_new(struct loop *loop, const struct http_server_options *options, struct http_server **ret_server,
@@ -60,7 +63,7 @@ size_t http_headers(const struct http_exchange *x, const struct http_header **re
 struct str http_peer_identity(const struct http_exchange *x); /* verified SAN URI; empty without TLS client cert */
 struct str http_peer_address(const struct http_exchange *x);  /* "1.2.3.4" or "::1" */
 bool http_has_body(const struct http_exchange *x);
-int64_t http_content_length(const struct http_exchange *x);   /* -1: chunked or none */
+int64_t http_content_length(const struct http_exchange *x); /* -1: chunked or none */
 struct loop *http_loop(const struct http_exchange *x);
 /* The exchange's own memory, zeroed, gone with it. */
 void *http_alloc(struct http_exchange *x, size_t size);
@@ -68,7 +71,8 @@ void *http_alloc(struct http_exchange *x, size_t size);
 /* on_done: err is NULL at the end of the body, else why it broke (client gone, too large, stalled). */
 typedef bool http_on_data(void *arg, struct str data); /* false: pause until http_body_resume */
 typedef void http_on_done(void *arg, const struct error *err);
-void http_body_read(struct http_exchange *x, uint64_t max_bytes, http_on_data *on_data, http_on_done *on_done, void *arg);
+void http_body_read(struct http_exchange *x, uint64_t max_bytes, http_on_data *on_data, http_on_done *on_done,
+                    void *arg);
 void http_body_resume(struct http_exchange *x);
 /* Whole body in memory, up to max_bytes; the text lives as long as the exchange. 413 beyond: err->code E_LIMIT. */
 typedef void http_on_body(void *arg, struct http_exchange *x, struct str body, const struct error *err);
@@ -100,15 +104,15 @@ struct http_client;
 struct http_call;
 
 struct http_client_options {
-	struct tls_context *tls;   /* for https:// origins; not owned; NULL: only http:// */
-	size_t conns_per_origin;   /* 0: 64 */
+	struct tls_context *tls;    /* for https:// origins; not owned; NULL: only http:// */
+	size_t conns_per_origin;    /* 0: 64 */
 	int64_t connect_timeout_us; /* 0: 3 s */
-	int64_t idle_us;           /* 0: 60 s */
+	int64_t idle_us;            /* 0: 60 s */
 };
 
 struct http_call_options {
-	struct str method;        /* empty: GET */
-	struct str url;           /* http://host:port/path?query or https://... */
+	struct str method; /* empty: GET */
+	struct str url;    /* http://host:port/path?query or https://... */
 	/* When set, the peer's SAN URI must equal it (node identity); host names are then not compared. */
 	struct str peer_identity;
 	const struct http_header *headers;
@@ -119,10 +123,10 @@ struct http_call_options {
 	int64_t head_timeout_us;  /* until response head; 0: 30 s */
 	int64_t stall_timeout_us; /* between body bytes; 0: 60 s */
 	bool (*on_head)(void *arg, struct http_call *call, int status); /* NULL is fine; false: abort the call */
-	http_on_data *on_data;    /* NULL: body dropped */
+	http_on_data *on_data;                                          /* NULL: body dropped */
 	/* Once, last: err NULL when the whole response arrived. The call is freed after it returns. */
 	void (*on_done)(void *arg, struct http_call *call, const struct error *err);
-	loop_fn *on_writable;     /* with body_streams */
+	loop_fn *on_writable; /* with body_streams */
 	void *arg;
 };
 
@@ -133,7 +137,7 @@ struct http_call *http_call_start(struct http_client *client, const struct http_
 bool http_call_write(struct http_call *call, struct str data); /* false: full, wait for on_writable */
 void http_call_end(struct http_call *call);
 void http_call_resume(struct http_call *call);
-void http_call_cancel(struct http_call *call); /* on_done will not be called; the call is gone */
+void http_call_cancel(struct http_call *call);      /* on_done will not be called; the call is gone */
 int http_call_status(const struct http_call *call); /* 0 before the head */
 bool http_call_header(const struct http_call *call, const char *name, struct str *ret_value);
 size_t http_call_headers(const struct http_call *call, const struct http_header **ret_headers);

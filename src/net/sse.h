@@ -15,7 +15,7 @@ void sse_append(struct buf *out, struct str event /* may be empty */, struct str
 typedef int sse_on_event(void *arg, struct str event, struct str data); /* non-zero stops the feed */
 struct sse_parser {
 	struct buf line, data, event;
-	bool skip_lf;
+	bool skip_lf, started, has_data;
 	size_t max_bytes;
 	sse_on_event *on_event;
 	void *arg;

@@ -25,11 +25,11 @@ enum tls_peer {
 struct tls_options {
 	struct str cert_pem; /* chain, leaf first; empty for an anonymous client */
 	struct str key_pem;
-	struct str ca_pem;   /* trust anchors; empty: verify nothing but the pin below */
+	struct str ca_pem; /* trust anchors; empty: verify nothing but the pin below */
 	/* Hex SHA-256 of a CA certificate's SubjectPublicKeyInfo that must be in the peer's chain (joining). */
 	struct str ca_pin_hex;
 	enum tls_peer peer;
-	int64_t skew_us; /* a certificate is accepted this long before and after its dates */
+	int64_t skew_us;  /* a certificate is accepted this long before and after its dates */
 	bool any_version; /* public API port: TLS 1.2 too */
 };
 

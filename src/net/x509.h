@@ -13,8 +13,8 @@
 int x509_key_new(char **ret_key_pem, struct error *err);
 int x509_request_new(struct str key_pem, struct str common_name, char **ret_csr_pem, struct error *err);
 /* A self-signed root: CN "MDN DOMAIN CA", keyCertSign, path length 0. */
-int x509_ca_new(struct str domain, int64_t not_before_wall_us, int64_t life_us, char **ret_cert_pem,
-                char **ret_key_pem, struct error *err);
+int x509_ca_new(struct str domain, int64_t not_before_wall_us, int64_t life_us, char **ret_cert_pem, char **ret_key_pem,
+                struct error *err);
 
 struct x509_issue {
 	struct str ca_cert_pem, ca_key_pem;

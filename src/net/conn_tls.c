@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* conn_tls.c - TLS in the middle of a connection: OpenSSL between two memory BIOs.
+ *
+ * What the socket reads goes into from_peer; SSL_read fills the loop's read buffer with as many
+ * records as fit before the owner sees them. What SSL writes collects in to_peer and goes to the
+ * socket in one piece. The identity is taken once, after the handshake, and compared before on_open.
+ */
+#include "net/conn_internal.h"
+#include "net/tls_internal.h"
+
+#include <openssl/err.h>
+
+#define RECORD_MAX 16384
+
+void conn_tls_begin(struct conn *c, SSL *ssl)
+{
+	c->ssl = ssl;
+	c->from_peer = BIO_new(BIO_s_mem());
+	c->to_peer = BIO_new(BIO_s_mem());
+	SSL_set_bio(ssl, c->from_peer, c->to_peer);
+}
+
+void conn_tls_free(struct conn *c)
+{
+	SSL_free(c->ssl); /* and its BIOs */
+	c->ssl = NULL;
+}
+
+void conn_tls_push(struct conn *c)
+{
+	if (!c->socket || c->socket->writing || c->error.code)
+		return;
+	char *base = NULL;
+	long len = BIO_get_mem_data(c->to_peer, &base);
+	if (len <= 0)
+		return;
+	conn_push(c, &(struct str){base, (size_t)len}, 1);
+	(void)BIO_reset(c->to_peer);
+}
+
+void conn_tls_encrypt(struct conn *c, struct str plain)
+{
+	size_t done = 0;
+	ERR_clear_error();
+	if (plain.len && SSL_write_ex(c->ssl, plain.base, plain.len, &done) != 1) {
+		char why[256];
+		tls_session_error(c->ssl, why, sizeof(why));
+		conn_fail(c, E_PEER, "the TLS connection broke: %s", why);
+	}
+}
+
+static void tls_fail(struct conn *c, const char *what)
+{
+	char why[256];
+	tls_session_error(c->ssl, why, sizeof(why));
+	conn_tls_push(c); /* the alert */
+	conn_fail(c, E_PEER, "%s: %s", what, why);
+}
+
+/* False: not there yet, or failed. */
+static bool tls_handshake(struct conn *c)
+{
+	ERR_clear_error();
+	int rc = SSL_do_handshake(c->ssl);
+	if (rc != 1) {
+		int why = SSL_get_error(c->ssl, rc);
+		if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE)
+			conn_tls_push(c);
+		else
+			tls_fail(c, "the TLS handshake failed");
+		return false;
+	}
+	conn_tls_push(c);
+	tls_session_identity(c->ssl, c->identity);
+	if (c->expect_identity[0] && strcmp(c->expect_identity, c->identity) != 0) {
+		conn_fail(c, E_PEER, "the peer is %s, not %s", c->identity[0] ? c->identity : "nobody we can verify",
+		          c->expect_identity);
+		return false;
+	}
+	c->open = true;
+	if (c->dial)
+		conn_dial_done(c);
+	c->events->on_open(c->arg);
+	if (c->events)
+		conn_flush(c);
+	return c->events && !c->error.code;
+}
+
+static void tls_read(struct conn *c)
+{
+	char *buffer = loop_read_buffer(c->loop);
+	size_t filled = 0;
+	int rc = 1;
+	ERR_clear_error();
+	while (rc == 1 && filled + RECORD_MAX <= LOOP_READ_BUFFER) {
+		size_t got = 0;
+		rc = SSL_read_ex(c->ssl, buffer + filled, LOOP_READ_BUFFER - filled, &got);
+		filled += rc == 1 ? got : 0;
+	}
+	/* Said now, told after the data before it; never while the data is with its owner. */
+	int why = rc == 1 ? SSL_ERROR_NONE : SSL_get_error(c->ssl, rc);
+	if (why == SSL_ERROR_ZERO_RETURN)
+		c->peer_done = true;
+	else if (why != SSL_ERROR_NONE && why != SSL_ERROR_WANT_READ)
+		tls_fail(c, "the TLS connection broke");
+	else
+		conn_tls_push(c); /* key updates and the like */
+	if (filled)
+		c->events->on_data(c->arg, (struct str){buffer, filled});
+	if (c->events && rc == 1)
+		loop_task_add(c->loop, &c->pump_task); /* more may wait in from_peer */
+	else if (c->events && c->peer_done)
+		conn_tell_end(c);
+}
+
+void conn_tls_pump(void *conn)
+{
+	struct conn *c = conn;
+	if (c->ended || c->error.code || (!c->open && !tls_handshake(c)))
+		return;
+	if (!c->paused)
+		tls_read(c);
+}
+
+void conn_tls_feed(struct conn *c, struct str data)
+{
+	BIO_write(c->from_peer, data.base, (int)data.len);
+	conn_tls_pump(c);
+}
+
+/* TCP ended. Without TLS's own goodbye before it, a body that ends with the connection may be cut short. */
+void conn_tls_eof(struct conn *c)
+{
+	if (!c->peer_done)
+		conn_fail(c, E_PEER,
+		          c->open ? "the peer closed the connection without a TLS goodbye"
+		                  : "the peer closed the connection during the TLS handshake");
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* http_file.c - part of a file as a response body.
+ *
+ * Large parts over plain TCP go with sendfile (conn_file.c). Otherwise a job reads a piece and the loop writes
+ * it, one piece at a time and the next only when the connection has room; small files so leave in one
+ * write with their head. The file belongs to us from the call on and is closed on every way out.
+ */
+#include "net/http_server_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define PIECE_BYTES 131072
+#define SENDFILE_LEAST 65536
+
+struct http_file {
+	struct http_exchange *x; /* NULL: let go while a job ran */
+	struct loop *loop;
+	int fd;
+	uint64_t offset, left;
+	bool in_job, by_sendfile;
+	ssize_t got;
+	size_t size;
+	char piece[];
+};
+
+static void file_free(struct http_file *f)
+{
+	if (f->fd >= 0)
+		close(f->fd);
+	free(f);
+}
+
+static void file_over(struct http_file *f, bool whole)
+{
+	struct http_exchange *x = f->x;
+	x->file = NULL;
+	file_free(f);
+	if (whole)
+		http_end(x);
+	else
+		http_abort(x);
+}
+
+static void file_sent(void *arg, const struct error *err)
+{
+	struct http_file *f = arg;
+	f->x->left = 0;
+	file_over(f, err == NULL);
+}
+
+static void file_read(void *arg)
+{
+	struct http_file *f = arg;
+	size_t want = f->left < f->size ? (size_t)f->left : f->size;
+	do
+		f->got = pread(f->fd, f->piece, want, (off_t)f->offset);
+	while (f->got < 0 && errno == EINTR);
+}
+
+static void file_next(struct http_file *f);
+
+static void file_read_done(void *arg)
+{
+	struct http_file *f = arg;
+	f->in_job = false;
+	if (!f->x) {
+		file_free(f);
+		return;
+	}
+	if (f->got <= 0) { /* shorter than declared, or the disk failed: the length was promised already */
+		file_over(f, false);
+		return;
+	}
+	f->offset += (uint64_t)f->got;
+	f->left -= (uint64_t)f->got;
+	bool room = http_write(f->x, (struct str){f->piece, (size_t)f->got});
+	if (f->left == 0)
+		file_over(f, true);
+	else if (room)
+		file_next(f);
+}
+
+static void file_next(struct http_file *f)
+{
+	f->in_job = true;
+	loop_job(f->loop, file_read, file_read_done, f);
+}
+
+void http_file_writable(struct http_exchange *x)
+{
+	if (x->file && !x->file->in_job && !x->file->by_sendfile)
+		file_next(x->file);
+}
+
+void http_file_detach(struct http_exchange *x)
+{
+	struct http_file *f = x->file;
+	if (!f)
+		return;
+	x->file = NULL;
+	x->ended = true; /* its owner handed the response to us */
+	f->x = NULL;
+	if (f->by_sendfile) {
+		f->fd = -1; /* conn_close closes it, after the job that may be using it */
+		file_free(f);
+	} else if (!f->in_job) {
+		file_free(f);
+	}
+}
+
+void http_respond_file(struct http_exchange *x, int status, const char *content_type, int fd, uint64_t offset,
+                       uint64_t length)
+{
+	http_respond_begin(x, status, content_type, (int64_t)length);
+	if (!x->session || x->bare || length == 0) {
+		close(fd);
+		http_end(x);
+		return;
+	}
+	bool by_sendfile = length > SENDFILE_LEAST && conn_can_send_file(x->session->conn);
+	size_t size = by_sendfile ? 0 : length < PIECE_BYTES ? (size_t)length : PIECE_BYTES;
+	struct http_file *f = mem_new(sizeof(*f) + size);
+	*f = (struct http_file){.x = x,
+	                        .loop = x->loop,
+	                        .fd = fd,
+	                        .offset = offset,
+	                        .left = length,
+	                        .by_sendfile = by_sendfile,
+	                        .size = size};
+	x->file = f;
+	if (by_sendfile)
+		conn_send_file(x->session->conn, fd, offset, length, file_sent, f);
+	else
+		file_next(f);
+}
