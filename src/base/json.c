@@ -173,7 +173,7 @@ static bool whole_number(yyjson_val *val, int64_t *ret)
 		*ret = (int64_t)yyjson_get_uint(val);
 		return yyjson_get_uint(val) <= INT64_MAX;
 	}
-	if (!(real >= -0x1.0p63 && real < 0x1.0p63))
+	if (!(real >= -9223372036854775808.0 && real < 9223372036854775808.0))
 		return false;
 	*ret = (int64_t)real;
 	return (double)*ret == real;

@@ -97,7 +97,7 @@ static void bash_command(const struct command *c, FILE *out)
 		fputs(") ", out);
 		if (o.choices != NULL) {
 			fputs("words='", out);
-			words_of_list(out, o.choices, ", ");
+			words_of_list(out, o.choices, ", |");
 			fputs("' ;;\n", out);
 		} else {
 			fputs(is_file(o.argument) ? "files=1 ;;\n" : "return ;;\n", out);
@@ -180,7 +180,7 @@ static void zsh_option(const struct command_option *o, FILE *out)
 		fputs(o->argument_is_optional ? "::value:" : ":value:", spec);
 	if (o->choices != NULL) {
 		fputc('(', spec);
-		words_of_list(spec, o->choices, ", ");
+		words_of_list(spec, o->choices, ", |");
 		fputc(')', spec);
 	} else if (is_file(o->argument)) {
 		fputs("_files", spec);
@@ -211,20 +211,27 @@ static void zsh_command(const struct command *c, FILE *out)
 	fputs(")' ;;\n", out);
 }
 
+/* All first words with what they are, or all second words below one. */
 static void zsh_names(FILE *out, struct str below_of)
 {
-	struct str first;
-
 	for (unsigned i = 0; i < command_count; i++) {
-		struct str below, head = str_cut(str_from(commands[i].words), ' ', &below);
-		char text[256];
+		struct str first, below, head = str_cut(str_from(commands[i].words), ' ', &below);
+		char *text = NULL;
+		size_t len;
 		if (below_of.len > 0 ? !str_equal(head, below_of) : (below.len > 0 && !is_first_below(i, &first)))
 			continue;
-		struct str name = below_of.len > 0 ? below : head;
-		bool is_group = below_of.len == 0 && below.len > 0;
-		snprintf(text, sizeof(text), STR_FMT ":%s", STR_ARG(name), is_group ? "..." : commands[i].summary);
+		FILE *name = open_memstream(&text, &len);
+		if (name == NULL)
+			abort();
+		fprintf(name, STR_FMT ":", STR_ARG(below_of.len > 0 ? below : head));
+		if (below_of.len == 0 && below.len > 0)
+			second_words(name, head);
+		else
+			fputs(commands[i].summary, name);
+		fclose(name);
 		fputc(' ', out);
 		quoted(out, text);
+		free(text);
 	}
 }
 

@@ -107,10 +107,12 @@ bool command_option_at(const struct command *c, unsigned i, struct command_optio
 	for (unsigned j = 0; j < sizeof(options) / sizeof(options[0]); j++) {
 		if (!is_owner(c, options[j].owner))
 			continue;
-		if (i-- == 0) {
-			*ret_option = options[j].option;
-			return true;
-		}
+		if (i-- > 0)
+			continue;
+		*ret_option = options[j].option;
+		if (ret_option->argument != NULL && strchr(ret_option->argument, '|') != NULL)
+			ret_option->choices = ret_option->argument;
+		return true;
 	}
 	if ((c->sets & with_keys) == 0 || i >= config_key_count())
 		return false;
@@ -333,19 +335,19 @@ static int bad_option(const struct args *a, const struct spec *s, int got, const
 	return unknown_option(a, s, text);
 }
 
-static void take_option(struct args *a, const struct command_option *o, const char *value)
-{
-	if (o->is_key)
-		a->overrides[a->override_count++] = (struct config_override){o->name, value != NULL ? value : "true"};
-	a->options[a->option_count++] = (struct given_option){o->name, value};
-}
-
 static bool is_choice(struct str choices, struct str word)
 {
 	while (choices.len > 0)
 		if (str_equal(str_cut(choices, '|', &choices), word))
 			return true;
 	return false;
+}
+
+static void take_option(struct args *a, const struct command_option *o, const char *value)
+{
+	if (o->is_key)
+		a->overrides[a->override_count++] = (struct config_override){o->name, value != NULL ? value : "true"};
+	a->options[a->option_count++] = (struct given_option){o->name, value};
 }
 
 static int check_operands(const struct args *a)
@@ -376,7 +378,10 @@ static int parse(struct args *a, const struct spec *s, int argc, char **argv)
 	while ((got = getopt_long(argc, argv, s->letters, s->longs, NULL)) != -1) {
 		if (got == '?' || got == ':')
 			return bad_option(a, s, got, argv[optind - 1]);
-		take_option(a, spec_option(s, got), optarg);
+		const struct command_option *o = spec_option(s, got);
+		if (!o->is_key && o->choices != NULL && !is_choice(str_from(o->choices), str_from(optarg)))
+			return args_usage(a, "--%s \"%s\" is none of %s", o->name, optarg, o->choices);
+		take_option(a, o, optarg);
 	}
 	a->operands = argv + optind;
 	a->operand_count = (unsigned)(argc - optind);

@@ -61,7 +61,7 @@ struct command {
 struct command_option {
 	char letter; /* 0: none */
 	const char *name, *argument, *help;
-	const char *choices;       /* "a, b, c", or NULL */
+	const char *choices;       /* "a, b, c" of a key, "a|b|c" of another, or NULL: any */
 	bool argument_is_optional; /* --open, --open=false */
 	bool is_key;               /* a configuration key, written with `-` */
 };
