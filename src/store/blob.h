@@ -66,12 +66,13 @@ static inline uint64_t chunk_length(const struct chunk_list *c, uint32_t i)
 }
 
 /* Partial blobs: chunks arrive in any order, each verified before it counts or is re-served. blob_partial_write may
- * run in several jobs at once; has, count and bitmap may be asked meanwhile: a bit is set after its bytes are readable. */
+ * run in several jobs at once; has, count and bitmap may be asked meanwhile: a bit is set after its bytes are readable.
+ */
 struct blob_partial;
 /* Takes over a copy of the list; resumes what an earlier run left. Refuses a disk too full for the rest. */
 int blob_partial_open(struct blob_store *s, const struct chunk_list *list, struct blob_partial **ret_partial,
                       struct error *err);
-void blob_partial_close(struct blob_partial *p); /* keeps what is held */
+void blob_partial_close(struct blob_partial *p);   /* keeps what is held */
 void blob_partial_discard(struct blob_partial *p); /* frees p and removes what is held */
 bool blob_partial_has(const struct blob_partial *p, uint32_t chunk);
 uint32_t blob_partial_count(const struct blob_partial *p);
@@ -79,8 +80,8 @@ const uint8_t *blob_partial_bitmap(const struct blob_partial *p); /* LSB first, 
 /* E_CORRUPT when the bytes are not that chunk; then nothing changes. */
 int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, struct error *err);
 int blob_partial_fd(const struct blob_partial *p); /* for re-serving held chunks; dup before keeping */
-/* All chunks held: whole-file digest checked, then renamed to a finished blob; the caller still closes p. E_CORRUPT: the
- * chunk list does not describe that file; discard p and ask elsewhere for the list. */
+/* All chunks held: whole-file digest checked, then renamed to a finished blob; the caller still closes p. E_CORRUPT:
+ * the chunk list does not describe that file; discard p and ask elsewhere for the list. */
 int blob_partial_finish(struct blob_partial *p, struct error *err);
 
 #endif

@@ -16,14 +16,14 @@ int catalog_open(struct str path, struct catalog **ret_catalog, struct error *er
 void catalog_close(struct catalog *c);
 uint64_t catalog_serial(struct catalog *c);
 
-/* All that a pushed manifest means, in one transaction: manifest, tag (empty: none), version (NULL: it is not a model; a
- * version that the tag named before goes away then). */
+/* All that a pushed manifest means, in one transaction: manifest, tag (empty: none), version (NULL: it is not a model;
+ * a version that the tag named before goes away then). */
 int catalog_push(struct catalog *c, struct str repo, const struct digest *d, struct str media_type, uint64_t size,
                  struct str tag, const struct version *v, struct error *err);
 
 /* Manifests by digest, tags pointing at them (OCI). The manifest's bytes live in the blob store. */
-int catalog_put_manifest(struct catalog *c, struct str repo, const struct digest *d, struct str media_type, uint64_t size,
-                         struct error *err);
+int catalog_put_manifest(struct catalog *c, struct str repo, const struct digest *d, struct str media_type,
+                         uint64_t size, struct error *err);
 int catalog_get_manifest(struct catalog *c, struct str repo, const struct digest *d, char ret_media_type[static 128],
                          struct error *err);
 /* With the tags that name it, and their versions. */
@@ -34,8 +34,8 @@ int catalog_get_tag(struct catalog *c, struct str repo, struct str tag, struct d
 int catalog_delete_tag(struct catalog *c, struct str repo, struct str tag, struct error *err);
 bool catalog_has_repo(struct catalog *c, struct str repo); /* something was ever pushed there, and is left */
 /* Sorted without regard to case (OCI's "lexical order"); calls fn for at most `limit` tags after `last`. */
-int catalog_tags(struct catalog *c, struct str repo, struct str last, size_t limit, void (*fn)(void *arg, struct str tag),
-                 void *arg, struct error *err);
+int catalog_tags(struct catalog *c, struct str repo, struct str last, size_t limit,
+                 void (*fn)(void *arg, struct str tag), void *arg, struct error *err);
 /* A blob is visible in the repositories it was pushed to or mounted in. */
 int catalog_link_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
 bool catalog_has_blob(struct catalog *c, struct str repo, const struct digest *d);
@@ -43,11 +43,13 @@ int catalog_unlink_blob(struct catalog *c, struct str repo, const struct digest 
 
 /* Versions: what distribution and people see. Keyed by name and tag. */
 int catalog_put_version(struct catalog *c, const struct version *v, struct error *err);
-int catalog_get_version(struct catalog *c, struct str name, struct str tag, struct version *ret_version, struct error *err);
+int catalog_get_version(struct catalog *c, struct str name, struct str tag, struct version *ret_version,
+                        struct error *err);
 int catalog_delete_version(struct catalog *c, struct str name, struct str tag, struct error *err);
 /* Every version as wire JSON, comma-separated, and the serial they belong to. */
 int catalog_append_versions(struct catalog *c, struct buf *out, uint64_t *ret_serial, struct error *err);
-int catalog_each_version(struct catalog *c, void (*fn)(void *arg, const struct version *v), void *arg, struct error *err);
+int catalog_each_version(struct catalog *c, void (*fn)(void *arg, const struct version *v), void *arg,
+                         struct error *err);
 
 /* Which chunk list was made for a file, so that no file is read twice for it. E_NOTFOUND. */
 int catalog_put_chunks(struct catalog *c, const struct digest *file, uint64_t chunk_size, const struct digest *list,

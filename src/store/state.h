@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* state.h - durable small state of a center or node: JSON values under (space, key), and transactions.
  *
- * A seam with two implementations (SQLite now; etcd joins with the high-availability work). Short, blocking, loop thread. Values are
- * opaque bytes up to 1 MiB. `state_put_if` is the compare-and-set every one-time thing is built on.
+ * A seam with two implementations (SQLite now; etcd joins with the high-availability work). Short, blocking, loop
+ * thread. Values are opaque bytes up to 1 MiB. `state_put_if` is the compare-and-set every one-time thing is built on.
  */
 #ifndef MDN_STORE_STATE_H
 #define MDN_STORE_STATE_H

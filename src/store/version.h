@@ -16,7 +16,7 @@
 #define VERSION_FILES_MAX 1024
 
 struct version_file {
-	char path[256];       /* relative, no "..", as it was pushed */
+	char path[256]; /* relative, no "..", as it was pushed */
 	char media_type[128];
 	struct digest digest;
 	uint64_t size;

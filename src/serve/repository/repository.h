@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* repository.h - the model repository: OCI distribution endpoints over blob store and catalog, and the catalog feed.
  *
- * A manifest that names a GGUF layer becomes a version: header parsed and bounded, chunk list built and stored, catalog
- * written, feed woken. Loop thread; disk work in jobs. Source: OCI distribution-spec 1.1; docs/wire.md, "Repository".
+ * A manifest with a tag that names a GGUF layer becomes a version: header parsed and bounded, chunk list built and
+ * stored, catalog written, feed woken. Loop thread; disk work in jobs. Store and catalog are borrowed and must live
+ * until the loop is freed, for jobs may still run when repository_free returns. Who may call is decided before
+ * repository_handle. Source: OCI distribution-spec 1.1; docs/wire.md, "Repository".
  */
 #ifndef MDN_SERVE_REPOSITORY_H
 #define MDN_SERVE_REPOSITORY_H
@@ -15,7 +17,8 @@ struct repository;
 struct repository_options {
 	struct blob_store *store;
 	struct catalog *catalog;
-	uint64_t chunk_size;
+	uint64_t chunk_size;    /* 0: CHUNK_SIZE_DEFAULT */
+	int64_t upload_idle_us; /* an upload nobody adds to is dropped after so long; 0: 1 h */
 };
 int repository_new(struct loop *loop, const struct repository_options *options, struct repository **ret_repository,
                    struct error *err);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* folder.h - a temporary folder for a test, and small things every store test needs. Header only, cmocka included before. */
+/* folder.h - a temporary folder for a test, and small things every store test needs. Header only, cmocka included
+ * before. */
 #ifndef MDN_TESTS_STORE_FOLDER_H
 #define MDN_TESTS_STORE_FOLDER_H
 

@@ -342,7 +342,8 @@ static void check_held(struct blob_partial *p, const struct chunk_list *list, st
 		struct str wanted = chunk_of(list, content, i);
 		if (!blob_partial_has(p, i))
 			continue;
-		assert_int_equal(pread(blob_partial_fd(p), got, wanted.len, (off_t)(i * list->chunk_size)), (ssize_t)wanted.len);
+		assert_int_equal(pread(blob_partial_fd(p), got, wanted.len, (off_t)(i * list->chunk_size)),
+		                 (ssize_t)wanted.len);
 		assert_memory_equal(got, wanted.base, wanted.len);
 	}
 }
@@ -362,7 +363,8 @@ static void test_killed_process_keeps_the_chunks_it_wrote(void **state)
 			for (uint32_t i = 0; i < list.count; i++) {
 				if (blob_partial_has(p, i))
 					continue;
-				if (blob_partial_write(p, i, chunk_of(&list, content, i), NULL) || write(fds[1], &i, sizeof i) != sizeof i)
+				if (blob_partial_write(p, i, chunk_of(&list, content, i), NULL) ||
+				    write(fds[1], &i, sizeof i) != sizeof i)
 					_exit(1);
 				usleep(300);
 			}

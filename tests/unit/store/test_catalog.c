@@ -122,8 +122,10 @@ static void test_hostile_versions_are_refused(void **state)
 
 static void test_names_follow_the_oci_grammar(void **state)
 {
-	static const char *const good[] = {"a", "a/b", "a.b", "a_b", "a__b", "a-b", "a---b", "0/1/2", "library/smol-lm2.5"};
-	static const char *const bad[] = {"", "A", "a/", "/a", "a//b", "a..b", "a___b", "-a", "a-", "a._b", "a b", "a\n", "a:b"};
+	static const char *const good[] = {
+	    "a", "a/b", "a.b", "a_b", "a__b", "a-b", "a---b", "0/1/2", "library/smol-lm2.5"};
+	static const char *const bad[] = {"",   "A",  "a/",   "/a",  "a//b", "a..b", "a___b",
+	                                  "-a", "a-", "a._b", "a b", "a\n",  "a:b"};
 	for (size_t i = 0; i < sizeof good / sizeof *good; i++)
 		assert_true(oci_repo_valid(str_from(good[i])));
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -336,7 +338,8 @@ static void test_a_killed_writer_loses_nothing_acknowledged(void **state)
 	if (!pid) {
 		struct state *s = open_state();
 		for (uint32_t i = 1;; i++)
-			if (state_put(s, "n", STR("n"), (struct str){(char *)&i, sizeof i}, NULL) || write(fds[1], &i, sizeof i) != sizeof i)
+			if (state_put(s, "n", STR("n"), (struct str){(char *)&i, sizeof i}, NULL) ||
+			    write(fds[1], &i, sizeof i) != sizeof i)
 				_exit(1);
 	}
 	close(fds[1]);

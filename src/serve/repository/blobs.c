@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* GET, HEAD and DELETE of a blob (distribution-spec end-2, end-10), with one byte range (RFC 9110 section 14).
+ *
+ * A blob shows only in the repositories it was pushed to or mounted in. DELETE takes it out of one repository; its
+ * bytes stay, for other repositories and versions may need them. */
+#include "serve/repository/repository_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum range { RANGE_NONE, RANGE_GOOD, RANGE_BAD };
+
+/* "bytes=a-b", "bytes=a-", "bytes=-n". Several ranges, other units: as if there were no header. */
+static enum range range_parse(struct str text, uint64_t size, uint64_t *ret_from, uint64_t *ret_length)
+{
+	struct str last;
+	uint64_t a = 0, b = UINT64_MAX;
+	if (!str_starts(text, STR("bytes=")) || memchr(text.base, ',', text.len))
+		return RANGE_NONE;
+	text.base += 6;
+	text.len -= 6;
+	if (!memchr(text.base, '-', text.len))
+		return RANGE_NONE;
+	struct str first = str_cut(text, '-', &last);
+	if ((first.len && str_to_u64(first, &a)) || (last.len && str_to_u64(last, &b)) || (!first.len && !last.len))
+		return RANGE_BAD;
+	if (!first.len) { /* the last b bytes */
+		a = b < size ? size - b : 0;
+		b = b ? UINT64_MAX : 0;
+		if (!b)
+			return RANGE_BAD;
+	}
+	if (a >= size || b < a)
+		return RANGE_BAD;
+	*ret_from = a;
+	*ret_length = (b < size - 1 ? b : size - 1) - a + 1;
+	return RANGE_GOOD;
+}
+
+static void send_part(struct http_exchange *x, int fd, uint64_t size)
+{
+	char content_range[80];
+	struct str text;
+	uint64_t from = 0, length = size;
+	enum range range = http_header(x, "range", &text) ? range_parse(text, size, &from, &length) : RANGE_NONE;
+	http_add_header(x, "Accept-Ranges", STR("bytes"));
+	if (range == RANGE_BAD) {
+		close(fd);
+		snprintf(content_range, sizeof content_range, "bytes */%llu", (unsigned long long)size);
+		http_add_header(x, "Content-Range", str_from(content_range));
+		oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
+		return;
+	}
+	if (range == RANGE_GOOD) {
+		snprintf(content_range, sizeof content_range, "bytes %llu-%llu/%llu", (unsigned long long)from,
+		         (unsigned long long)(from + length - 1), (unsigned long long)size);
+		http_add_header(x, "Content-Range", str_from(content_range));
+	}
+	http_respond_file(x, range == RANGE_GOOD ? 206 : 200, "application/octet-stream", fd, from, length);
+}
+
+static void get(struct repository *r, struct http_exchange *x, struct str repo, const struct digest *d, bool head)
+{
+	int fd;
+	uint64_t size;
+	struct error err = {0};
+	if (!catalog_has_blob(r->catalog, repo, d)) {
+		oci_error(x, 404, "BLOB_UNKNOWN", "this repository has no such blob");
+		return;
+	}
+	if (blob_open(r->store, d, &fd, &size, &err)) {
+		oci_fail(x, "BLOB_UNKNOWN", &err);
+		return;
+	}
+	oci_add_digest(x, d);
+	http_add_header(x, "Cache-Control", STR("max-age=31536000, immutable"));
+	if (!head) {
+		send_part(x, fd, size);
+		return;
+	}
+	close(fd);
+	http_add_header(x, "Accept-Ranges", STR("bytes"));
+	http_respond_begin(x, 200, "application/octet-stream", (int64_t)size);
+	http_end(x);
+}
+
+struct delete_task {
+	struct task t;
+	struct digest digest;
+};
+
+static void delete_work(struct task *t)
+{
+	struct delete_task *d = (struct delete_task *)t;
+	t->rc = catalog_unlink_blob(t->r->catalog, str_from(t->repo), &d->digest, &t->err);
+}
+
+static void delete_done(struct task *t)
+{
+	if (t->rc == E_NOTFOUND)
+		oci_error(t->x, 404, "BLOB_UNKNOWN", "this repository has no such blob");
+	else if (t->rc)
+		oci_fail(t->x, "UNKNOWN", &t->err);
+	else
+		http_respond(t->x, 202, NULL, STR(""));
+	free(t);
+}
+
+void blobs_handle(struct repository *r, struct http_exchange *x, struct str repo, struct str digest)
+{
+	struct digest d;
+	struct str method = http_method(x);
+	bool head = str_equal(method, STR("HEAD"));
+	if (!oci_digest(x, digest, &d))
+		return;
+	if (head || str_equal(method, STR("GET"))) {
+		get(r, x, repo, &d, head);
+	} else if (str_equal(method, STR("DELETE"))) {
+		struct delete_task *t = task_new(r, x, repo, sizeof *t);
+		t->digest = d;
+		task_run(&t->t, delete_work, delete_done);
+	} else {
+		oci_method(x, "GET, HEAD, DELETE");
+	}
+}

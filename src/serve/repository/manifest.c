@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "serve/repository/manifest.h"
+
+#include "base/json.h"
+#include "store/ociname.h"
+
+#include <stdlib.h>
+
+/* Newest first; the first one present is taken. */
+static const char *const title_keys[] = {"org.opencontainers.image.title", "org.cncf.model.filepath",
+                                         "org.cnai.model.filepath"};
+
+void manifest_fini(struct manifest *m)
+{
+	if (!m)
+		return;
+	free(m->items);
+	*m = (struct manifest){0};
+}
+
+static int take_title(yyjson_val *descriptor, struct manifest_item *item, struct error *err)
+{
+	yyjson_val *annotations = NULL;
+	int rc = json_obj(descriptor, "annotations", &annotations, err);
+	if (rc || !annotations)
+		return rc;
+	for (size_t i = 0; i < sizeof title_keys / sizeof *title_keys; i++) {
+		struct str title = {0};
+		rc = json_str(annotations, title_keys[i], &title, err);
+		if (rc)
+			return rc;
+		if (!title.base)
+			continue;
+		item->path_refused = !path_safe(title);
+		if (!item->path_refused)
+			str_copy(title, item->path, sizeof item->path);
+		return 0;
+	}
+	return 0;
+}
+
+static int take_digest(yyjson_val *descriptor, struct digest *ret_digest, struct error *err)
+{
+	struct str text = {0};
+	int rc = json_str(descriptor, "digest", &text, err);
+	if (rc)
+		return rc;
+	if (!text.base)
+		return error_set(err, E_INVAL, "a descriptor of the manifest has no \"digest\"");
+	rc = digest_parse(text, ret_digest);
+	if (rc == E_UNSUPPORTED)
+		return error_set(err, E_INVAL,
+		                 "a descriptor of the manifest has a digest that is not sha256, which is all we keep");
+	return rc ? error_set(err, rc,
+	                      "a descriptor of the manifest has a digest that is not sha256: and 64 hex digits")
+	          : 0;
+}
+
+static int take_item(yyjson_val *descriptor, struct manifest_item *item, struct error *err)
+{
+	int64_t size = -1;
+	struct str type = {0};
+	if (!yyjson_is_obj(descriptor))
+		return error_set(err, E_INVAL, "a descriptor of the manifest is not an object");
+	int rc = json_str(descriptor, "mediaType", &type, err);
+	if (!rc && (!type.len || !str_copy(type, item->media_type, sizeof item->media_type)))
+		rc = error_set(err, E_INVAL, "a descriptor of the manifest needs a \"mediaType\" of at most 127 bytes");
+	if (!rc)
+		rc = take_digest(descriptor, &item->digest, err);
+	if (!rc)
+		rc = json_i64(descriptor, "size", 0, INT64_MAX / (2 * MANIFEST_LAYERS_MAX), &size, err);
+	if (!rc && size < 0)
+		rc = error_set(err, E_INVAL, "a descriptor of the manifest has no \"size\"");
+	if (!rc)
+		rc = take_title(descriptor, item, err);
+	item->size = (uint64_t)size;
+	item->elsewhere = strstr(item->media_type, ".nondistributable.") || strstr(item->media_type, ".foreign.");
+	return rc;
+}
+
+static int take_items(yyjson_val *root, struct manifest *m, struct error *err)
+{
+	yyjson_val *config = NULL, *list = NULL;
+	int rc = json_obj(root, "config", &config, err);
+	if (!rc)
+		rc = json_arr(root, "manifests", &list, err);
+	m->index = list != NULL;
+	if (!rc && !list)
+		rc = json_arr(root, "layers", &list, err);
+	if (rc)
+		return rc;
+	if (!list || m->index == (config != NULL))
+		return error_set(err, E_INVAL, "a manifest needs either \"config\" and \"layers\", or \"manifests\"");
+	if (yyjson_arr_size(list) > MANIFEST_LAYERS_MAX)
+		return error_set(err, E_LIMIT, "the manifest names %zu items, at most %d are allowed",
+		                 yyjson_arr_size(list), MANIFEST_LAYERS_MAX);
+	m->items = mem_new((yyjson_arr_size(list) + 1) * sizeof *m->items);
+	m->has_config = config != NULL;
+	if (config)
+		rc = take_item(config, &m->items[m->item_count++], err);
+	size_t i, max;
+	yyjson_val *item;
+	yyjson_arr_foreach(list, i, max, item)
+	{
+		if (rc)
+			return rc;
+		rc = take_item(item, &m->items[m->item_count++], err);
+	}
+	return rc;
+}
+
+static int take_manifest(yyjson_val *root, struct manifest *m, struct error *err)
+{
+	int64_t schema = 0;
+	struct str type = {0};
+	if (!yyjson_is_obj(root))
+		return error_set(err, E_INVAL, "a manifest must be a JSON object");
+	int rc = json_i64(root, "schemaVersion", 0, INT64_MAX, &schema, err);
+	if (!rc && schema != 2)
+		rc = error_set(err, E_INVAL, "\"schemaVersion\" of a manifest must be 2");
+	if (!rc)
+		rc = json_str(root, "mediaType", &type, err);
+	if (!rc && !str_copy(type, m->media_type, sizeof m->media_type))
+		rc = error_set(err, E_INVAL, "\"mediaType\" of a manifest is longer than 127 bytes");
+	return rc ? rc : take_items(root, m, err);
+}
+
+int manifest_parse(struct str text, struct manifest *ret_manifest, struct error *err)
+{
+	yyjson_doc *doc;
+	struct manifest m = {0};
+	int rc = json_parse(text, &doc, err);
+	if (rc)
+		return rc;
+	rc = take_manifest(yyjson_doc_get_root(doc), &m, err);
+	yyjson_doc_free(doc);
+	if (rc) {
+		manifest_fini(&m);
+		return rc;
+	}
+	*ret_manifest = m;
+	return 0;
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* model.h - from a manifest to a version: finds the GGUF files, reads their headers, makes chunk lists. Blocks: in
+ * jobs. */
+#ifndef MDN_SERVE_MODEL_H
+#define MDN_SERVE_MODEL_H
+
+#include "serve/repository/manifest.h"
+#include "store/blob.h"
+#include "store/catalog.h"
+
+/* *ret_is_model false: no layer is GGUF, nothing else is written. All items of m must be in the store. E_INVAL with
+ * words when a GGUF file is bad or a file name cannot be used. Sets all of the version but its name, tag and manifest.
+ */
+int model_version(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size, const struct manifest *m,
+                  bool *ret_is_model, struct version *ret_version, struct error *err);
+
+#endif

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which path is whose, and the shape of errors. The paths of the distribution-spec end in a fixed form and begin with a
+ * name of any depth, so they are matched from their end:
+ *
+ *   /v2/                                  blobs.c:     /v2/NAME/blobs/DIGEST
+ *   uploads.c: /v2/NAME/blobs/uploads/[ID]   manifests.c: /v2/NAME/manifests/REFERENCE   tags.c: /v2/NAME/tags/list
+ */
+#include "serve/repository/repository_private.h"
+
+#include "store/ociname.h"
+
+#include <stdlib.h>
+
+int repository_new(struct loop *loop, const struct repository_options *options, struct repository **ret_repository,
+                   struct error *err)
+{
+	struct repository *r = NEW(struct repository);
+	r->loop = loop;
+	r->refs = 1;
+	r->store = options->store;
+	r->catalog = options->catalog;
+	r->chunk_size = options->chunk_size ? options->chunk_size : CHUNK_SIZE_DEFAULT;
+	r->upload_idle_us = options->upload_idle_us ? options->upload_idle_us : 3600 * INT64_C(1000000);
+	if (r->chunk_size > CHUNK_SIZE_MAX) {
+		free(r);
+		return error_set(err, E_INVAL, "chunks of a repository are at most 64 MiB");
+	}
+	uploads_init(r);
+	*ret_repository = r;
+	return 0;
+}
+
+void repository_free(struct repository *r)
+{
+	if (!r)
+		return;
+	r->freed = true;
+	feed_fini(r);
+	uploads_fini(r);
+	buf_fini(&r->feed);
+	repository_release(r);
+}
+
+void repository_release(struct repository *r)
+{
+	if (!--r->refs)
+		free(r);
+}
+
+/* ---- tasks ----------------------------------------------------------------------------------- */
+
+void *task_new(struct repository *r, struct http_exchange *x, struct str repo, size_t size)
+{
+	struct task *t = mem_new(size);
+	t->r = r;
+	t->x = x;
+	str_copy(repo, t->repo, sizeof t->repo);
+	return t;
+}
+
+static void task_work(void *arg)
+{
+	struct task *t = arg;
+	t->work(t);
+}
+
+static void task_done(void *arg)
+{
+	struct task *t = arg;
+	struct repository *r = t->r;
+	t->done(t);
+	repository_release(r);
+}
+
+void task_run(struct task *t, void (*work)(struct task *t), void (*done)(struct task *t))
+{
+	t->work = work;
+	t->done = done;
+	t->r->refs++;
+	loop_job(t->r->loop, task_work, task_done, t);
+}
+
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+void oci_error(struct http_exchange *x, int status, const char *code, const char *message)
+{
+	struct buf body = {0};
+	buf_printf(&body, "{\"errors\":[{\"code\":\"%s\",\"message\":", code);
+	buf_append_json(&body, str_from(message));
+	buf_append_str(&body, STR("}]}\n"));
+	http_respond(x, status, "application/json", buf_str(&body));
+	buf_fini(&body);
+}
+
+void oci_fail(struct http_exchange *x, const char *code, const struct error *err)
+{
+	oci_error(x, error_http_status(err->code), code, err->text);
+}
+
+void oci_method(struct http_exchange *x, const char *allowed)
+{
+	http_add_header(x, "Allow", str_from(allowed));
+	oci_error(x, 405, "UNSUPPORTED", "this method is not offered here");
+}
+
+void oci_add_digest(struct http_exchange *x, const struct digest *d)
+{
+	char text[DIGEST_TEXT_SIZE];
+	digest_format(d, text);
+	http_add_header(x, "Docker-Content-Digest", str_from(text));
+}
+
+bool oci_digest(struct http_exchange *x, struct str text, struct digest *ret_digest)
+{
+	int rc = digest_parse(text, ret_digest);
+	if (!rc)
+		return true;
+	oci_error(x, 400, "DIGEST_INVALID",
+	          rc == E_UNSUPPORTED ? "only sha256 digests are kept here"
+	                              : "a digest is sha256: and 64 lower case hex digits");
+	return false;
+}
+
+/* ---- paths ----------------------------------------------------------------------------------- */
+
+/* Cuts the last part off: "a/b/c" -> "a/b" and "c". */
+static struct str cut_last(struct str *path)
+{
+	size_t i = path->len;
+	while (i && path->base[i - 1] != '/')
+		i--;
+	struct str last = {path->base + i, path->len - i};
+	path->len = i ? i - 1 : 0;
+	return last;
+}
+
+static void route_ping(struct http_exchange *x)
+{
+	struct str method = http_method(x);
+	if (!str_equal(method, STR("GET")) && !str_equal(method, STR("HEAD")))
+		oci_method(x, "GET, HEAD");
+	else
+		http_respond(x, 200, "application/json", STR("{}\n"));
+}
+
+/* rest: what follows "/v2/". */
+static void route(struct repository *r, struct http_exchange *x, struct str rest)
+{
+	struct str repo = rest, last = cut_last(&repo), kind = cut_last(&repo);
+	struct str before = repo, before_kind = cut_last(&before);
+	enum { UPLOADS, BLOBS, MANIFESTS, TAGS, NONE } where = NONE;
+	if (str_equal(kind, STR("uploads")) && str_equal(before_kind, STR("blobs"))) {
+		where = UPLOADS;
+		repo = before;
+	} else if (str_equal(kind, STR("blobs"))) {
+		where = BLOBS;
+		if (str_equal(last, STR("uploads"))) { /* the trailing slash forgotten */
+			where = UPLOADS;
+			last = STR("");
+		}
+	} else if (str_equal(kind, STR("manifests"))) {
+		where = MANIFESTS;
+	} else if (str_equal(kind, STR("tags")) && str_equal(last, STR("list"))) {
+		where = TAGS;
+	}
+	if (where == NONE)
+		oci_error(x, 404, "UNSUPPORTED", "there is no such endpoint");
+	else if (!oci_repo_valid(repo))
+		oci_error(x, 400, "NAME_INVALID",
+		          "a repository name is at most 128 lower case letters, digits and separators");
+	else if (where == UPLOADS)
+		uploads_handle(r, x, repo, last);
+	else if (where == BLOBS)
+		blobs_handle(r, x, repo, last);
+	else if (where == MANIFESTS)
+		manifests_handle(r, x, repo, last);
+	else
+		tags_handle(r, x, repo);
+}
+
+bool repository_handle(struct repository *r, struct http_exchange *x)
+{
+	struct str path = http_path(x);
+	if (str_equal(path, STR("/mdn/v1/catalog"))) {
+		feed_handle(r, x);
+		return true;
+	}
+	bool ping = str_equal(path, STR("/v2")) || str_equal(path, STR("/v2/"));
+	if (!ping && !str_starts(path, STR("/v2/")))
+		return false;
+	http_add_header(x, "Docker-Distribution-API-Version", STR("registry/2.0"));
+	if (ping)
+		route_ping(x);
+	else
+		route(r, x, (struct str){path.base + 4, path.len - 4});
+	return true;
+}
