@@ -378,10 +378,10 @@ static void on_body(void *arg, struct http_exchange *x, struct str body, const s
 	struct request *r = arg;
 	struct fault fault = {0};
 
-	(void)x;
 	if (err) {
-		fault.err = *err;
-		request_fail(r, &fault);
+		r->g->metrics.errors[-err->code]++;
+		request_finish(r, error_http_status(err->code));
+		http_respond_error(x, err);
 		return;
 	}
 	r->body = body;

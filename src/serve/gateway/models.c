@@ -15,7 +15,7 @@ static void on_state(void *arg, enum engine_state state, const struct error *err
 	struct model *m = arg;
 
 	m->state = state == ENGINE_READY ? MODEL_READY : state == ENGINE_FAILED ? MODEL_FAILED : MODEL_LOADING;
-	snprintf(m->error, sizeof(m->error), "%s", err ? err->text : "");
+	snprintf(m->error, sizeof(m->error), "%.255s", err ? err->text : "");
 	if (state == ENGINE_READY)
 		log_info(ROOM, "model %s is ready", m->name);
 	else if (state == ENGINE_FAILED)

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "serve/gateway/answer.h"
+
+#include <stdlib.h>
+
+#define MESSAGES "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
+#define CHAT(rest) "{\"model\":\"m\"," MESSAGES "," rest "}"
+#define TEXT(rest) "{\"model\":\"m\",\"prompt\":\"p\"," rest "}"
+#define TOOLS "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"
+
+static const struct bad {
+	enum engine_task task;
+	const char *body, *param;
+} bads[] = {
+    {ENGINE_CHAT, "", ""},
+    {ENGINE_CHAT, "{", ""},
+    {ENGINE_CHAT, "[]", ""},
+    {ENGINE_CHAT, "{}", "model"},
+    {ENGINE_CHAT, "{\"model\":1}", "model"},
+    {ENGINE_CHAT, "{\"model\":\"\"}", "model"},
+    {ENGINE_CHAT, "{\"model\":\"m\"}", "messages"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":{}}", "messages"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[]}", "messages"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[1]}", "messages[0]"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"content\":\"x\"}]}", "messages[0].role"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"wizard\",\"content\":\"x\"}]}", "messages[0].role"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}]}", "messages[0].content"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":5}]}", "messages[0].content"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[1]}]}", "messages[0].content[0]"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}",
+     "messages[0].content[0].type"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}",
+     "messages[0].content[0].text"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", "messages[0].tool_call_id"},
+    {ENGINE_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{}]}]}",
+     "messages[0].tool_calls[0]"},
+    {ENGINE_CHAT, CHAT("\"stream\":\"yes\""), "stream"},
+    {ENGINE_CHAT, CHAT("\"stream_options\":{}"), "stream_options"},
+    {ENGINE_CHAT, CHAT("\"stream\":true,\"stream_options\":{\"include_usage\":1}"), "stream_options.include_usage"},
+    {ENGINE_CHAT, CHAT("\"n\":0"), "n"},
+    {ENGINE_CHAT, CHAT("\"n\":17"), "n"},
+    {ENGINE_CHAT, CHAT("\"temperature\":\"hot\""), "temperature"},
+    {ENGINE_CHAT, CHAT("\"temperature\":2.1"), "temperature"},
+    {ENGINE_CHAT, CHAT("\"top_p\":-0.1"), "top_p"},
+    {ENGINE_CHAT, CHAT("\"min_p\":2"), "min_p"},
+    {ENGINE_CHAT, CHAT("\"top_k\":1.5"), "top_k"},
+    {ENGINE_CHAT, CHAT("\"presence_penalty\":3"), "presence_penalty"},
+    {ENGINE_CHAT, CHAT("\"frequency_penalty\":[]"), "frequency_penalty"},
+    {ENGINE_CHAT, CHAT("\"repetition_penalty\":0"), "repetition_penalty"},
+    {ENGINE_CHAT, CHAT("\"max_tokens\":-1"), "max_tokens"},
+    {ENGINE_CHAT, CHAT("\"max_completion_tokens\":\"9\""), "max_completion_tokens"},
+    {ENGINE_CHAT, CHAT("\"seed\":1.5"), "seed"},
+    {ENGINE_CHAT, CHAT("\"stop\":5"), "stop"},
+    {ENGINE_CHAT, CHAT("\"stop\":\"\""), "stop"},
+    {ENGINE_CHAT, CHAT("\"stop\":[\"a\",null]"), "stop"},
+    {ENGINE_CHAT, CHAT("\"logit_bias\":[]"), "logit_bias"},
+    {ENGINE_CHAT, CHAT("\"logit_bias\":{\"x\":1}"), "logit_bias"},
+    {ENGINE_CHAT, CHAT("\"logit_bias\":{\"5\":101}"), "logit_bias"},
+    {ENGINE_CHAT, CHAT("\"logprobs\":3"), "logprobs"},
+    {ENGINE_CHAT, CHAT("\"top_logprobs\":3"), "top_logprobs"},
+    {ENGINE_CHAT, CHAT("\"logprobs\":true,\"top_logprobs\":21"), "top_logprobs"},
+    {ENGINE_CHAT, CHAT("\"user\":7"), "user"},
+    {ENGINE_CHAT, CHAT("\"tools\":{}"), "tools"},
+    {ENGINE_CHAT, CHAT("\"tools\":[{\"type\":\"web\"}]"), "tools[0].type"},
+    {ENGINE_CHAT, CHAT("\"tools\":[{\"type\":\"function\"}]"), "tools[0].function.name"},
+    {ENGINE_CHAT, CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":1}}]"),
+     "tools[0].function.parameters"},
+    {ENGINE_CHAT, CHAT("\"tool_choice\":\"required\""), "tool_choice"},
+    {ENGINE_CHAT, CHAT("\"tool_choice\":3"), "tool_choice"},
+    {ENGINE_CHAT, CHAT(TOOLS ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}}"), "tool_choice"},
+    {ENGINE_CHAT, CHAT("\"functions\":[]"), "functions"},
+    {ENGINE_CHAT, CHAT("\"response_format\":\"json\""), "response_format"},
+    {ENGINE_CHAT, CHAT("\"response_format\":{\"type\":\"xml\"}"), "response_format.type"},
+    {ENGINE_CHAT, CHAT("\"response_format\":{\"type\":\"json_schema\"}"), "response_format.json_schema.name"},
+    {ENGINE_CHAT, CHAT("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\"}}"),
+     "response_format.json_schema.schema"},
+    {ENGINE_COMPLETION, "{\"model\":\"m\"}", "prompt"},
+    {ENGINE_COMPLETION, "{\"model\":\"m\",\"prompt\":[]}", "prompt"},
+    {ENGINE_COMPLETION, "{\"model\":\"m\",\"prompt\":[1,2]}", "prompt"},
+    {ENGINE_COMPLETION, "{\"model\":\"m\",\"prompt\":[\"a\",\"b\",\"c\"],\"n\":6}", "n"},
+    {ENGINE_COMPLETION, TEXT("\"echo\":1"), "echo"},
+    {ENGINE_COMPLETION, TEXT("\"suffix\":\"x\""), "suffix"},
+    {ENGINE_COMPLETION, TEXT("\"best_of\":2"), "best_of"},
+    {ENGINE_COMPLETION, TEXT("\"logprobs\":true"), "logprobs"},
+};
+
+static void test_every_wrong_field_is_named(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < sizeof(bads) / sizeof(bads[0]); i++) {
+		struct chat_request r;
+		struct fault fault;
+
+		if (chat_request_parse(str_from(bads[i].body), bads[i].task, &r, &fault) == 0)
+			fail_msg("taken: %s", bads[i].body);
+		if (strcmp(fault.param, bads[i].param) != 0)
+			fail_msg("%s: blamed \"%s\", not \"%s\"", bads[i].body, fault.param, bads[i].param);
+		assert_int_equal(fault_status(&fault), 400);
+		assert_true(strlen(fault.err.text) > 10);
+	}
+}
+
+static void test_a_full_request_is_read(void **state)
+{
+	static const char body[] =
+	    CHAT("\"stream\":true,\"stream_options\":{\"include_usage\":true,\"later\":1},\"n\":2,\"temperature\":0,"
+	         "\"top_p\":0.5,"
+	         "\"top_k\":-1,\"min_p\":0.1,\"presence_penalty\":-1,\"frequency_penalty\":1,\"repeat_penalty\":1.1,"
+	         "\"seed\":-5,\"stop\":[\"a\",\"b\"],\"logit_bias\":{\"7\":-100},\"logprobs\":true,\"top_logprobs\":2,"
+	         "\"max_tokens\":5,\"max_completion_tokens\":9,\"user\":\"u\"," TOOLS
+	         ",\"tool_choice\":{\"type\":\"function\","
+	         "\"function\":{\"name\":\"f\"}},\"response_format\":{\"type\":\"json_object\"},\"not_of_this_year\":{}"
+	         ",\"stream_x\":null");
+	struct chat_request r;
+	struct fault fault;
+	struct buf out = {0};
+
+	(void)state;
+	if (chat_request_parse(str_from(body), ENGINE_CHAT, &r, &fault) < 0)
+		fail_msg("%s", fault.err.text);
+	assert_true(r.stream && r.include_usage && r.json_object && r.sampling.has_seed);
+	assert_int_equal(r.n, 2);
+	assert_int_equal(r.max_tokens, 9);
+	assert_int_equal(r.logprobs, 2);
+	assert_int_equal(r.sampling.top_k, 0);
+	assert_int_equal(r.stop_count, 2);
+	assert_int_equal(r.sampling.bias_tokens[0], 7);
+	assert_true(str_equal(r.tool_choice, STR("required")));
+	chat_request_tools(&r, &out);
+	assert_true(str_equal(buf_str(&out), STR("[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]")));
+	buf_clear(&out);
+	chat_request_schema(&r, &out);
+	assert_true(str_equal(buf_str(&out), STR("{}")));
+	buf_fini(&out);
+	chat_request_fini(&r);
+}
+
+static void test_messages_are_rewritten_for_templates(void **state)
+{
+	static const char body[] =
+	    "{\"model\":\"m\",\"messages\":[{\"role\":\"developer\",\"content\":\"be \\\"kind\\\"\"},"
+	    "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"one\"},{\"type\":\"text\",\"text\":\"two\"}]"
+	    "},"
+	    "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":"
+	    "{\"name\":\"f\",\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"c\",\"content\":[]}]}";
+	static const char expected[] =
+	    "[{\"role\":\"system\",\"content\":\"be \\\"kind\\\"\"},{\"role\":\"user\",\"content\":\"one\\ntwo\"},"
+	    "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":"
+	    "{\"name\":\"f\",\"arguments\":\"{}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"c\",\"content\":\"\"}]";
+	struct chat_request r;
+	struct fault fault;
+	struct buf out = {0};
+
+	(void)state;
+	if (chat_request_parse(str_from(body), ENGINE_CHAT, &r, &fault) < 0)
+		fail_msg("%s", fault.err.text);
+	chat_request_messages(&r, &out);
+	buf_append(&out, "", 1);
+	assert_string_equal(out.base, expected);
+	buf_fini(&out);
+	chat_request_fini(&r);
+}
+
+static void test_tool_call_deltas_join_into_a_whole_answer(void **state)
+{
+	struct choice_text c = {0};
+	struct engine_event e = {.kind = ENGINE_TEXT};
+	struct answer_head head = {ENGINE_CHAT, "chatcmpl-1", "m:1", "fp_1", 7, false};
+	struct answer_usage usage = {10, 4, 3};
+	struct buf out = {0};
+
+	(void)state;
+	e.reasoning = STR("hm");
+	e.tool_calls_json = STR("[{\"index\":0,\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":\"f\","
+	                        "\"arguments\":\"{\\\"x\"}}]");
+	choice_text_add(&c, ENGINE_CHAT, &e);
+	e.reasoning = STR("");
+	e.tool_calls_json =
+	    STR("[{\"index\":0,\"function\":{\"arguments\":\"\\\":1}\"}},{\"index\":1,\"id\":\"b\",\"function\":"
+	        "{\"name\":\"g\",\"arguments\":\"{}\"}},{\"index\":9,\"id\":\"skips\"}]");
+	choice_text_add(&c, ENGINE_CHAT, &e);
+	answer_open(&out, &head);
+	answer_choice(&out, ENGINE_CHAT, 0, &c, FINISH_TOOL_CALLS, false);
+	answer_close(&out, &usage);
+	buf_append(&out, "", 1);
+	assert_string_equal(
+	    out.base,
+	    "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":7,\"model\":\"m:1\",\"system_"
+	    "fingerprint\":\"fp_1\","
+	    "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":null,\"refusal\":null,"
+	    "\"reasoning_content\":\"hm\",\"tool_calls\":[{\"id\":\"a\",\"type\":\"function\",\"function\":{\"name\":"
+	    "\"f\","
+	    "\"arguments\":\"{\\\"x\\\":1}\"}},{\"id\":\"b\",\"type\":\"function\",\"function\":{\"name\":\"g\","
+	    "\"arguments\":\"{}\"}}]},\"logprobs\":null,\"finish_reason\":\"tool_calls\"}],\"usage\":{\"prompt_"
+	    "tokens\":10,"
+	    "\"completion_tokens\":3,\"total_tokens\":13,\"prompt_tokens_details\":{\"cached_tokens\":4}}}");
+	buf_fini(&out);
+	choice_text_fini(&c);
+}
+
+static void test_log_probabilities_have_openai_shape(void **state)
+{
+	static const struct engine_logprob_alternative top[] = {{STR(" a"), -0.5f}, {STR("\xc3"), -1e30f}};
+	static const struct engine_logprob lps[] = {{STR(" a"), -0.5f, top, 2}, {STR("\xc3\xa9"), -1.0f, NULL, 0}};
+	struct engine_event e = {.kind = ENGINE_TEXT, .text = STR(" a\xc3\xa9"), .logprobs = lps, .logprob_count = 2};
+	struct answer_head chat = {ENGINE_CHAT, "i", "m", "f", 1, false},
+			   text = {ENGINE_COMPLETION, "i", "m", "f", 1, false};
+	struct choice_text c = {0};
+	struct buf out = {0};
+
+	(void)state;
+	chunk_text(&out, &chat, 0, &c, &e);
+	buf_append(&out, "", 1);
+	assert_non_null(strstr(out.base,
+	                       "\"logprobs\":{\"content\":[{\"token\":\" a\",\"logprob\":-0.5,\"bytes\":[32,97],"
+	                       "\"top_logprobs\":[{\"token\":\" a\",\"logprob\":-0.5,\"bytes\":[32,97]},"));
+	assert_non_null(strstr(out.base, "\"logprob\":-9999,\"bytes\":[195]}]},{\"token\":\"\xc3\xa9\",\"logprob\":-1,"
+	                                 "\"bytes\":[195,169],\"top_logprobs\":[]}],\"refusal\":null}"));
+	buf_clear(&out);
+	chunk_text(&out, &text, 0, &c, &e);
+	buf_clear(&out);
+	chunk_text(&out, &text, 0, &c, &e); /* offsets go on from one chunk to the next */
+	buf_append(&out, "", 1);
+	assert_non_null(strstr(out.base,
+	                       "\"logprobs\":{\"text_offset\":[3,5],\"token_logprobs\":[-0.5,-1],\"tokens\":[\" a\","
+	                       "\"\xc3\xa9\"],\"top_logprobs\":[{\" a\":-0.5,"));
+	buf_fini(&out);
+	choice_text_fini(&c);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_every_wrong_field_is_named),
+	    cmocka_unit_test(test_a_full_request_is_read),
+	    cmocka_unit_test(test_messages_are_rewritten_for_templates),
+	    cmocka_unit_test(test_tool_call_deltas_join_into_a_whole_answer),
+	    cmocka_unit_test(test_log_probabilities_have_openai_shape),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
