@@ -110,7 +110,8 @@ struct member {
 };
 
 void member_identity_of(const struct member *m, const char *id, struct buf *out); /* spiffe://DOMAIN/node/ID */
-int64_t member_jitter(struct member *m, int64_t us);                              /* between 3/4 and 5/4 of it */
+int member_tls_set(struct member *m, struct error *err); /* the node port's context, from the identity as it is now */
+int64_t member_jitter(struct member *m, int64_t us);     /* between 3/4 and 5/4 of it */
 
 /* documents.c */
 int documents_load(struct member *m, struct error *err);

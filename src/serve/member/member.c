@@ -30,18 +30,30 @@ static struct str text_or(struct str given, const char *fallback)
 	return (struct str){str_dup(s), s.len};
 }
 
-static int make_tls(struct member *m, struct error *err)
+/* A center shows its CA, too: joiners know nothing of it but the key's hash. */
+int member_tls_set(struct member *m, struct error *err)
 {
+	struct buf chain = {0};
+	buf_append_str(&chain, str_from(m->self.cert_pem));
+	if (m->roles & ROLE_CENTER)
+		buf_append_str(&chain, str_from(m->self.ca_pem));
 	struct tls_options own = {
-	    .cert_pem = str_from(m->self.cert_pem),
+	    .cert_pem = buf_str(&chain),
 	    .key_pem = str_from(m->self.key_pem),
 	    .ca_pem = str_from(m->self.ca_pem),
 	    .peer = m->roles & ROLE_CENTER ? TLS_PEER_OPTIONAL : TLS_PEER_REQUIRED,
 	    .skew_us = CERT_GRACE_US,
 	};
+	int rc = m->tls ? tls_context_replace(m->tls, &own, err) : tls_context_new(&own, &m->tls, err);
+	buf_fini(&chain);
+	return rc;
+}
+
+static int make_tls(struct member *m, struct error *err)
+{
 	struct tls_options anonymous = {
 	    .ca_pem = str_from(m->self.ca_pem), .peer = TLS_PEER_NONE, .skew_us = RENEW_SKEW_US};
-	int rc = tls_context_new(&own, &m->tls, err);
+	int rc = member_tls_set(m, err);
 	if (rc < 0 || (rc = tls_context_new(&anonymous, &m->renew_tls, err)) < 0)
 		return rc;
 	m->client = http_client_new(m->loop, &(struct http_client_options){.tls = m->tls});

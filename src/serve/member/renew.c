@@ -50,14 +50,7 @@ static int use_answer(struct member *m, struct str body, struct error *err)
 	int rc = identity_take(&m->self, body, err);
 	if (rc < 0)
 		return rc;
-	struct tls_options own = {
-	    .cert_pem = str_from(m->self.cert_pem),
-	    .key_pem = str_from(m->self.key_pem),
-	    .ca_pem = str_from(m->self.ca_pem),
-	    .peer = m->roles & ROLE_CENTER ? TLS_PEER_OPTIONAL : TLS_PEER_REQUIRED,
-	    .skew_us = CERT_GRACE_US,
-	};
-	if ((rc = tls_context_replace(m->tls, &own, err)) < 0)
+	if ((rc = member_tls_set(m, err)) < 0)
 		return rc;
 	if ((rc = identity_write_cert(str_from(m->data), &m->self, err)) < 0)
 		log_warn(ROOM, "the new certificate is in use but not on disk: %s", err->text);
