@@ -396,7 +396,11 @@ void buf_append_json(struct buf *b, struct str s)
 	size_t done = 0, at = 0; /* [done, at) is good as it stands */
 
 	buf_append(b, "\"", 1);
-	while (at < s.len) {
+	for (;;) {
+		while (at < s.len && p[at] >= 0x20 && p[at] < 0x7f && p[at] != '"' && p[at] != '\\')
+			at++; /* most of most texts */
+		if (at == s.len)
+			break;
 		size_t step = utf8_step(p + at, s.len - at, &valid, &is_short);
 		int escape = valid ? to_escape(p + at, step) : -1;
 		if (!valid || escape >= 0) {
