@@ -38,6 +38,14 @@ static bool host_valid(struct str host)
 	return chars_valid(host, "-._~!$&'()*+;=:[]%");
 }
 
+/* Method, target and version with one space between: llhttp takes more. */
+static bool line_exact(const struct http_message *m)
+{
+	const char *end = m->target.base + m->target.len; /* the head's text goes on, and ends with a NUL */
+	return m->target.base == m->method.base + m->method.len + 1 && strncmp(end, " HTTP/1.", 8) == 0 && end[8] &&
+	       strncmp(end + 9, "\r\n", 2) == 0;
+}
+
 static int check_host(struct http_message *m, struct str *ret_host, struct error *err)
 {
 	unsigned hosts = 0;
@@ -111,6 +119,8 @@ static bool path_climbs(struct str path)
 int http_request_check(struct http_message *m, struct str *ret_path, struct str *ret_query, struct error *err)
 {
 	struct str host = {0}, rest = m->target, query = {0}, path = {0};
+	if (!line_exact(m))
+		return bad(m, 400, E_INVAL, err, "the request line must be METHOD TARGET HTTP/1.1 with single spaces");
 	if (check_host(m, &host, err) != 0)
 		return E_INVAL;
 	if (m->target.len > LIMIT_HTTP_TARGET)
