@@ -25,7 +25,7 @@
 static void call_free_task(void *arg)
 {
 	struct http_call *call = arg;
-	fetch_free(call->fetch);
+	http_fetch_free(call->fetch);
 	buf_fini(&call->request);
 	arena_fini(&call->arena);
 	free(call);

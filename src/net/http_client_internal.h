@@ -92,6 +92,6 @@ void call_writable(struct http_call *call);
 void call_fail(struct http_call *call, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* http_fetch.c */
-void fetch_free(struct fetch *fetch);
+void http_fetch_free(struct fetch *fetch);
 
 #endif

@@ -43,7 +43,7 @@ struct http_call *http_fetch(struct http_client *client, const struct http_call_
 	return f->call;
 }
 
-void fetch_free(struct fetch *f)
+void http_fetch_free(struct fetch *f)
 {
 	if (!f)
 		return;

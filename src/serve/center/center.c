@@ -150,7 +150,7 @@ static int do_drain(struct center *c, struct request *q, struct error *err)
 
 static int do_models(struct center *c, struct request *q, struct error *err)
 {
-	models_list(c, q->x);
+	models_answer(c, q->x);
 	return 0;
 }
 

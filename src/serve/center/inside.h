@@ -144,7 +144,7 @@ int places_place(struct center *c, struct http_exchange *x, yyjson_val *body, st
 void places_retry(struct center *c); /* versions changed: placings that wait for one look again */
 void places_assign(struct center *c, const struct registered *r, struct buf *out); /* the array of Versions */
 int places_name_tag(struct str text, char ret[static NAME_TAG_SIZE], struct error *err);
-void models_list(struct center *c, struct http_exchange *x);
+void models_answer(struct center *c, struct http_exchange *x);
 int models_format(struct center *c, struct str name_tag, struct buf *out, struct error *err);
 struct known_version *version_find(struct center *c, struct str name_tag);
 void version_set(struct center *c, const struct version *v, const char *source);

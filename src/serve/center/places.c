@@ -504,7 +504,7 @@ static void version_format_open(const struct known_version *k, struct buf *out)
 	out->len--;
 }
 
-void models_list(struct center *c, struct http_exchange *x)
+void models_answer(struct center *c, struct http_exchange *x)
 {
 	struct buf out = {0};
 	buf_append_str(&out, STR("{\"models\":["));
