@@ -52,6 +52,7 @@ static int setup_with(void **state, int32_t context)
 	struct gateway_options o = place_options("n-1", "west");
 
 	o.engine.context_tokens = context;
+	o.access_log = true;
 	quiet(NULL);
 	world_init(&f->w);
 	place_start(&f->w, &f->p, &o);

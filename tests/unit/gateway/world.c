@@ -88,7 +88,6 @@ struct gateway_options place_options(const char *id, const char *site)
 	    .domain = STR("mdn.test"),
 	    .engine = {.kind = STR("synthetic"), .prefill_us_per_token = -1, .itl_base_us = -1, .itl_slope_us = -1},
 	    .open = true,
-	    .access_log = true,
 	    .plain_hops = true,
 	};
 }
@@ -130,12 +129,21 @@ void place_model(struct world *w, struct place *p, const char *name)
 
 /* ---- the scheduler -------------------------------------------------------------------------------------------- */
 
+static void watcher_gone(void *arg)
+{
+	struct watcher *v = arg;
+
+	v->x = NULL;
+}
+
 static void on_map(void *arg, struct http_exchange *x)
 {
 	struct scheduler_double *s = arg;
 
 	assert_true(s->watcher_count < 8);
-	s->watchers[s->watcher_count++] = x;
+	struct watcher *v = &s->watchers[s->watcher_count++];
+	v->x = x;
+	http_watch(x, NULL, watcher_gone, v);
 	http_respond_begin(x, 200, "text/event-stream", -1);
 	scheduler_double_publish(s);
 }
@@ -145,9 +153,22 @@ void scheduler_double_publish(struct scheduler_double *s)
 	struct buf map = {0}, event = {0};
 
 	node_map_format(s->map, loop_now_us(s->w->loop), &map);
+	if (s->down) {
+		struct buf edited = {0};
+		char id[64];
+
+		buf_append(&map, "", 1);
+		snprintf(id, sizeof(id), "\"id\":\"%s\"", s->down);
+		char *health = strstr(strstr(map.base, id), "\"health\":\"");
+		buf_append(&edited, map.base, (size_t)(health - map.base));
+		buf_printf(&edited, "\"health\":\"down\"%s", strchr(health + 11, '"') + 1);
+		buf_fini(&map);
+		map = edited;
+	}
 	sse_append(&event, STR("map"), buf_str(&map));
 	for (size_t i = 0; i < s->watcher_count; i++)
-		http_write(s->watchers[i], buf_str(&event));
+		if (s->watchers[i].x)
+			http_write(s->watchers[i].x, buf_str(&event));
 	buf_fini(&map);
 	buf_fini(&event);
 }
@@ -213,6 +234,11 @@ static void on_peer_body(void *arg, struct http_exchange *x, struct str body, co
 	p->answer(p, x, body, err);
 }
 
+static void peer_gone(void *arg)
+{
+	(void)arg; /* an exchange that is watched ends when its client leaves */
+}
+
 static void on_peer(void *arg, struct http_exchange *x)
 {
 	struct peer_double *p = arg;
@@ -220,6 +246,7 @@ static void on_peer(void *arg, struct http_exchange *x)
 	size_t count = http_headers(x, &headers);
 
 	p->requests++;
+	http_watch(x, NULL, peer_gone, p);
 	buf_clear(&p->last_headers);
 	for (size_t i = 0; i < count; i++)
 		buf_printf(&p->last_headers, STR_FMT ": " STR_FMT "\n", STR_ARG(headers[i].name),

@@ -55,9 +55,12 @@ struct scheduler_double {
 	struct world *w;
 	struct http_server *server;
 	struct node_map *map;
-	struct http_exchange *watchers[8];
+	struct watcher {
+		struct http_exchange *x;
+	} watchers[8];
 	size_t watcher_count;
 	char url[96];
+	const char *down; /* id of a node that it calls down, or NULL */
 };
 void scheduler_double_start(struct world *w, struct scheduler_double *s);
 void scheduler_double_stop(struct scheduler_double *s);
