@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `mdn push`, `mdn pull`, `mdn models`, `mdn place`: models into the network, out of it, and where they are. */
+#include "base/clock.h"
+#include "base/limits.h"
+#include "cli/answers.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "cli/push.h"
+#include "cli/table.h"
+#include "core/report.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A client that may reach the repository: the operator, or nobody when a plain URL is named. */
+static int open_for(const struct args *args, struct client **ret_client, struct error *err)
+{
+	const char *url = args_value(args, "repository");
+	if (url && !str_starts(str_from(url), STR("https:")))
+		return client_open_plain(ret_client, err);
+	return client_open(args_value(args, "operator"), ret_client, err);
+}
+
+/* ---- push ----------------------------------------------------------------------------------------- */
+
+static int place(struct client *c, const char *model, const char *selector, bool removes, size_t *ret_count,
+                 struct error *err)
+{
+	struct buf body = {0};
+	yyjson_doc *doc = NULL;
+	yyjson_val *nodes = NULL;
+	buf_append_str(&body, STR("{\"model\":"));
+	buf_append_json(&body, str_from(model));
+	buf_append_str(&body, STR(",\"on\":"));
+	buf_append_json(&body, str_from(selector));
+	buf_printf(&body, ",\"remove\":%s}", removes ? "true" : "false");
+	int rc = client_json(c, "POST", "/mdn/v1/place", buf_str(&body), &doc, err);
+	if (rc == 0 && (rc = json_arr(yyjson_doc_get_root(doc), "nodes", &nodes, err)) == 0)
+		*ret_count = yyjson_arr_size(nodes);
+	yyjson_doc_free(doc);
+	buf_fini(&body);
+	return rc;
+}
+
+int cmd_push(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	struct repository_at at;
+	struct digest manifest;
+	char name[NODE_TEXT_SIZE], tag[NODE_TEXT_SIZE], model[2 * NODE_TEXT_SIZE], digest[DIGEST_TEXT_SIZE];
+	const char *selector = args_value(args, "on");
+	size_t nodes = 0;
+	if (name_tag_split(args_operand(args, 1), name, sizeof name, tag, sizeof tag, &err))
+		return args_fail(args, &err);
+	if (open_for(args, &c, &err))
+		return args_fail(args, &err);
+	struct push_options o = {args_operand(args, 0), name, tag, args_value(args, "license"),
+	                         args_has(args, "quiet")};
+	snprintf(model, sizeof model, "%s:%s", name, tag);
+	int rc = repository_find(c, args_value(args, "repository"), &at, &err);
+	if (rc == 0)
+		rc = push_model(c, &at, &o, &manifest, &err);
+	if (rc == 0 && selector)
+		rc = place(c, model, selector, false, &nodes, &err);
+	if (rc == 0) {
+		digest_format(&manifest, digest);
+		if (args_has(args, "json"))
+			printf("{\"model\":\"%s\",\"digest\":\"%s\"}\n", model, digest);
+		else
+			printf("%s is in the repository: %s\n", model, digest);
+		if (selector && !args_has(args, "json"))
+			printf("Placed on %zu nodes; watch with: mdn models %s\n", nodes, model);
+		else if (!args_has(args, "json"))
+			printf("Place it: mdn place %s --on role=edge\n", model);
+	}
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+int cmd_place(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	size_t nodes = 0;
+	const char *selector = args_value(args, "on");
+	bool removes = args_has(args, "remove");
+	if (!selector)
+		return args_usage(args, "say where with --on: role=edge, site=NAME, node=NAME, or all");
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	int rc = place(c, args_operand(args, 0), selector, removes, &nodes, &err);
+	client_close(c);
+	if (rc)
+		return args_fail(args, &err);
+	if (args_has(args, "json"))
+		printf("{\"model\":\"%s\",\"nodes\":%zu}\n", args_operand(args, 0), nodes);
+	else
+		printf("%s %s %zu nodes%s\n", args_operand(args, 0), removes ? "was placed on" : "is placed on", nodes,
+		       removes ? "; that rule is gone" : "");
+	return EXIT_DONE;
+}
+
+/* ---- models --------------------------------------------------------------------------------------- */
+
+static void print_models(yyjson_val *root)
+{
+	struct table *t = table_new("~MODEL,ARCHITECTURE,QUANTIZATION,>PARAMETERS,>SIZE,>PLACED,>READY,>FAILED");
+	yyjson_val *model, *file;
+	size_t i, max, k, files;
+	yyjson_arr_foreach(yyjson_obj_get(root, "models"), i, max, model)
+	{
+		char size[16];
+		uint64_t bytes = 0;
+		struct str name = answer_text(model, "name"), tag = answer_text(model, "tag");
+		struct str arch = answer_text(model, "architecture"), quant = answer_text(model, "quantization");
+		int64_t parameters = answer_number(model, "parameters");
+		yyjson_arr_foreach(yyjson_obj_get(model, "files"), k, files, file) bytes +=
+		    (uint64_t)answer_number(file, "size");
+		format_bytes(bytes, size);
+		table_add(t, STR_FMT ":" STR_FMT, STR_ARG(name), STR_ARG(tag));
+		table_add(t, STR_FMT, STR_ARG(arch));
+		table_add(t, STR_FMT, STR_ARG(quant));
+		if (parameters >= 1000000000)
+			table_add(t, "%.1f B", (double)parameters / 1e9);
+		else
+			table_add(t, "%.0f M", (double)parameters / 1e6);
+		table_add(t, "%s", size);
+		table_add(t, "%lld", (long long)answer_number(model, "placed"));
+		table_add(t, "%lld", (long long)answer_number(model, "ready"));
+		table_add(t, "%lld", (long long)answer_number(model, "failed"));
+	}
+	table_print(t, stdout);
+	table_free(t);
+}
+
+static void print_model(yyjson_val *root)
+{
+	struct table *t = table_new("NODE,SITE,STATE,PROGRESS,>HAVE,>RATE,~ERROR");
+	yyjson_val *node;
+	size_t i, max;
+	yyjson_arr_foreach(yyjson_obj_get(root, "nodes"), i, max, node)
+	{
+		char bar[15], have[16], rate[16];
+		struct str name = answer_text(node, "name"), site = answer_text(node, "site"),
+			   state = answer_text(node, "state");
+		struct str error = answer_text(node, "error");
+		int64_t bytes = answer_number(node, "have_bytes"), total = answer_number(node, "total_bytes");
+		double speed = answer_rate(node, "fetch_rate");
+		format_bar(total > 0 ? (double)bytes / (double)total : 0, bar, sizeof bar);
+		format_bytes((uint64_t)bytes, have);
+		format_bytes((uint64_t)speed, rate);
+		table_add(t, STR_FMT, STR_ARG(name));
+		table_add(t, STR_FMT, STR_ARG(site));
+		table_add(t, STR_FMT, STR_ARG(state));
+		table_add(t, "%s", bar);
+		table_add(t, "%s", have);
+		table_add(t, speed > 0 ? "%s/s" : "", rate);
+		table_add(t, STR_FMT, STR_ARG(error));
+	}
+	table_print(t, stdout);
+	table_free(t);
+}
+
+int cmd_models(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	struct buf path = {0}, answer = {0};
+	yyjson_doc *doc = NULL;
+	const char *model = args_operand(args, 0);
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	buf_printf(&path, "/mdn/v1/models%s%s%s", model ? "/" : "", model ? model : "",
+	           model && !strchr(model, ':') ? ":latest" : "");
+	buf_append(&path, "", 1);
+	struct client_call call = {.url = path.base};
+	int rc = client_run(c, &call, NULL, &answer, &err);
+	if (rc == 0 && args_has(args, "json"))
+		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
+	else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0)
+		(model ? print_model : print_models)(yyjson_doc_get_root(doc));
+	yyjson_doc_free(doc);
+	buf_fini(&path);
+	buf_fini(&answer);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+/* ---- pull ----------------------------------------------------------------------------------------- */
+
+struct pulling {
+	int fd;
+	uint64_t from;
+	struct progress *progress;
+	uint64_t done;
+	struct error error;
+};
+
+static bool on_pulled(void *arg, int status, struct str data)
+{
+	struct pulling *p = arg;
+	if (status == 200 && p->done == 0 && p->from > 0) {
+		/* the server sends it all: begin again */
+		p->from = 0;
+		if (ftruncate(p->fd, 0) || lseek(p->fd, 0, SEEK_SET) < 0)
+			return error_errno(&p->error, errno, "cannot begin the file again") == 0;
+	}
+	for (size_t at = 0; at < data.len;) {
+		ssize_t put = write(p->fd, data.base + at, data.len - at);
+		if (put < 0)
+			return error_errno(&p->error, errno, "cannot write the file") == 0;
+		at += (size_t)put;
+	}
+	p->done += data.len;
+	progress_show(p->progress, p->from + p->done);
+	return true;
+}
+
+/* The layer as FILE.part until its digest is right; what an earlier try left is gone on with. */
+static int pull_blob(struct client *c, const struct repository_at *at, const char *name, const char *digest,
+                     uint64_t size, const char *file, struct error *err)
+{
+	struct buf url = {0}, part = {0};
+	struct progress progress;
+	struct digest want, got;
+	struct stat st;
+	buf_printf(&part, "%s.part", file);
+	buf_append(&part, "", 1);
+	struct pulling p = {.progress = &progress};
+	p.fd = open(part.base, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	int rc = p.fd < 0 || fstat(p.fd, &st) ? error_errno(err, errno, "cannot write %s", part.base) : 0;
+	if (rc == 0)
+		rc = digest_parse(str_from(digest), &want) ? error_set(err, E_PEER, "`%s` is not a digest", digest) : 0;
+	if (rc == 0) {
+		p.from = (uint64_t)st.st_size <= size ? (uint64_t)st.st_size : 0;
+		if (ftruncate(p.fd, (off_t)p.from) || lseek(p.fd, (off_t)p.from, SEEK_SET) < 0)
+			rc = error_errno(err, errno, "cannot go on with %s", part.base);
+	}
+	progress_start(&progress, "pulling", size);
+	if (rc == 0 && p.from < size) {
+		char range[64];
+		snprintf(range, sizeof range, "bytes=%llu-", (unsigned long long)p.from);
+		buf_printf(&url, "%s/v2/%s/blobs/%s", at->url, name, digest);
+		buf_append(&url, "", 1);
+		struct client_call call = {
+		    .url = url.base,
+		    .node_id = at->id[0] ? at->id : NULL,
+		    .range = p.from ? range : NULL,
+		    .on_data = on_pulled,
+		    .arg = &p,
+		};
+		rc = client_run(c, &call, NULL, NULL, err);
+		if (p.error.code)
+			rc = error_set(err, p.error.code, "%s", p.error.text);
+	}
+	if (rc == 0)
+		progress_end(&progress, size);
+	if (rc == 0)
+		rc = digest_of_file(p.fd, size, "checking", false, &got, err);
+	if (rc == 0 && !digest_equal(&want, &got)) {
+		unlink(part.base);
+		rc = error_set(err, E_CORRUPT, "what came is not %s; nothing was kept, try again", digest);
+	}
+	if (rc == 0 && (fsync(p.fd) || rename(part.base, file)))
+		rc = error_errno(err, errno, "cannot finish %s", file);
+	if (p.fd >= 0)
+		close(p.fd);
+	buf_fini(&url);
+	buf_fini(&part);
+	return rc;
+}
+
+/* The name a layer gives itself; only its last part, and nothing that leaves the folder. */
+static void layer_title(yyjson_val *layer, const char *fallback, char *ret_title, size_t size)
+{
+	yyjson_val *annotations = yyjson_obj_get(layer, "annotations");
+	struct str title = {0};
+	if (annotations)
+		json_str(annotations, "org.opencontainers.image.title", &title, NULL);
+	for (size_t i = title.len; i-- > 0;) {
+		if (title.base[i] == '/') {
+			title = (struct str){title.base + i + 1, title.len - i - 1};
+			break;
+		}
+	}
+	bool odd = title.len == 0 || title.base[0] == '.' || memchr(title.base, 0, title.len) || title.len >= size;
+	snprintf(ret_title, size, STR_FMT, STR_ARG(odd ? str_from(fallback) : title));
+}
+
+static int pull(struct client *c, const struct args *args, const struct repository_at *at, const char *name,
+                const char *tag, struct error *err)
+{
+	struct buf url = {0}, answer = {0};
+	yyjson_doc *doc = NULL;
+	yyjson_val *layers = NULL, *layer;
+	size_t i, max;
+	buf_printf(&url, "%s/v2/%s/manifests/%s", at->url, name, tag);
+	buf_append(&url, "", 1);
+	struct client_call call = {.url = url.base, .node_id = at->id[0] ? at->id : NULL, .body_max = LIMIT_MANIFEST};
+	int rc = client_run(c, &call, NULL, &answer, err);
+	if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, err)) == 0)
+		rc = json_arr(yyjson_doc_get_root(doc), "layers", &layers, err);
+	yyjson_arr_foreach(layers, i, max, layer)
+	{
+		char file[256], digest[DIGEST_TEXT_SIZE];
+		const char *named = args_value(args, "output");
+		if (rc)
+			break;
+		if (!str_copy(answer_text(layer, "digest"), digest, sizeof digest)) {
+			rc =
+			    error_set(err, E_PEER, "the manifest names a layer by something else than a sha256 digest");
+			break;
+		}
+		layer_title(layer, digest + 7, file, sizeof file);
+		rc = pull_blob(c, at, name, digest, (uint64_t)answer_number(layer, "size"),
+		               named && max == 1 ? named : file, err);
+		if (rc == 0)
+			printf("%s\n", named && max == 1 ? named : file);
+	}
+	yyjson_doc_free(doc);
+	buf_fini(&url);
+	buf_fini(&answer);
+	return rc;
+}
+
+int cmd_pull(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	struct repository_at at;
+	char name[NODE_TEXT_SIZE], tag[NODE_TEXT_SIZE];
+	if (name_tag_split(args_operand(args, 0), name, sizeof name, tag, sizeof tag, &err) || open_for(args, &c, &err))
+		return args_fail(args, &err);
+	int rc = repository_find(c, args_value(args, "repository"), &at, &err);
+	if (rc == 0)
+		rc = pull(c, args, &at, name, tag, &err);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}

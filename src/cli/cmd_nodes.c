@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `mdn nodes`, `mdn status`, `mdn drain`, `mdn remove`, `mdn logs`, `mdn key ...`: running a network. */
+#include "base/clock.h"
+#include "cli/answers.h"
+#include "cli/client.h"
+#include "cli/node_table.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "cli/table.h"
+#include "core/report.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- nodes, status -------------------------------------------------------------------------------- */
+
+int cmd_nodes(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	struct buf answer = {0};
+	yyjson_doc *doc = NULL;
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	struct client_call call = {.url = "/mdn/v1/nodes"};
+	int rc = client_run(c, &call, NULL, &answer, &err);
+	if (rc == 0 && args_has(args, "json"))
+		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
+	else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0)
+		node_table_print(yyjson_doc_get_root(doc), NULL, stdout);
+	yyjson_doc_free(doc);
+	buf_fini(&answer);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+int cmd_status(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	yyjson_doc *nodes = NULL, *models = NULL;
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	int rc = client_json(c, "GET", "/mdn/v1/nodes", STR(""), &nodes, &err);
+	if (rc == 0)
+		rc = client_json(c, "GET", "/mdn/v1/models", STR(""), &models, &err);
+	if (rc == 0) {
+		struct network_summary s = node_table_summary(yyjson_doc_get_root(nodes), yyjson_doc_get_root(models));
+		if (args_has(args, "json"))
+			printf(
+			    "{\"center\":\"%s\",\"nodes\":%zu,\"up\":%zu,\"models\":%zu,\"copies\":%zu,\"ready\":%zu,"
+			    "\"running\":%lld,\"waiting\":%lld,\"tokens_per_s\":%.1f}\n",
+			    client_center_url(c), s.nodes, s.up, s.models, s.placed, s.ready, (long long)s.running,
+			    (long long)s.waiting, s.tokens_per_s);
+		else
+			printf("center    %s\nnodes     %zu of %zu up\nmodels    %zu, %zu of %zu copies ready\n"
+			       "requests  %lld running, %lld waiting, %.0f tokens/s\n",
+			       client_center_url(c), s.up, s.nodes, s.models, s.ready, s.placed, (long long)s.running,
+			       (long long)s.waiting, s.tokens_per_s);
+	}
+	yyjson_doc_free(nodes);
+	yyjson_doc_free(models);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+/* ---- one node ------------------------------------------------------------------------------------- */
+
+/* A name or an id, as the center knows it. */
+static int find_node(struct client *c, const char *name, char *ret_id, size_t id_size, char *ret_url, size_t url_size,
+                     struct error *err)
+{
+	yyjson_doc *doc;
+	yyjson_val *node;
+	size_t i, max;
+	int rc = client_json(c, "GET", "/mdn/v1/nodes", STR(""), &doc, err);
+	if (rc)
+		return rc;
+	ret_id[0] = 0;
+	yyjson_arr_foreach(yyjson_obj_get(yyjson_doc_get_root(doc), "nodes"), i, max, node)
+	{
+		struct str id = answer_text(node, "id");
+		if (!str_equal(id, str_from(name)) && !str_equal(answer_text(node, "name"), str_from(name)))
+			continue;
+		str_copy(id, ret_id, id_size);
+		str_copy(answer_text(node, "node_url"), ret_url, url_size);
+	}
+	yyjson_doc_free(doc);
+	return ret_id[0] ? 0 : error_set(err, E_NOTFOUND, "no node is called %s: see `mdn nodes`", name);
+}
+
+static int node_action(const struct args *args, const char *method, const char *suffix, const char *done_words)
+{
+	struct client *c;
+	struct error err = {0};
+	char id[NODE_ID_SIZE], url[NODE_URL_SIZE], path[128];
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	int rc = find_node(c, args_operand(args, 0), id, sizeof id, url, sizeof url, &err);
+	if (rc == 0) {
+		snprintf(path, sizeof path, "/mdn/v1/nodes/%s%s", id, suffix);
+		rc = client_json(c, method, path, STR(""), NULL, &err);
+	}
+	if (rc == 0)
+		printf("%s %s\n", args_operand(args, 0), done_words);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+int cmd_drain(const struct args *args)
+{
+	return node_action(args, "POST", "/drain", "is draining: streams finish, new requests go elsewhere");
+}
+
+int cmd_remove(const struct args *args)
+{
+	return node_action(args, "DELETE", "",
+	                   "is removed: its connections are cut, its certificate is no longer renewed");
+}
+
+static bool on_log(void *arg, int status, struct str data)
+{
+	fwrite(data.base, 1, data.len, stdout);
+	fflush(stdout);
+	return true;
+}
+
+int cmd_logs(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	char id[NODE_ID_SIZE], at[NODE_URL_SIZE], url[NODE_URL_SIZE + 128];
+	uint64_t lines = 100;
+	const char *text = args_value(args, "lines");
+	bool follow = args_has(args, "follow");
+	if (text && str_to_u64(str_from(text), &lines))
+		return args_usage(args, "--lines %s is not a number", text);
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	int rc = find_node(c, args_operand(args, 0), id, sizeof id, at, sizeof at, &err);
+	if (rc == 0) {
+		snprintf(url, sizeof url, "%s/mdn/v1/logs?lines=%llu%s", at, (unsigned long long)lines,
+		         follow ? "&follow=true" : "");
+		struct client_call call = {.url = url, .node_id = id, .on_data = on_log, .endless = follow};
+		rc = client_run(c, &call, NULL, NULL, &err);
+	}
+	client_close(c);
+	return rc == E_CANCELED ? EXIT_INTERRUPTED : rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+/* ---- API keys ------------------------------------------------------------------------------------- */
+
+int cmd_key_new(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	struct buf body = {0};
+	struct str key = {0}, id = {0};
+	yyjson_doc *doc = NULL;
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	buf_append_str(&body, STR("{\"name\":"));
+	buf_append_json(&body, str_from(args_operand(args, 0)));
+	buf_append_str(&body, STR("}"));
+	int rc = client_json(c, "POST", "/mdn/v1/keys", buf_str(&body), &doc, &err);
+	if (rc == 0 && (rc = json_str(yyjson_doc_get_root(doc), "key", &key, &err)) == 0)
+		rc = json_str(yyjson_doc_get_root(doc), "id", &id, &err);
+	if (rc == 0 && args_has(args, "json"))
+		printf("{\"key\":\"" STR_FMT "\",\"id\":\"" STR_FMT "\"}\n", STR_ARG(key), STR_ARG(id));
+	else if (rc == 0)
+		printf(STR_FMT "\nThis is shown once. Revoke it with: mdn key revoke " STR_FMT "\n", STR_ARG(key),
+		       STR_ARG(id));
+	yyjson_doc_free(doc);
+	buf_fini(&body);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+int cmd_key_list(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	struct buf answer = {0};
+	yyjson_doc *doc = NULL;
+	yyjson_val *key;
+	size_t i, max;
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	struct client_call call = {.url = "/mdn/v1/keys"};
+	int rc = client_run(c, &call, NULL, &answer, &err);
+	if (rc == 0 && args_has(args, "json")) {
+		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
+	} else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0) {
+		struct table *t = table_new("ID,~NAME,CREATED");
+		yyjson_arr_foreach(yyjson_obj_get(yyjson_doc_get_root(doc), "keys"), i, max, key)
+		{
+			struct str id = answer_text(key, "id"), name = answer_text(key, "name");
+			char when[25];
+			clock_format(answer_number(key, "created_us"), when);
+			table_add(t, STR_FMT, STR_ARG(id));
+			table_add(t, STR_FMT, STR_ARG(name));
+			table_add(t, "%s", when);
+		}
+		table_print(t, stdout);
+		table_free(t);
+	}
+	yyjson_doc_free(doc);
+	buf_fini(&answer);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+int cmd_key_revoke(const struct args *args)
+{
+	struct client *c;
+	struct error err = {0};
+	struct buf path = {0};
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	buf_append_str(&path, STR("/mdn/v1/keys/"));
+	client_escape(&path, str_from(args_operand(args, 0)));
+	buf_append(&path, "", 1);
+	int rc = client_json(c, "DELETE", path.base, STR(""), NULL, &err);
+	if (rc == 0)
+		printf("%s no longer opens anything; edges hear of it within a second\n", args_operand(args, 0));
+	buf_fini(&path);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}

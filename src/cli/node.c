@@ -1,0 +1,732 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* node.c - wires the rooms of one node. Rooms never know each other: here is where a roster becomes sources, a finished
+ * file becomes a loaded model, and a removed node loses its connections.
+ *
+ * Order at start: data folder (locked), member (identity, TLS), rooms, listeners, READY. The stop is the other way
+ * round. While draining, the API port still answers, so that late clients are sent elsewhere.
+ */
+#include "cli/node.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "cli/log_ring.h"
+#include "cli/systemd.h"
+#include "serve/center/center.h"
+#include "serve/gateway/gateway.h"
+#include "serve/member/member.h"
+#include "serve/peer/peer.h"
+#include "serve/repository/repository.h"
+#include "serve/scheduler/scheduler.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DRAIN_CHECK_US (50 * US_PER_MS)
+#define DRAIN_LEAST_US (300 * US_PER_MS) /* so that the others hear of it before the port closes */
+
+struct node {
+	struct config *config;  /* as at start: rooms keep views of its texts */
+	struct config *current; /* as last reloaded; often the same */
+	const struct node_source *source;
+	uint32_t roles;
+	int lock_fd;
+	struct loop *loop;
+	struct log_ring *log_ring;
+	struct member *member;
+	struct blob_store *blobs;
+	struct catalog *catalog;
+	struct repository *repository;
+	struct center *center;
+	struct peer *peer;
+	struct gateway *gateway;
+	struct scheduler *scheduler;
+	struct tls_context *api_tls;
+	struct http_server *node_server, *api_server, *repository_server, *scheduler_server;
+	struct version *versions; /* assigned */
+	size_t version_count;
+	bool draining, started;
+	int64_t drain_from_us;
+	struct loop_timer *drain_timer;
+};
+
+static bool has(const struct node *n, enum node_role role)
+{
+	return n->roles & role;
+}
+
+/* ---- requests ----------------------------------------------------------------------------------- */
+
+static void not_found(struct http_exchange *x)
+{
+	struct error err = {0};
+	struct str path = http_path(x);
+	error_set(&err, E_NOTFOUND, "nothing is served at " STR_FMT " here", STR_ARG(path));
+	http_respond_error(x, &err);
+}
+
+static bool is_operator(struct str identity)
+{
+	struct str rest = identity;
+	for (size_t i = 0; i + 10 <= identity.len; i++, rest = (struct str){identity.base + i, identity.len - i})
+		if (str_starts(rest, STR("/operator/")))
+			return true;
+	return false;
+}
+
+/* Whatever the rooms think of a request, only operators change things and read logs over the node port. */
+static bool forbidden_to_nodes(struct http_exchange *x)
+{
+	bool reads = str_equal(http_method(x), STR("GET")) || str_equal(http_method(x), STR("HEAD"));
+	bool own = (str_starts(http_path(x), STR("/v2/")) && !reads) || str_equal(http_path(x), STR("/mdn/v1/logs"));
+	return own && !is_operator(http_peer_identity(x));
+}
+
+static void on_node_request(void *arg, struct http_exchange *x)
+{
+	struct node *n = arg;
+	struct error err = {0};
+	if (n->center && center_handle(n->center, x))
+		return;
+	if (member_admit(n->member, http_peer_identity(x), &err)) {
+		http_respond_error(x, &err);
+		return;
+	}
+	if (forbidden_to_nodes(x)) {
+		error_set(&err, E_FORBIDDEN, "only an operator may do that");
+		http_respond_error(x, &err);
+		return;
+	}
+	if (str_equal(http_path(x), STR("/mdn/v1/logs"))) {
+		log_ring_answer(n->log_ring, x);
+		return;
+	}
+	if ((n->gateway && gateway_handle_node(n->gateway, x)) || peer_handle(n->peer, x) ||
+	    (n->repository && repository_handle(n->repository, x)) ||
+	    (n->scheduler && scheduler_handle(n->scheduler, x)))
+		return;
+	not_found(x);
+}
+
+static void on_api_request(void *arg, struct http_exchange *x)
+{
+	struct node *n = arg;
+	if (!gateway_handle_public(n->gateway, x))
+		not_found(x);
+}
+
+static void on_repository_request(void *arg, struct http_exchange *x)
+{
+	struct node *n = arg;
+	if (!repository_handle(n->repository, x))
+		not_found(x);
+}
+
+static void on_scheduler_request(void *arg, struct http_exchange *x)
+{
+	struct node *n = arg;
+	if (!scheduler_handle_public(n->scheduler, x))
+		not_found(x);
+}
+
+/* ---- what the control plane says ------------------------------------------------------------------ */
+
+static void name_tag_of(const struct version *v, char *ret_text, size_t size)
+{
+	snprintf(ret_text, size, "%s:%s", v->name, v->tag);
+}
+
+static void fill_report(void *arg, struct node_report *report)
+{
+	struct node *n = arg;
+	report->state = n->draining ? NODE_DRAINING : n->started ? NODE_READY : NODE_STARTING;
+	if (!n->gateway)
+		return;
+	report->models = mem_new((n->version_count + 1) * sizeof *report->models);
+	for (size_t i = 0; i < n->version_count; i++) {
+		char name[2 * NODE_TEXT_SIZE];
+		struct model_report *m = &report->models[report->model_count], engine;
+		name_tag_of(&n->versions[i], name, sizeof name);
+		if (!peer_progress(n->peer, str_from(name), m))
+			continue;
+		if (m->state == MODEL_READY) {
+			/* On disk; whether it can answer is the engine's to say. */
+			m->state = MODEL_LOADING;
+			if (gateway_model_report(n->gateway, str_from(name), &engine)) {
+				engine.have_bytes = m->have_bytes;
+				engine.total_bytes = m->total_bytes;
+				memcpy(engine.name, m->name, sizeof engine.name);
+				memcpy(engine.digest, m->digest, sizeof engine.digest);
+				*m = engine;
+			}
+		}
+		report->model_count++;
+	}
+	size_t count = gateway_seen(n->gateway, NULL, 0);
+	report->seen = mem_new((count + 1) * sizeof *report->seen);
+	report->seen_count = gateway_seen(n->gateway, report->seen, count);
+}
+
+static void cut_removed(struct node *n, const struct roster *r)
+{
+	for (size_t i = 0; i < r->removed_count; i++) {
+		char identity[TLS_IDENTITY_SIZE];
+		struct str domain = member_domain(n->member);
+		snprintf(identity, sizeof identity, "spiffe://" STR_FMT "/node/%s", STR_ARG(domain), r->removed[i]);
+		if (n->node_server)
+			http_server_cut(n->node_server, str_from(identity));
+		http_client_cut(member_client(n->member), str_from(identity));
+	}
+}
+
+static void set_sources(struct node *n, const struct roster *r)
+{
+	struct peer_source *sources = mem_new((r->node_count + 1) * sizeof *sources);
+	size_t count = 0;
+	for (size_t i = 0; i < r->node_count; i++) {
+		const struct roster_node *from = &r->nodes[i];
+		if (str_equal(str_from(from->id), member_id(n->member)) || !from->node_url[0] ||
+		    !(from->roles & (ROLE_REPOSITORY | ROLE_EDGE | ROLE_CENTER)))
+			continue;
+		struct peer_source *s = &sources[count++];
+		memcpy(s->id, from->id, sizeof s->id);
+		memcpy(s->site, from->site, sizeof s->site);
+		memcpy(s->url, from->node_url, sizeof s->url);
+		s->origin = from->roles & ROLE_REPOSITORY;
+	}
+	peer_set_sources(n->peer, sources, count);
+	free(sources);
+}
+
+static void set_gateway(struct node *n, const struct roster *r)
+{
+	struct gateway_key *keys = mem_new((r->key_count + 1) * sizeof *keys);
+	char(*schedulers)[NODE_URL_SIZE] = mem_new((r->node_count + 1) * sizeof *schedulers);
+	size_t count = 0;
+	for (size_t i = 0; i < r->key_count; i++) {
+		memcpy(keys[i].id, r->keys[i].id, sizeof keys[i].id);
+		memcpy(keys[i].hash, r->keys[i].hash, sizeof keys[i].hash);
+	}
+	for (size_t i = 0; i < r->node_count; i++) {
+		if (!(r->nodes[i].roles & ROLE_SCHEDULER) || !r->nodes[i].node_url[0])
+			continue;
+		int len = snprintf(schedulers[count], NODE_URL_SIZE, "%s#%s", r->nodes[i].node_url, r->nodes[i].id);
+		count += len < NODE_URL_SIZE;
+	}
+	gateway_set_keys(n->gateway, keys, r->key_count);
+	gateway_set_schedulers(n->gateway, (const char(*)[NODE_URL_SIZE])schedulers, count);
+	gateway_set_removed(n->gateway, (const char(*)[NODE_ID_SIZE])r->removed, r->removed_count);
+	free(keys);
+	free(schedulers);
+}
+
+static void on_roster(void *arg, const struct roster *r)
+{
+	struct node *n = arg;
+	set_sources(n, r);
+	if (n->gateway)
+		set_gateway(n, r);
+	if (n->scheduler)
+		scheduler_set_removed(n->scheduler, (const char(*)[NODE_ID_SIZE])r->removed, r->removed_count);
+	cut_removed(n, r);
+}
+
+static const struct version *assigned(const struct version *versions, size_t count, const struct version *v)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(versions[i].name, v->name) == 0 && strcmp(versions[i].tag, v->tag) == 0)
+			return &versions[i];
+	return NULL;
+}
+
+static void on_assign(void *arg, const struct version *versions, size_t count)
+{
+	struct node *n = arg;
+	if (!n->gateway)
+		return;
+	for (size_t i = 0; i < n->version_count; i++) {
+		char name[2 * NODE_TEXT_SIZE];
+		name_tag_of(&n->versions[i], name, sizeof name);
+		if (!assigned(versions, count, &n->versions[i]))
+			gateway_model_remove(n->gateway, str_from(name));
+		version_fini(&n->versions[i]);
+	}
+	free(n->versions);
+	n->versions = mem_new((count + 1) * sizeof *n->versions);
+	n->version_count = count;
+	for (size_t i = 0; i < count; i++)
+		version_copy(&versions[i], &n->versions[i]);
+	peer_set_assigned(n->peer, versions, count);
+}
+
+/* The file an engine opens: the GGUF, by name or by type. */
+static const struct version_file *model_file(const struct version *v)
+{
+	const struct version_file *largest = NULL;
+	for (size_t i = 0; i < v->file_count; i++) {
+		const struct version_file *f = &v->files[i];
+		if (str_ends(str_from(f->path), STR(".gguf")))
+			return f;
+		if (!largest || f->size > largest->size)
+			largest = f;
+	}
+	return largest;
+}
+
+static void on_model_here(void *arg, const struct version *v)
+{
+	struct node *n = arg;
+	struct error err = {0};
+	char name[2 * NODE_TEXT_SIZE], digest[DIGEST_TEXT_SIZE], *path = NULL;
+	const struct version_file *file = model_file(v);
+	if (!n->gateway || !file)
+		return;
+	name_tag_of(v, name, sizeof name);
+	digest_format(&v->manifest, digest);
+	if (blob_path(n->blobs, &file->digest, &path, &err) ||
+	    gateway_model_add(n->gateway, str_from(name), str_from(digest), str_from(path), &err))
+		log_error("node", "%s cannot be loaded: %s", name, err.text);
+	free(path);
+	member_report_soon(n->member);
+}
+
+static void on_change(void *arg)
+{
+	struct node *n = arg;
+	if (n->member)
+		member_report_soon(n->member);
+}
+
+static void on_removed(void *arg, struct str identity)
+{
+	struct node *n = arg;
+	if (n->node_server)
+		http_server_cut(n->node_server, identity);
+	http_client_cut(member_client(n->member), identity);
+}
+
+/* ---- stopping ------------------------------------------------------------------------------------- */
+
+static void on_drain_check(void *arg)
+{
+	struct node *n = arg;
+	int64_t waited = loop_now_us(n->loop) - n->drain_from_us;
+	size_t running = n->gateway ? gateway_running(n->gateway) : 0;
+	if (waited < DRAIN_LEAST_US || (running > 0 && waited < n->current->drain_deadline_us))
+		return;
+	if (running > 0)
+		log_warn("node", "%zu streams still run at the deadline and are cut", running);
+	loop_stop(n->loop);
+}
+
+/* From then on new requests are sent elsewhere; running streams go on. */
+static void drain(struct node *n)
+{
+	if (n->draining)
+		return;
+	n->draining = true;
+	if (n->gateway)
+		gateway_drain(n->gateway);
+	member_report_soon(n->member);
+}
+
+static void on_drain(void *arg)
+{
+	struct node *n = arg;
+	log_info("node", "drained by an operator: new requests go elsewhere; SIGTERM stops the node");
+	drain(n);
+}
+
+static void on_stop_signal(void *arg)
+{
+	struct node *n = arg;
+	if (n->drain_from_us || !n->gateway) {
+		loop_stop(n->loop);
+		return;
+	}
+	n->drain_from_us = loop_now_us(n->loop);
+	systemd_notify("STOPPING=1");
+	log_info("node", "stopping: %zu requests are running; a second signal stops at once",
+	         gateway_running(n->gateway));
+	drain(n);
+	loop_timer_start(n->drain_timer, DRAIN_CHECK_US, DRAIN_CHECK_US);
+}
+
+/* ---- reload --------------------------------------------------------------------------------------- */
+
+static struct scheduler_options scheduler_options_of(const struct config *c, struct str **ret_lists)
+{
+	struct str *lists = mem_new((c->zones.count + c->distances.count + 1) * sizeof *lists);
+	for (unsigned i = 0; i < c->zones.count; i++)
+		lists[i] = str_from(c->zones.items[i]);
+	for (unsigned i = 0; i < c->distances.count; i++)
+		lists[c->zones.count + i] = str_from(c->distances.items[i]);
+	*ret_lists = lists;
+	return (struct scheduler_options){
+	    .dns_listen = str_from(c->dns_listen),
+	    .dns_zone = str_from(c->dns_zone),
+	    .dns_ttl_us = c->dns_ttl_us,
+	    .zones = lists,
+	    .zone_count = c->zones.count,
+	    .distances = lists + c->zones.count,
+	    .distance_count = c->distances.count,
+	};
+}
+
+static int read_pem(const char *path, struct buf *out, struct error *err)
+{
+	return path[0] ? file_read(path, 1 << 20, out, err) : 0;
+}
+
+static int api_tls_load(struct node *n, const struct config *c, struct error *err)
+{
+	struct buf cert = {0}, key = {0};
+	int rc = 0;
+	if (!c->api_tls_cert[0] != !c->api_tls_key[0])
+		return error_set(err, E_INVAL, "api_tls_cert and api_tls_key belong together: set both or none");
+	if (!c->api_tls_cert[0])
+		return 0;
+	rc = read_pem(c->api_tls_cert, &cert, err);
+	if (rc == 0)
+		rc = read_pem(c->api_tls_key, &key, err);
+	struct tls_options o = {.cert_pem = buf_str(&cert), .key_pem = buf_str(&key), .any_version = true};
+	if (rc == 0)
+		rc = n->api_tls ? tls_context_replace(n->api_tls, &o, err) : tls_context_new(&o, &n->api_tls, err);
+	buf_fini(&cert);
+	buf_fini(&key);
+	return rc;
+}
+
+static void on_config_difference(void *arg, const char *key, bool live)
+{
+	if (live)
+		log_info("node", "reloaded: %s", key);
+	else
+		log_warn("node", "`%s` changed, but only a restart applies it", key);
+}
+
+static void set_log_level(const struct config *c)
+{
+	enum log_level level;
+	if (log_level_parse(c->log_level, &level) == 0)
+		log_set_level(level);
+}
+
+static int apply(struct node *n, const struct config *c, struct error *err)
+{
+	int rc = api_tls_load(n, c, err);
+	if (rc == 0 && n->scheduler) {
+		struct str *lists;
+		struct scheduler_options o = scheduler_options_of(c, &lists);
+		rc = scheduler_reload(n->scheduler, &o, err);
+		free(lists);
+	}
+	if (rc)
+		return rc;
+	set_log_level(c);
+	peer_set_limits(n->peer, (int32_t)c->fetch_parallel, c->fetch_rate);
+	if (n->gateway) {
+		gateway_set_open(n->gateway, c->open);
+		gateway_set_access_log(n->gateway, c->access_log);
+	}
+	if (n->center)
+		center_set_lives(n->center, c->token_life_us, c->cert_life_us);
+	return 0;
+}
+
+static void on_reload(void *arg)
+{
+	struct node *n = arg;
+	struct config *now;
+	struct error err = {0};
+	systemd_notify("RELOADING=1");
+	int rc = config_load(n->source->path, n->source->overrides, n->source->override_count, &now, &err);
+	if (rc == 0 && (rc = apply(n, now, &err)))
+		config_free(now);
+	if (rc == 0) {
+		config_compare(n->current, now, on_config_difference, NULL);
+		if (n->current != n->config)
+			config_free(n->current);
+		n->current = now;
+		log_info("node", "configuration read again");
+	} else {
+		log_error("node", "configuration not reloaded, the old one stays: %s", err.text);
+	}
+	systemd_notify("READY=1");
+}
+
+/* ---- start ---------------------------------------------------------------------------------------- */
+
+static int lock_data(struct node *n, struct error *err)
+{
+	const char *data = n->config->data;
+	char path[4096];
+	if (snprintf(path, sizeof path, "%s/lock", data) >= (int)sizeof path)
+		return error_set(err, E_INVAL, "data: the path is too long");
+	n->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (n->lock_fd < 0)
+		return error_errno(err, errno, "cannot open the data folder %s (run `mdn init` or `mdn join` first)",
+		                   data);
+	if (flock(n->lock_fd, LOCK_EX | LOCK_NB))
+		return error_set(err, E_CONFLICT,
+		                 "another mdn runs on the data folder %s; stop it or set another `data`", data);
+	return 0;
+}
+
+static int port_of(const char *key, const char *address, bool *ret_any, struct error *err)
+{
+	const char *colon = strrchr(address, ':');
+	uint64_t port;
+	if (!colon || str_to_u64(str_from(colon + 1), &port) || port == 0 || port > 65535)
+		return error_set(err, E_INVAL, "%s: `%s` is not ADDRESS:PORT with a port of 1 to 65535", key, address);
+	struct str host = {address, (size_t)(colon - address)};
+	*ret_any = host.len == 0 || str_equal(host, STR("0.0.0.0")) || str_equal(host, STR("[::]")) ||
+	           str_equal(host, STR("*"));
+	return 0;
+}
+
+/* The URL others use: what is advertised, else the address listened on when it is a definite one. */
+static int url_of(const char *key, const char *scheme, const char *advertise, const char *address, char *ret_url,
+                  struct error *err)
+{
+	bool any;
+	int rc = port_of(key, address, &any, err);
+	if (rc)
+		return rc;
+	if (any && !advertise[0])
+		return error_set(err, E_INVAL,
+		                 "%s_listen is any address: say with %s_advertise how others reach this node", key,
+		                 key);
+	bool whole = strstr(advertise, "://") != NULL;
+	int len = snprintf(ret_url, NODE_URL_SIZE, "%s%s", whole ? "" : scheme, advertise[0] ? advertise : address);
+	if (len >= NODE_URL_SIZE)
+		return error_set(err, E_LIMIT, "%s_advertise is longer than %d bytes", key, NODE_URL_SIZE - 1);
+	return 0;
+}
+
+static int start_member(struct node *n, struct error *err)
+{
+	const struct config *c = n->config;
+	char node_url[NODE_URL_SIZE], api_url[NODE_URL_SIZE] = "";
+	int rc = url_of("node", "https://", c->node_advertise, c->node_listen, node_url, err);
+	if (rc == 0 && has(n, ROLE_EDGE))
+		rc = url_of("api", c->api_tls_cert[0] ? "https://" : "http://", c->api_advertise, c->api_listen,
+		            api_url, err);
+	if (rc)
+		return rc;
+	struct member_options o = {
+	    .data = str_from(c->data),
+	    .center_url = str_from(c->center),
+	    .fill_report = fill_report,
+	    .on_roster = on_roster,
+	    .on_assign = on_assign,
+	    .on_drain = on_drain,
+	    .arg = n,
+	    .name = str_from(c->name),
+	    .site = str_from(c->site),
+	    .node_url = str_from(node_url),
+	    .api_url = str_from(api_url),
+	    .roles = n->roles,
+	};
+	return member_new(n->loop, &o, &n->member, err);
+}
+
+static int start_stores(struct node *n, struct error *err)
+{
+	char path[4096];
+	struct repository_options o = {.chunk_size = n->config->chunk_size};
+	snprintf(path, sizeof path, "%s/blobs", n->config->data);
+	int rc = blob_store_open(str_from(path), &n->blobs, err);
+	if (rc || !has(n, ROLE_REPOSITORY))
+		return rc;
+	snprintf(path, sizeof path, "%s/catalog.db", n->config->data);
+	rc = catalog_open(str_from(path), &n->catalog, err);
+	o.store = n->blobs;
+	o.catalog = n->catalog;
+	return rc ? rc : repository_new(n->loop, &o, &n->repository, err);
+}
+
+static int start_peer(struct node *n, struct error *err)
+{
+	const struct config *c = n->config;
+	struct peer_options o = {
+	    .store = n->blobs,
+	    .client = member_client(n->member),
+	    .self_id = member_id(n->member),
+	    .site = str_from(c->site),
+	    .domain = member_domain(n->member),
+	    .parallel = (int32_t)c->fetch_parallel,
+	    .rate_max = c->fetch_rate,
+	    .on_ready = on_model_here,
+	    .on_progress = on_change,
+	    .arg = n,
+	};
+	return peer_new(n->loop, &o, &n->peer, err);
+}
+
+static int start_gateway(struct node *n, struct error *err)
+{
+	const struct config *c = n->config;
+	if (!has(n, ROLE_EDGE))
+		return 0;
+	struct gateway_options o = {
+	    .client = member_client(n->member),
+	    .self_id = member_id(n->member),
+	    .self_name = str_from(c->name),
+	    .site = str_from(c->site),
+	    .domain = member_domain(n->member),
+	    .engine =
+		{
+		    .kind = str_from(c->engine),
+		    .remote_url = str_from(c->remote_url),
+		    .remote_key = str_from(c->remote_key),
+		    .slots = (int32_t)c->slots,
+		    .context_tokens = (int32_t)c->context,
+		    .batch_tokens = (int32_t)c->batch_tokens,
+		    .threads = (int32_t)c->threads,
+		},
+	    .open = c->open,
+	    .access_log = c->access_log,
+	    .on_change = on_change,
+	    .arg = n,
+	};
+	return gateway_new(n->loop, &o, &n->gateway, err);
+}
+
+static int start_center(struct node *n, struct error *err)
+{
+	struct center_options o = {
+	    .data = str_from(n->config->data),
+	    .domain = member_domain(n->member),
+	    .token_life_us = n->config->token_life_us,
+	    .cert_life_us = n->config->cert_life_us,
+	    .client = member_client(n->member),
+	};
+	if (!has(n, ROLE_CENTER))
+		return 0;
+	int rc = center_new(n->loop, &o, &n->center, err);
+	if (rc == 0)
+		center_on_removed(n->center, on_removed, n);
+	return rc;
+}
+
+static int start_scheduler(struct node *n, struct error *err)
+{
+	struct str *lists;
+	if (!has(n, ROLE_SCHEDULER))
+		return 0;
+	struct scheduler_options o = scheduler_options_of(n->config, &lists);
+	int rc = scheduler_new(n->loop, &o, &n->scheduler, err);
+	free(lists);
+	return rc;
+}
+
+static int listen_on(struct node *n, const char *key, const char *address, struct tls_context *tls,
+                     http_handler *handler, struct http_server **ret_server, struct error *err)
+{
+	struct http_server_options o = {
+	    .address = str_from(address),
+	    .inherited_fd = systemd_socket(key),
+	    .tls = tls,
+	    .handler = handler,
+	    .handler_arg = n,
+	    .room = key,
+	};
+	int rc = http_server_new(n->loop, &o, ret_server, err);
+	if (rc)
+		return error_prefix(err, "%s_listen: ", key);
+	struct str at = http_server_address(*ret_server);
+	log_info("node", "%s port: " STR_FMT, key, STR_ARG(at));
+	return 0;
+}
+
+static int start_listeners(struct node *n, struct error *err)
+{
+	const struct config *c = n->config;
+	int rc = listen_on(n, "node", c->node_listen, member_tls(n->member), on_node_request, &n->node_server, err);
+	if (rc == 0 && n->gateway)
+		rc = listen_on(n, "api", c->api_listen, n->api_tls, on_api_request, &n->api_server, err);
+	if (rc == 0 && n->repository && c->repository_listen[0])
+		rc = listen_on(n, "repository", c->repository_listen, NULL, on_repository_request,
+		               &n->repository_server, err);
+	if (rc == 0 && n->scheduler && c->scheduler_listen[0])
+		rc = listen_on(n, "scheduler", c->scheduler_listen, NULL, on_scheduler_request, &n->scheduler_server,
+		               err);
+	return rc;
+}
+
+static int node_start(struct node *n, struct error *err)
+{
+	struct buf roles = {0};
+	for (unsigned i = 0; i < n->config->roles.count; i++)
+		buf_printf(&roles, "%s%s", i ? "," : "", n->config->roles.items[i]);
+	int rc = node_roles_parse(buf_str(&roles), &n->roles, err);
+	buf_fini(&roles);
+	if (rc == 0 && n->roles == 0)
+		rc = error_set(err, E_INVAL, "roles: say what this node does: repository, center, edge, scheduler");
+	if (rc || (rc = lock_data(n, err)))
+		return rc;
+	n->log_ring = log_ring_new(n->loop);
+	n->drain_timer = loop_timer_new(n->loop, on_drain_check, n);
+	/* member first: it has the identity; it calls back only from the loop, when the rooms are there */
+	if ((rc = api_tls_load(n, n->config, err)) || (rc = start_member(n, err)) || (rc = start_stores(n, err)) ||
+	    (rc = start_peer(n, err)) || (rc = start_gateway(n, err)) || (rc = start_center(n, err)) ||
+	    (rc = start_scheduler(n, err)) || (rc = start_listeners(n, err)))
+		return rc;
+	n->started = true;
+	return 0;
+}
+
+static void node_stop(struct node *n)
+{
+	http_server_free(n->api_server);
+	http_server_free(n->repository_server);
+	http_server_free(n->scheduler_server);
+	http_server_free(n->node_server);
+	scheduler_free(n->scheduler);
+	center_free(n->center);
+	gateway_free(n->gateway);
+	peer_free(n->peer);
+	repository_free(n->repository);
+	member_free(n->member);
+	catalog_close(n->catalog);
+	blob_store_close(n->blobs);
+	tls_context_free(n->api_tls);
+	for (size_t i = 0; i < n->version_count; i++)
+		version_fini(&n->versions[i]);
+	free(n->versions);
+	if (n->current != n->config)
+		config_free(n->current);
+	loop_timer_free(n->drain_timer);
+	log_ring_free(n->log_ring);
+	loop_free(n->loop);
+	if (n->lock_fd >= 0)
+		close(n->lock_fd);
+}
+
+int node_run(struct config *config, const struct node_source *source, struct error *err)
+{
+	struct node n = {.config = config, .current = config, .source = source, .lock_fd = -1};
+	int rc = loop_new(&n.loop);
+	if (rc)
+		return error_set(err, rc, "cannot make an event loop");
+	signal(SIGPIPE, SIG_IGN);
+	loop_on_signal(n.loop, SIGTERM, on_stop_signal, &n);
+	loop_on_signal(n.loop, SIGINT, on_stop_signal, &n);
+	loop_on_signal(n.loop, SIGHUP, on_reload, &n);
+	rc = node_start(&n, err);
+	if (rc == 0) {
+		log_info("node", "%s is up: mdn " MDN_VERSION, config->name);
+		systemd_notify("READY=1");
+		loop_run(n.loop);
+		log_info("node", "stopped");
+	}
+	node_stop(&n);
+	return rc;
+}
