@@ -6,6 +6,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -120,6 +121,27 @@ static void test_ready_record_passes_as_it_is(void **state)
 	assert_string_equal(next_write(), "{\"path\":\"/v1/models\"}\n");
 }
 
+static void keep_line(void *arg, const char *line, size_t len)
+{
+	snprintf(arg, 256, "%.*s", (int)len, line);
+}
+
+static void test_tap_sees_what_is_written(void **state)
+{
+	char kept[256] = "";
+
+	log_setup(LOG_INFO, true, NULL);
+	log_tap(keep_line, kept);
+	log_debug("net", "below the level");
+	assert_string_equal(kept, "");
+	log_json("{\"status\":200}");
+	assert_string_equal(kept, "{\"status\":200}");
+	log_tap(NULL, NULL);
+	log_info("net", "after");
+	assert_string_equal(kept, "{\"status\":200}");
+	assert_string_equal(next_write(), "{\"status\":200}\n");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -127,6 +149,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_text_line_cannot_be_forged, capture, release),
 	    cmocka_unit_test_setup_teardown(test_level_filters_and_can_change, capture, release),
 	    cmocka_unit_test_setup_teardown(test_long_message_is_cut_and_still_valid_json, capture, release),
+	    cmocka_unit_test_setup_teardown(test_tap_sees_what_is_written, capture, release),
 	    cmocka_unit_test_setup_teardown(test_ready_record_passes_as_it_is, capture, release),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

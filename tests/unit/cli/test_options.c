@@ -136,6 +136,17 @@ static void test_help_and_pages_cover_the_whole_table(void **state)
 		assert_says(config_key_name(i));
 }
 
+static void test_no_command_has_an_option_twice(void **state)
+{
+	struct command_option a, b;
+
+	for (unsigned c = 0; c < command_count; c++)
+		for (unsigned i = 0; command_option_at(&commands[c], i, &a); i++)
+			for (unsigned j = 0; j < i && command_option_at(&commands[c], j, &b); j++)
+				if (strcmp(a.name, b.name) == 0 || (a.letter != 0 && a.letter == b.letter))
+					fail_msg("mdn %s: --%s and --%s", commands[c].words, a.name, b.name);
+}
+
 static void test_help_fits_eighty_columns(void **state)
 {
 	assert_int_equal(mdn("config show --help"), EXIT_DONE);
@@ -197,6 +208,7 @@ int main(void)
 	    cmocka_unit_test(test_every_configuration_key_is_an_option),
 	    cmocka_unit_test(test_check_names_file_line_and_key),
 	    cmocka_unit_test(test_help_and_pages_cover_the_whole_table),
+	    cmocka_unit_test(test_no_command_has_an_option_twice),
 	    cmocka_unit_test(test_help_fits_eighty_columns),
 	    cmocka_unit_test(test_bash_completes_commands_options_values_and_keys),
 	    cmocka_unit_test(test_errors_become_documented_exit_codes),
