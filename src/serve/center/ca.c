@@ -229,7 +229,7 @@ static bool same_file(const char *folder_a, const char *name_a, const char *fold
 	return same;
 }
 
-static const char *const operator_files[] = {"key.pem", "cert.pem", "center.url", "ca.pem"};
+static const char *const operator_files[] = {"key.pem", "cert.pem", "center.id", "center.url", "ca.pem"};
 
 /* An init that was killed: its traces go, and only its. */
 static int discard_half(const struct paths *p, const char *operator_dir, struct error *err)
@@ -284,16 +284,21 @@ static int make_identity(const struct ca *ca, const char *kind, const char *id, 
 	return rc;
 }
 
-static int write_operator(const struct ca *ca, struct str domain, const char *name, const char *center_url,
-                          const char *folder, struct error *err)
+static int write_operator(const struct ca *ca, const struct self *self, const char *name, const char *folder,
+                          struct error *err)
 {
 	char *key = NULL, *cert = NULL, pin[65];
-	int rc = make_identity(ca, "operator", name, domain, NULL, OPERATOR_LIFE_US, &key, &cert, pin, err);
+	struct buf center = {0};
+	buf_printf(&center, "spiffe://%s/node/%s", self->domain, self->id);
+	int rc =
+	    make_identity(ca, "operator", name, str_from(self->domain), NULL, OPERATOR_LIFE_US, &key, &cert, pin, err);
 	if (rc == 0 && (rc = folder_make(folder, 0700, err)) == 0 &&
 	    (rc = write_in(folder, "ca.pem", 0644, str_from(ca->cert_pem), err)) == 0 &&
-	    (rc = write_in(folder, "center.url", 0644, str_from(center_url), err)) == 0 &&
+	    (rc = write_in(folder, "center.url", 0644, str_from(self->center_url), err)) == 0 &&
+	    (rc = write_in(folder, "center.id", 0644, buf_str(&center), err)) == 0 &&
 	    (rc = write_in(folder, "cert.pem", 0644, str_from(cert), err)) == 0)
 		rc = write_in(folder, "key.pem", 0600, str_from(key), err);
+	buf_fini(&center);
 	free(key);
 	free(cert);
 	return rc;
@@ -384,7 +389,7 @@ int center_init(struct str data, struct str domain, struct str center_url, struc
 	    (rc = check_free(&p, operators, err)) == 0 && (rc = fill_tmp(&p, &ca, &s, err)) == 0 &&
 	    (rc = rename_folder(p.ca_tmp, p.ca, data, err)) == 0 &&
 	    (rc = rename_folder(p.ca_init_identity, p.identity, data, err)) == 0 &&
-	    (rc = write_operator(&ca, domain, "admin", s.center_url, operators, err)) == 0)
+	    (rc = write_operator(&ca, &s, "admin", operators, err)) == 0)
 		rc = folder_remove(p.ca_init, err);
 	ca_fini(&ca);
 	paths_fini(&p);
@@ -402,7 +407,7 @@ int center_operator_new(struct str data, struct str name, struct str operator_di
 	if (rc == 0 && file_exists(key))
 		rc = error_set(err, E_CONFLICT, "%s exists: there is an operator already; move it away first", key);
 	if (rc == 0 && (rc = ca_load(data, &ca, &self, err)) == 0)
-		rc = write_operator(&ca, str_from(self.domain), text, self.center_url, folder, err);
+		rc = write_operator(&ca, &self, text, folder, err);
 	ca_fini(&ca);
 	free(folder);
 	free(key);

@@ -13,7 +13,8 @@
 struct center;
 
 /* `mdn init`: makes CA, state, the center's own node identity in DATA/identity, and an operator identity in
- * OPERATOR_DIR (cert.pem, key.pem, ca.pem, center.url). E_CONFLICT when DATA already holds a network. */
+ * OPERATOR_DIR (cert.pem, key.pem, ca.pem, center.url, center.id: whom to meet there). E_CONFLICT when DATA already
+ * holds a network. */
 int center_init(struct str data, struct str domain, struct str center_url, struct str name, struct str site,
                 uint32_t roles, struct str operator_dir, struct error *err);
 
