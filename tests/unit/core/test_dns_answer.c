@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which names exist, which addresses stand behind them, and what is said when nobody is well. */
+#include "core/dns_answer.h"
+
+#include "core/node_map_index.h"
+#include "fixture.h"
+
+#define T INT64_C(1000000000)
+
+static enum dns_place place_of(const struct node_map *m, const char *a, const char *b, int count)
+{
+	struct str labels[2] = {str_from(a), str_from(b)}, model = {0};
+	return dns_locate(m, labels, count, &model);
+}
+
+static void test_labels_come_from_model_names(void **unused)
+{
+	char label[MODEL_LABEL_SIZE];
+	assert_true(model_label(STR("Org/SmolLM2_135M-Instruct:Q4.1"), label));
+	assert_string_equal(label, "org-smollm2-135m-instruct-q4-1");
+	assert_true(model_label(STR("--a//b--"), label));
+	assert_string_equal(label, "a-b");
+	assert_false(model_label(STR("///"), label));
+	assert_true(model_label(STR("0123456789012345678901234567890123456789012345678901234567890ab"), label));
+	assert_false(model_label(STR("0123456789012345678901234567890123456789012345678901234567890abc"), label));
+}
+
+static void test_names_exist_while_the_map_knows_the_model(void **unused)
+{
+	struct node_map *m = node_map_new();
+	assert_int_equal(place_of(m, "", "", -1), DNS_PLACE_OUTSIDE);
+	assert_int_equal(place_of(m, "", "", 0), DNS_PLACE_APEX);
+	assert_int_equal(place_of(m, "ns", "", 1), DNS_PLACE_NS);
+	assert_int_equal(place_of(m, "api", "", 1), DNS_PLACE_API); /* also with nobody behind it */
+	assert_int_equal(place_of(m, "www", "", 1), DNS_PLACE_NOWHERE);
+	assert_int_equal(place_of(m, "x", "api", 2), DNS_PLACE_NOWHERE);
+	report_at(m, &(struct node_spec){.id = "a", .seq = 1, .model = "X:latest", .model_state = "failed"}, T);
+	report_at(m, &(struct node_spec){.id = "b", .seq = 1, .model = "x:7b"}, T);
+	assert_int_equal(place_of(m, "x", "api", 2), DNS_PLACE_MODEL);
+	assert_int_equal(place_of(m, "x-latest", "api", 2), DNS_PLACE_MODEL);
+	assert_int_equal(place_of(m, "x-7b", "api", 2), DNS_PLACE_MODEL);
+	assert_int_equal(place_of(m, "7b", "api", 2), DNS_PLACE_NOWHERE);
+	assert_int_equal(place_of(m, "x", "www", 2), DNS_PLACE_NOWHERE);
+	assert_int_equal(place_of(m, "x", "api", 3), DNS_PLACE_NOWHERE);
+	node_map_remove(m, STR("a"));
+	assert_int_equal(place_of(m, "x", "api", 2), DNS_PLACE_NOWHERE);
+	assert_int_equal(place_of(m, "x-7b", "api", 2), DNS_PLACE_MODEL);
+	node_map_free(m);
+}
+
+static void expect(const struct node_map *m, const char *label, unsigned bits, const char *site, int64_t now,
+                   const char *want)
+{
+	struct dns_choices c;
+	struct buf got = {0};
+	char text[IP_TEXT_SIZE];
+	dns_choose(m, str_from(label), bits, str_from(site), now, &c);
+	for (size_t i = 0; i < c.count; i++) {
+		ip_format(&c.addresses[i], text);
+		buf_printf(&got, "%s%s", i ? " " : "", text);
+	}
+	buf_printf(&got, "/%zu%s", c.equal, c.failing ? " failing" : "");
+	buf_append(&got, "", 1);
+	if (strcmp(got.base, want) != 0)
+		fail_msg("\"%s\" instead of \"%s\"", got.base, want);
+	buf_fini(&got);
+}
+
+static void test_near_and_unloaded_first_and_never_empty(void **unused)
+{
+	struct node_map *m = node_map_new();
+	struct str ways[] = {STR("west-east=15ms"), STR("west-south=80ms")};
+	node_map_set_distances(m, ways, 2, NULL);
+	expect(m, "", 32, "west", T, "/0");
+	report_at(
+	    m,
+	    &(struct node_spec){.id = "w", .site = "west", .api = "http://10.0.0.1:80", .seq = 1, .model = "x:latest"},
+	    T);
+	report_at(
+	    m, &(struct node_spec){.id = "e", .site = "east", .api = "https://10.0.0.2", .seq = 1, .model = "x:latest"},
+	    T);
+	report_at(m,
+	          &(struct node_spec){
+		      .id = "s", .site = "south", .api = "https://10.0.0.3/v1", .seq = 1, .model = "x:latest"},
+	          T);
+	report_at(m,
+	          &(struct node_spec){
+		      .id = "6", .site = "west", .api = "http://[2001:db8::6]:80", .seq = 1, .model = "x:latest"},
+	          T);
+	report_at(
+	    m,
+	    &(struct node_spec){.id = "h", .site = "west", .api = "http://host.test:80", .seq = 1, .model = "x:latest"},
+	    T);
+	report_at(m, &(struct node_spec){.id = "n", .site = "west", .api = "http://10.0.0.9", .seq = 1}, T);
+	expect(m, "x", 32, "west", T, "10.0.0.1 10.0.0.2/1");
+	expect(m, "x", 32, "east", T, "10.0.0.2 10.0.0.1/1");
+	expect(m, "x", 32, "south", T, "10.0.0.3/1");
+	expect(m, "x", 128, "east", T, "2001:db8::6/1");
+	expect(m, "", 32, "west", T, "10.0.0.1 10.0.0.2/1"); /* the one without a model can only forward */
+	/* Loaded: the other one, and alone, as it is much better. */
+	report_at(
+	    m,
+	    &(struct node_spec){
+		.id = "w", .site = "west", .api = "http://10.0.0.1:80", .seq = 2, .model = "x:latest", .running = 7},
+	    T);
+	expect(m, "x", 32, "west", T, "10.0.0.2/1");
+	/* Falls silent: gone within 2.5 s, and the TTL is short meanwhile. */
+	int64_t later = T + 3000000;
+	report_at(
+	    m, &(struct node_spec){.id = "e", .site = "east", .api = "https://10.0.0.2", .seq = 2, .model = "x:latest"},
+	    later);
+	report_at(m,
+	          &(struct node_spec){
+		      .id = "6", .site = "west", .api = "http://[2001:db8::6]:80", .seq = 2, .model = "x:latest"},
+	          later);
+	expect(m, "x", 32, "west", later, "10.0.0.2/1 failing");
+	expect(m, "x", 32, "west", later + 2000000, "10.0.0.2/1 failing"); /* late, yet the best there is */
+	/* Draining is better than dead, and the one heard of last better than long dead. */
+	report_at(m,
+	          &(struct node_spec){.id = "e",
+	                              .site = "east",
+	                              .api = "https://10.0.0.2",
+	                              .seq = 3,
+	                              .model = "x:latest",
+	                              .state = "draining"},
+	          later);
+	expect(m, "x", 32, "west", later, "10.0.0.2/1 failing");
+	expect(m, "x", 32, "west", later + 200000000, "10.0.0.2 10.0.0.1 10.0.0.3/1");
+	assert_int_equal(dns_ttl_s(20000000, false), 20);
+	assert_int_equal(dns_ttl_s(20000000, true), 10);
+	assert_int_equal(dns_ttl_s(1, true), 1);
+	node_map_free(m);
+}
+
+static void test_equals_are_told_and_addresses_named_once(void **unused)
+{
+	struct node_map *m = node_map_new();
+	char id[16], api[32];
+	for (int i = 0; i < 12; i++) {
+		snprintf(id, sizeof(id), "n%d", i);
+		snprintf(api, sizeof(api), "http://10.0.0.%d:%d", i / 2, 80 + i); /* two nodes an address */
+		report_at(m,
+		          &(struct node_spec){
+			      .id = id, .site = "west", .api = api, .seq = 1, .model = "x:latest", .running = i},
+		          T);
+	}
+	expect(m, "x", 32, "west", T, "10.0.0.0 10.0.0.1 10.0.0.2 10.0.0.3/2");
+	node_map_free(m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_labels_come_from_model_names),
+	    cmocka_unit_test(test_names_exist_while_the_map_knows_the_model),
+	    cmocka_unit_test(test_near_and_unloaded_first_and_never_empty),
+	    cmocka_unit_test(test_equals_are_told_and_addresses_named_once),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
