@@ -26,7 +26,7 @@ void access_log(const struct request *r)
 	static const char *const routes[] = {
 	    [ROUTE_NONE] = "none", [ROUTE_LOCAL] = "local", [ROUTE_FORWARD] = "forward"};
 	const struct gateway *g = r->g;
-	int64_t now = loop_now_us(g->loop);
+	int64_t now = clock_mono_us(); /* the loop's own is cached for a turn */
 	struct buf line = {0};
 	char time[25];
 

@@ -154,6 +154,11 @@ static void join_tool_calls(struct choice_text *c, struct str json)
 	yyjson_doc_free(doc);
 }
 
+void choice_text_echo(struct choice_text *c, struct str prompt)
+{
+	c->offset = characters(prompt);
+}
+
 void choice_text_add(struct choice_text *c, enum engine_task task, const struct engine_event *e)
 {
 	buf_append_str(&c->content, e->text);

@@ -34,6 +34,7 @@ struct choice_text {
 	size_t offset; /* characters shown so far: text_offset */
 };
 void choice_text_fini(struct choice_text *c);
+void choice_text_echo(struct choice_text *c, struct str prompt); /* the text begins with it: offsets count from there */
 void choice_text_add(struct choice_text *c, enum engine_task task, const struct engine_event *event);
 
 /* {"id":... up to the open "choices":[ ; then choices; then the end. */

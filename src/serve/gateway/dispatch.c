@@ -171,7 +171,7 @@ void request_first_token(struct request *r)
 {
 	if (r->first_us)
 		return;
-	r->first_us = loop_now_us(r->g->loop);
+	r->first_us = clock_mono_us();
 	if (r->ticket)
 		ledger_first_token(r->ticket);
 }
@@ -434,7 +434,7 @@ void request_open(struct gateway *g, struct http_exchange *x, enum engine_task t
 	r->x = x;
 	r->hop = hop;
 	r->in.task = task;
-	r->begun_us = loop_now_us(g->loop);
+	r->begun_us = clock_mono_us();
 	r->created_s = clock_wall_us() / US_PER_S;
 	r->prompt_tokens = r->cached_tokens = r->completion_tokens = -1;
 	str_copy(tenant, r->tenant, sizeof(r->tenant));

@@ -134,7 +134,7 @@ static void local_count(struct local *l, const struct answer_usage *usage)
 {
 	struct model_metrics *m = &l->model->metrics;
 	struct request *r = l->r;
-	int64_t now = loop_now_us(r->g->loop);
+	int64_t now = clock_mono_us();
 
 	r->prompt_tokens = usage->prompt_tokens;
 	r->cached_tokens = usage->cached_tokens;
@@ -213,7 +213,7 @@ static void on_started(struct choice *c, const struct engine_event *e)
 	c->usage.cached_tokens = e->cached_tokens;
 	if (l->started_us)
 		return;
-	l->started_us = loop_now_us(l->r->g->loop);
+	l->started_us = clock_mono_us();
 	measure(l, H_QUEUE, l->started_us - l->submitted_us);
 }
 
@@ -230,7 +230,7 @@ static void on_first_token(struct local *l)
 static void on_text(struct choice *c, const struct engine_event *e)
 {
 	struct local *l = c->local;
-	int64_t now = loop_now_us(l->r->g->loop);
+	int64_t now = clock_mono_us();
 
 	if (!l->r->first_us)
 		on_first_token(l);
@@ -317,6 +317,8 @@ static int local_submit(struct local *l, struct engine_params *p, struct error *
 		struct choice *c = &l->choices[i];
 
 		p->prompt = in->prompts[i / (size_t)in->n];
+		if (in->echo)
+			choice_text_echo(&c->text, p->prompt);
 		p->sampling.seed =
 		    in->sampling.seed + i % (size_t)in->n; /* the same seed n times would be one answer n times */
 		int rc = engine_submit(l->model->engine, p, on_event, c, &c->engine, err);
@@ -340,7 +342,7 @@ int local_start(struct request *r, struct model *m, struct fault *fault)
 	l->count = count;
 	l->head =
 	    (struct answer_head){r->in.task, r->answer_id, r->model, m->fingerprint, r->created_s, r->in.include_usage};
-	l->submitted_us = loop_now_us(r->g->loop);
+	l->submitted_us = clock_mono_us();
 	for (size_t i = 0; i < count; i++) {
 		l->choices[i].local = l;
 		l->choices[i].index = (int32_t)i;

@@ -295,6 +295,7 @@ static void test_completions_stop_echo_and_log_probabilities(void **state)
 	assert_int_equal(strncmp(text, SECRET, strlen(SECRET)), 0);
 	assert_int_equal(yyjson_arr_size(at(doc, "choices.0.logprobs.tokens")), 8);
 	assert_int_equal(yyjson_arr_size(at(doc, "choices.0.logprobs.text_offset")), 8);
+	assert_int_equal(yyjson_get_int(at(doc, "choices.0.logprobs.text_offset.0")), strlen(SECRET));
 	const char *word = strrchr(text, ' '); /* the last word is where the next answer stops */
 	snprintf(stop, sizeof(stop), "%s", word + 1);
 	const char *first = strstr(text, stop);
