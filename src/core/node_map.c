@@ -15,6 +15,7 @@
 #define REFUSED_DOWN_US (1000 * INT64_C(1000))
 #define TIMEOUT_SUSPECT_US (1000 * INT64_C(1000))
 #define TIMEOUTS_COUNTED 10
+#define AGE_MOST_US INT64_C(1000000000000000) /* what a publisher may say; keeps sums far from overflow */
 
 #define PREFILL_UNKNOWN_PER_S 1000.0
 #define ITL_UNKNOWN_US 20000.0
@@ -721,7 +722,7 @@ static int parse_node(struct node_map *m, yyjson_val *item, int64_t now_us, stru
 		return rc;
 	if ((rc = json_str(item, "health", &health, err)) == 0 &&
 	    (rc = json_i64(item, "age_us", 0, INT64_MAX, &age_us, err)) == 0 &&
-	    (rc = node_map_report(m, &r, now_us - age_us, err)) == 0) {
+	    (rc = node_map_report(m, &r, now_us - (age_us < AGE_MOST_US ? age_us : AGE_MOST_US), err)) == 0) {
 		uint32_t at = map_node_find(m, str_from(r.id));
 		m->nodes[at]->entry.said_down = str_equal(health, STR("down"));
 		m->nodes[at]->entry.said_suspect = str_equal(health, STR("suspect"));

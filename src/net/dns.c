@@ -43,7 +43,7 @@ static uint8_t take_u8(struct cursor *c)
 static uint16_t take_u16(struct cursor *c)
 {
 	const uint8_t *p = take(c, 2);
-	return p ? (uint16_t)(p[0] << 8 | p[1]) : 0;
+	return p ? (uint16_t)((unsigned)p[0] << 8 | p[1]) : 0;
 }
 
 static uint8_t lower(uint8_t c)

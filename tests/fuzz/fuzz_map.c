@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A scheduler's map: refused, or read into a map that can decide, name addresses and be published again. */
+#include "core/dns_answer.h"
+#include "core/score.h"
+
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const char *const models[] = {"x", "x:latest", "a:7b"};
+	static const char *const sites[] = {"", "west", "east"};
+	struct node_map *m, *again;
+	struct rng rng;
+	struct buf json = {0};
+	if (node_map_parse((struct str){(const char *)data, size}, 1000000, &m, NULL) < 0)
+		return 0;
+	rng_init(&rng, 1);
+	for (int i = 0; i < 3; i++) {
+		struct route_query q = {.model = str_from(models[i]), .client_site = str_from(sites[i])};
+		struct route_decision d;
+		struct dns_choices c;
+		int rc = route_decide(m, NULL, &q, 1000000, &rng, &d, NULL);
+		if ((rc == 0) != (d.candidate_count > 0) || d.choice > d.candidate_count)
+			abort();
+		route_decision_fini(&d);
+		dns_choose(m, str_from(i ? "x" : ""), 32, str_from(sites[i]), 1000000, &c);
+		if (c.equal > c.count)
+			abort();
+	}
+	node_map_format(m, 1000000, &json);
+	if (node_map_parse(buf_str(&json), 1000000, &again, NULL) < 0)
+		abort();
+	if (node_map_count(again) != node_map_count(m))
+		abort();
+	node_map_free(again);
+	node_map_free(m);
+	buf_fini(&json);
+	return 0;
+}
