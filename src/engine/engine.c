@@ -16,6 +16,7 @@ static const struct engine_kind {
 	int (*create)(const struct engine_options *options, struct engine **ret_engine, struct error *err);
 	void (*start)(struct engine *engine, const struct engine_options *options);
 } engine_kinds[] = {
+    {"llama", engine_llama_new, engine_llama_start},
     {"synthetic", engine_synthetic_new, engine_synthetic_start},
 };
 

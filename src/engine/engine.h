@@ -3,10 +3,10 @@
  *
  * An engine holds one loaded model. Requests go in from the loop's thread; events come back on the
  * same loop, in order, ended by exactly one ENGINE_DONE. Whatever thread the kind uses inside is its
- * own affair. Backpressure: an engine stops delivering (and generating) for a request while its
- * `credit` is used up; engine_continue gives it more. Cancel frees the slot within one batch and no
- * event follows it. Strings in events live for the callback; those in requests are copied. Requests may be
- * submitted while the model loads: they wait. Callbacks may submit, cancel, pause; not free the engine.
+ * own affair. Backpressure: after engine_pause a request gets no more tokens generated (a few on their way may still
+ * come) until engine_continue. Cancel frees the slot within one batch and no event follows it. Strings in events live
+ * for the callback; those in requests are copied. Requests may be submitted while the model loads: they wait. Callbacks
+ * may submit, cancel, pause; not free the engine.
  */
 #ifndef MDN_ENGINE_ENGINE_H
 #define MDN_ENGINE_ENGINE_H

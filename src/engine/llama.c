@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* llama.c - the only file that includes llama.h: a model ("box") and its context ("core") with a small face.
+ *
+ * What llama.cpp would answer with abort() is checked before: file kind, batch sizes, sequence ids. One unified KV
+ * cache for all sequences, flash attention on (a unified cache is slow without), one sequence more than slots
+ * for moving KV about, our own thread pool. The cache has room for every slot's whole context if a third of the
+ * memory now available can hold it; else less, and the batch preempts when it runs out.
+ */
+#include "engine/llama_parts.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <ggml-backend.h>
+#include <llama.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct llama_box {
+	atomic_int refs;
+	struct llama_model *model;
+	const struct llama_vocab *vocab;
+	struct chat *chat;
+	int32_t vocab_size, piece_most; /* bytes of the longest token */
+};
+
+struct llama_core {
+	struct llama_box *box;
+	struct llama_context *context;
+	struct ggml_threadpool *pool; /* NULL: ggml makes one per graph */
+	void (*pool_free)(struct ggml_threadpool *pool);
+	struct llama_batch batch;
+	int32_t batch_room;
+	uint64_t kv_bytes;
+	int32_t swa; /* sliding window; 0: none */
+};
+
+/* ---- llama.cpp's log --------------------------------------------------------------------------- */
+
+/* While a model loads, the last complaint of this thread is kept: it says why. */
+static _Thread_local char *complaint;
+enum { COMPLAINT_SIZE = 256 };
+
+static void llama_logged(enum ggml_log_level level, const char *text, void *arg)
+{
+	size_t len = strlen(text);
+	(void)arg;
+
+	while (len && (text[len - 1] == '\n' || text[len - 1] == ' '))
+		len--;
+	if (level == GGML_LOG_LEVEL_CONT || len < 2) /* progress dots */
+		return;
+	if (level == GGML_LOG_LEVEL_ERROR && complaint)
+		snprintf(complaint, COMPLAINT_SIZE, "%.*s", (int)(len < COMPLAINT_SIZE ? len : COMPLAINT_SIZE - 1),
+		         text);
+	log_debug("engine", "llama.cpp: %.*s", (int)len, text);
+}
+
+static void llama_setup(void)
+{
+	llama_log_set(llama_logged, NULL);
+	llama_backend_init();
+}
+
+/* ---- box --------------------------------------------------------------------------------------- */
+
+static int box_check_file(const char *path, struct error *err)
+{
+	struct stat st;
+	unsigned char head[8];
+	FILE *file = fopen(path, "rb");
+
+	if (!file)
+		return error_errno(err, errno, "cannot open the model file %s", path);
+	size_t got = fread(head, 1, sizeof(head), file);
+	int rc = fstat(fileno(file), &st);
+	fclose(file);
+	if (rc < 0 || !S_ISREG(st.st_mode))
+		return error_set(err, E_INVAL, "%s is not a file", path);
+	if (got < sizeof(head) || memcmp(head, "GGUF", 4) != 0)
+		return error_set(err, E_CORRUPT, "%s is not a GGUF file", path);
+	if (head[4] < 2 || head[4] > 3 || head[5] || head[6] || head[7])
+		return error_set(err, E_UNSUPPORTED, "%s has GGUF version %u; 2 and 3 are supported", path, head[4]);
+	return 0;
+}
+
+static bool box_progress(float done, void *stop)
+{
+	(void)done;
+	return !atomic_load((const atomic_bool *)stop);
+}
+
+static const char *box_misfit(const struct llama_box *box)
+{
+	if (llama_model_has_encoder(box->model) || !llama_model_has_decoder(box->model))
+		return "it has an encoder";
+	if (llama_model_is_diffusion(box->model))
+		return "it generates by diffusion";
+	if (llama_vocab_type(box->vocab) == LLAMA_VOCAB_TYPE_NONE || box->vocab_size < 2)
+		return "it has no vocabulary";
+	return NULL;
+}
+
+static void box_measure_pieces(struct llama_box *box)
+{
+	char piece[1];
+
+	for (int32_t token = 0; token < box->vocab_size; token++) {
+		int32_t n = llama_token_to_piece(box->vocab, token, piece, 0, 0, true);
+		n = n < 0 ? -n : n;
+		box->piece_most = n > box->piece_most ? n : box->piece_most;
+	}
+}
+
+int llama_box_load(const struct llama_settings *settings, const atomic_bool *stop, struct llama_box **ret_box,
+                   struct error *err)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct llama_model_params params = llama_model_default_params();
+	char words[COMPLAINT_SIZE] = "";
+	struct error chat_err = {0};
+	int rc = box_check_file(settings->model_path, err);
+
+	if (rc < 0)
+		return rc;
+	pthread_once(&once, llama_setup);
+	params.progress_callback = box_progress;
+	params.progress_callback_user_data = (void *)stop;
+	struct llama_box *box = NEW(struct llama_box);
+	atomic_init(&box->refs, 1);
+	complaint = words;
+	box->model = llama_model_load_from_file(settings->model_path, params);
+	complaint = NULL;
+	if (!box->model) {
+		llama_box_unref(box);
+		return error_set(err, atomic_load(stop) ? E_CANCELED : E_CORRUPT, "cannot load %s: %s",
+		                 settings->model_path, words[0] ? words : "llama.cpp refused it");
+	}
+	box->vocab = llama_model_get_vocab(box->model);
+	box->vocab_size = llama_vocab_n_tokens(box->vocab);
+	const char *misfit = box_misfit(box);
+	if (misfit) {
+		rc = error_set(err, E_UNSUPPORTED, "%s cannot answer chats or completions: %s", settings->model_path,
+		               misfit);
+	} else if ((rc = chat_new(box->model, &box->chat, &chat_err)) < 0 && rc != E_NOTFOUND) {
+		*err = chat_err;
+	} else {
+		box_measure_pieces(box);
+		*ret_box = box;
+		return 0;
+	}
+	llama_box_unref(box);
+	return rc;
+}
+
+void llama_box_ref(struct llama_box *box)
+{
+	atomic_fetch_add(&box->refs, 1);
+}
+
+void llama_box_unref(struct llama_box *box)
+{
+	if (atomic_fetch_sub(&box->refs, 1) != 1)
+		return;
+	chat_free(box->chat);
+	llama_model_free(box->model);
+	free(box);
+}
+
+const struct chat *llama_box_chat(const struct llama_box *box)
+{
+	return box->chat;
+}
+
+const struct llama_model *llama_box_model(const struct llama_box *box)
+{
+	return box->model;
+}
+
+int32_t llama_box_vocab(const struct llama_box *box)
+{
+	return box->vocab_size;
+}
+
+bool llama_box_ends(const struct llama_box *box, int32_t token)
+{
+	return llama_vocab_is_eog(box->vocab, token);
+}
+
+int llama_box_tokenize(const struct llama_box *box, struct str text, int32_t context, int32_t **ret_tokens,
+                       int32_t *ret_count, struct error *err)
+{
+	/* No token stands for more bytes than piece_most (normalizing tokenizers shrink by less than 4). */
+	if (text.len / 4 > (size_t)context * (size_t)box->piece_most)
+		return error_set(err, E_LIMIT,
+		                 "the prompt has %zu bytes, far more than a context of %d tokens: shorten it", text.len,
+		                 context);
+	int32_t room = (int32_t)(text.len / 3) + 16;
+	int32_t *tokens = mem_new((size_t)room * sizeof(*tokens));
+	int32_t n = llama_tokenize(box->vocab, text.base ? text.base : "", (int32_t)text.len, tokens, room, true, true);
+	if (n < 0 && n != INT32_MIN) {
+		tokens = mem_resize(tokens, (size_t)-n, sizeof(*tokens));
+		n = llama_tokenize(box->vocab, text.base, (int32_t)text.len, tokens, -n, true, true);
+	}
+	if (n < 0) {
+		free(tokens);
+		return error_set(err, E_INTERNAL, "the prompt cannot be tokenized");
+	}
+	*ret_tokens = tokens;
+	*ret_count = n;
+	return 0;
+}
+
+struct str llama_box_piece(const struct llama_box *box, int32_t token, bool special, struct buf *buf)
+{
+	buf_clear(buf);
+	char *room = buf_reserve(buf, (size_t)box->piece_most + 1);
+	int32_t n = llama_token_to_piece(box->vocab, token, room, box->piece_most + 1, 0, special);
+	return (struct str){room, n > 0 ? (size_t)n : 0};
+}
+
+void llama_box_info(const struct llama_box *box, struct engine_info *info)
+{
+	llama_model_meta_val_str(box->model, "general.architecture", info->architecture, sizeof(info->architecture));
+	info->memory_bytes = llama_model_size(box->model);
+	info->chat = box->chat != NULL;
+}
+
+/* ---- core -------------------------------------------------------------------------------------- */
+
+static uint64_t memory_available(void)
+{
+	char line[128];
+	unsigned long long kib = 0;
+	FILE *file = fopen("/proc/meminfo", "r");
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+			break;
+	if (file)
+		fclose(file);
+	return kib * 1024;
+}
+
+/* K and V at 16 bits; models with latent attention need less. */
+static uint64_t kv_bytes_per_token(const struct llama_model *model)
+{
+	int32_t heads = llama_model_n_head(model), kv_heads = llama_model_n_head_kv(model);
+	int64_t head = heads > 0 ? llama_model_n_embd(model) / heads : llama_model_n_embd(model);
+	int64_t bytes = INT64_C(2) * 2 * llama_model_n_layer(model) * (kv_heads > 0 ? kv_heads : 1) * head;
+
+	return bytes > 0 ? (uint64_t)bytes : 1;
+}
+
+static int core_size_kv(const struct llama_box *box, struct llama_settings *settings, struct error *err)
+{
+	uint64_t per_token = kv_bytes_per_token(box->model), available = memory_available();
+	int64_t wanted = (int64_t)settings->slots * settings->context_tokens;
+	int64_t least = settings->context_tokens + 64 * (int64_t)settings->slots;
+
+	if (settings->kv_tokens > 0) {
+		wanted = settings->kv_tokens;
+	} else if (available && wanted > (int64_t)(available / 3 / per_token)) {
+		wanted = (int64_t)(available / 3 / per_token);
+	}
+	wanted = wanted < least ? least : wanted;
+	if (wanted > INT32_MAX / 2)
+		wanted = INT32_MAX / 2;
+	if (available && (uint64_t)wanted * per_token > available)
+		return error_set(err, E_UNAVAILABLE,
+		                 "the KV cache needs %llu MiB and %llu MiB are free: lower context_tokens or slots",
+		                 (unsigned long long)((uint64_t)wanted * per_token >> 20),
+		                 (unsigned long long)(available >> 20));
+	settings->kv_tokens = (int32_t)((wanted + 255) / 256 * 256);
+	return 0;
+}
+
+static int32_t cores(void)
+{
+	cpu_set_t set;
+	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+
+	return n > 0 ? n : 1;
+}
+
+static bool core_abort(void *stop)
+{
+	return atomic_load((const atomic_bool *)stop);
+}
+
+static struct llama_context_params core_params(const struct llama_settings *settings, const atomic_bool *stop)
+{
+	struct llama_context_params params = llama_context_default_params();
+	uint32_t batch =
+	    (uint32_t)(settings->batch_tokens > settings->slots ? settings->batch_tokens : settings->slots + 1);
+
+	params.n_ctx = (uint32_t)settings->kv_tokens;
+	params.n_batch = batch;
+	params.n_ubatch = batch < 512 ? batch : 512;
+	params.n_seq_max = (uint32_t)settings->slots + 1;
+	params.n_outputs_max = params.n_seq_max; /* fewer than sequences aborts */
+	params.n_threads = params.n_threads_batch = settings->threads;
+	params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+	params.kv_unified = true;
+	params.swa_full = false;
+	params.no_perf = true;
+	params.abort_callback = core_abort;
+	params.abort_callback_data = (void *)stop;
+	return params;
+}
+
+/* The CPU backend may be a plug-in, so its functions are looked up. */
+static void core_attach_pool(struct llama_core *core, int32_t threads)
+{
+	ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+	ggml_backend_reg_t backend = cpu ? ggml_backend_dev_backend_reg(cpu) : NULL;
+
+	if (!backend)
+		return;
+	struct ggml_threadpool *(*pool_new)(struct ggml_threadpool_params *) =
+	    (struct ggml_threadpool * (*)(struct ggml_threadpool_params *))
+		ggml_backend_reg_get_proc_address(backend, "ggml_threadpool_new");
+	core->pool_free =
+	    (void (*)(struct ggml_threadpool *))ggml_backend_reg_get_proc_address(backend, "ggml_threadpool_free");
+	if (!pool_new || !core->pool_free)
+		return;
+	struct ggml_threadpool_params params = ggml_threadpool_params_default(threads);
+	core->pool = pool_new(&params);
+	if (core->pool)
+		llama_attach_threadpool(core->context, core->pool, core->pool);
+}
+
+int llama_core_new(struct llama_box *box, struct llama_settings *settings, const atomic_bool *stop,
+                   struct llama_core **ret_core, struct error *err)
+{
+	int32_t trained = llama_model_n_ctx_train(box->model);
+	char words[COMPLAINT_SIZE] = "";
+
+	if (settings->context_tokens <= 0)
+		settings->context_tokens = trained > 0 && trained < 4096 ? trained : 4096;
+	else if (trained > 0 && settings->context_tokens > trained)
+		return error_set(err, E_INVAL, "context_tokens is %d, the model was trained for %d: lower it",
+		                 settings->context_tokens, trained);
+	if (settings->threads <= 0)
+		settings->threads = cores();
+	int rc = core_size_kv(box, settings, err);
+	if (rc < 0)
+		return rc;
+
+	struct llama_context_params params = core_params(settings, stop);
+	struct llama_core *core = NEW(struct llama_core);
+	complaint = words;
+	core->context = llama_init_from_model(box->model, params);
+	complaint = NULL;
+	if (!core->context) {
+		free(core);
+		return error_set(err, E_UNAVAILABLE, "cannot make a context of %d tokens in %d slots: %s",
+		                 settings->context_tokens, settings->slots,
+		                 words[0] ? words : "llama.cpp refused; lower context_tokens or slots");
+	}
+	core_attach_pool(core, settings->threads);
+	core->box = box;
+	llama_box_ref(box);
+	core->batch_room = (int32_t)llama_n_batch(core->context);
+	core->batch = llama_batch_init(core->batch_room, 0, 1);
+	core->kv_bytes = kv_bytes_per_token(box->model) * (uint64_t)settings->kv_tokens;
+	core->swa = llama_model_n_swa(box->model);
+	*ret_core = core;
+	return 0;
+}
+
+void llama_core_free(struct llama_core *core)
+{
+	if (!core)
+		return;
+	llama_batch_free(core->batch);
+	llama_free(core->context);
+	if (core->pool)
+		core->pool_free(core->pool);
+	llama_box_unref(core->box);
+	free(core);
+}
+
+uint64_t llama_core_kv_bytes(const struct llama_core *core)
+{
+	return core->kv_bytes;
+}
+
+int32_t llama_core_room(const struct llama_core *core)
+{
+	return core->batch_room - core->batch.n_tokens;
+}
+
+int32_t llama_core_add(struct llama_core *core, int32_t token, int32_t position, int32_t seq, bool wants_logits)
+{
+	struct llama_batch *batch = &core->batch;
+	int32_t row = batch->n_tokens;
+
+	assert(row < core->batch_room && token >= 0 && token < core->box->vocab_size);
+	batch->token[row] = token;
+	batch->pos[row] = position;
+	batch->n_seq_id[row] = 1;
+	batch->seq_id[row][0] = seq;
+	batch->logits[row] = wants_logits;
+	batch->n_tokens++;
+	return row;
+}
+
+void llama_core_clear(struct llama_core *core)
+{
+	core->batch.n_tokens = 0;
+}
+
+int llama_core_decode(struct llama_core *core)
+{
+	return llama_decode(core->context, core->batch);
+}
+
+float *llama_core_logits(struct llama_core *core, int32_t row)
+{
+	float *logits = llama_get_logits_ith(core->context, row);
+
+	assert(logits);
+	return logits;
+}
+
+bool llama_core_keep(struct llama_core *core, int32_t seq, int32_t position)
+{
+	llama_memory_t memory = llama_get_memory(core->context);
+
+	if (position == 0)
+		return llama_memory_seq_rm(memory, seq, -1, -1);
+	/* A sliding window's cache has only the last tokens: going back needs those before `position`. */
+	if (core->swa > 0) {
+		llama_pos first = llama_memory_seq_pos_min(memory, seq);
+		int32_t needed = position - core->swa > 0 ? position - core->swa : 0;
+		if (first < 0 || first > needed) {
+			llama_memory_seq_rm(memory, seq, -1, -1);
+			return false;
+		}
+	}
+	if (llama_memory_seq_rm(memory, seq, position, -1))
+		return true;
+	llama_memory_seq_rm(memory, seq, -1, -1);
+	return false;
+}

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* llama_front.c - the loop's side of the llama kind.
+ *
+ * Rendering a template and tokenizing a long prompt take milliseconds; both run in the job pool, so neither the loop
+ * nor the batch waits for them. Answers with tool calls or reasoning are parsed here, on delivery, for the same reason.
+ */
+#include "engine/llama_parts.h"
+
+#include "base/log.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+static struct llama_engine *engine_of(const struct engine_request *request)
+{
+	return (struct llama_engine *)request->engine;
+}
+
+static void llama_mail_arrived(void *arg);
+static void llama_begin(struct llama_request *r);
+
+int engine_llama_new(const struct engine_options *options, struct engine **ret_engine, struct error *err)
+{
+	if (!options->model_path.len)
+		return error_set(err, E_INVAL, "the llama engine needs a model file");
+	struct llama_engine *e = NEW(struct llama_engine);
+	e->base.ops = &engine_llama_ops;
+	e->settings = (struct llama_settings){
+	    .model_path = str_dup(options->model_path),
+	    .slots = options->slots > 0 ? options->slots : 8,
+	    .context_tokens = options->context_tokens,
+	    .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 512,
+	    .threads = options->threads,
+	    .kv_tokens = options->kv_tokens,
+	};
+	/* Sequence ids end at 255 in llama.cpp, and one is kept for moving KV about. */
+	if (e->settings.slots > 254)
+		e->settings.slots = 254;
+	e->base.info.slots = e->settings.slots;
+	*ret_engine = &e->base;
+	return 0;
+}
+
+void engine_llama_start(struct engine *engine, const struct engine_options *options)
+{
+	struct llama_engine *e = (struct llama_engine *)engine;
+	(void)options;
+
+	e->refs = 1;
+	llama_mail_init(&e->mail, engine->loop, llama_mail_arrived, e);
+	int rc = pthread_create(&e->thread, NULL, llama_thread, e);
+	assert(rc == 0);
+	(void)rc;
+}
+
+static void llama_unref(struct llama_engine *e)
+{
+	if (--e->refs)
+		return;
+	if (e->box)
+		llama_box_unref(e->box);
+	llama_mail_fini(&e->mail);
+	free(e->settings.model_path);
+	free(e);
+}
+
+/* ---- requests going in ------------------------------------------------------------------------- */
+
+static int llama_submit(struct engine *engine, const struct engine_params *params, struct engine_request *request,
+                        struct error *err)
+{
+	struct llama_engine *e = (struct llama_engine *)engine;
+	struct llama_request *r = (struct llama_request *)request;
+
+	if (e->box && params->task == ENGINE_CHAT && !llama_box_chat(e->box))
+		return error_set(err, E_INVAL, "this model has no chat template: use /v1/completions");
+	engine_copy_init(&r->copy, params);
+	if (e->box) {
+		llama_begin(r);
+		return 0;
+	}
+	struct llama_request **at = &e->held;
+	while (*at)
+		at = &(*at)->held_next;
+	*at = r;
+	return 0;
+}
+
+static int llama_render(struct llama_request *r, const struct llama_box *box, struct error *err)
+{
+	const struct engine_params *p = &r->copy.params;
+
+	if (p->task == ENGINE_COMPLETION)
+		return p->json_schema.len ? chat_constrain(llama_box_model(box), p->json_schema, &r->prompt, err) : 0;
+	if (!llama_box_chat(box))
+		return error_set(err, E_INVAL, "this model has no chat template: use /v1/completions");
+	struct chat_ask ask = {p->messages_json, p->tools_json, p->tool_choice, p->json_schema};
+	return chat_render(llama_box_chat(box), &ask, &r->prompt, err);
+}
+
+/* In the job pool: nothing but the request's own parts and the immutable box. */
+static void llama_prepare(void *arg)
+{
+	struct llama_request *r = arg;
+	struct llama_engine *e = engine_of(&r->base);
+	struct error *err = &r->err;
+
+	if (llama_render(r, e->box, err) < 0)
+		return;
+	if (r->prompt && r->prompt->constrained &&
+	    chat_grammar_new(r->prompt, llama_box_model(e->box), &r->thread.grammar, err) < 0)
+		return;
+	if (r->prompt && r->prompt->parsed)
+		r->reader = chat_reader_new(r->prompt);
+	struct str text = r->copy.params.task == ENGINE_CHAT ? r->prompt->text : r->copy.params.prompt;
+	if (llama_box_tokenize(e->box, text, e->base.info.context_tokens, &r->tokens, &r->token_count, err) < 0)
+		return;
+	r->prompt_count = r->token_room = r->token_count;
+	if (r->token_count == 0)
+		error_set(err, E_INVAL, "the prompt is empty");
+	else if (r->token_count >= e->base.info.context_tokens)
+		error_set(err, E_LIMIT, "the prompt has %d tokens, the context %d: shorten the prompt", r->token_count,
+		          e->base.info.context_tokens);
+}
+
+static void llama_prepared(void *arg)
+{
+	struct llama_request *r = arg;
+	struct llama_engine *e = engine_of(&r->base);
+
+	if (r->base.gone) {
+		engine_request_free(&r->base);
+	} else if (r->err.code) {
+		struct error err = r->err;
+		engine_finish(&r->base, FINISH_ERROR, &err, r->prompt_count, 0, 0);
+	} else {
+		r->stage = LLAMA_HANDED;
+		llama_mail_submit(&e->mail, r);
+	}
+	llama_unref(e);
+}
+
+static void llama_begin(struct llama_request *r)
+{
+	struct llama_engine *e = engine_of(&r->base);
+
+	r->stage = LLAMA_IN_JOB;
+	e->refs++;
+	loop_job(e->base.loop, llama_prepare, llama_prepared, r);
+}
+
+static void llama_cancel(struct engine_request *request)
+{
+	struct llama_request *r = (struct llama_request *)request;
+	struct llama_engine *e = engine_of(request);
+
+	if (r->stage == LLAMA_HANDED) {
+		atomic_store(&r->canceled, true);
+		llama_mail_wake(&e->mail);
+	} else if (r->stage == LLAMA_HELD) {
+		for (struct llama_request **at = &e->held; *at; at = &(*at)->held_next)
+			if (*at == r) {
+				*at = r->held_next;
+				break;
+			}
+		engine_request_free(request);
+	} /* LLAMA_IN_JOB: freed when the job is done */
+}
+
+static void llama_paused(struct engine_request *request)
+{
+	struct llama_request *r = (struct llama_request *)request;
+
+	atomic_store(&r->paused, request->paused);
+	if (r->stage == LLAMA_HANDED && !request->paused)
+		llama_mail_wake(&engine_of(request)->mail);
+}
+
+static void llama_request_fini(struct engine_request *request)
+{
+	struct llama_request *r = (struct llama_request *)request;
+
+	chat_grammar_free(r->thread.grammar);
+	chat_reader_free(r->reader);
+	chat_prompt_free(r->prompt);
+	sampler_fini(&r->thread.sampler);
+	answer_fini(&r->thread.answer);
+	buf_fini(&r->thread.logprobs.bytes);
+	free(r->thread.logprobs.entries);
+	free(r->thread.stops);
+	free(r->tokens);
+	engine_copy_fini(&r->copy);
+}
+
+/* ---- events coming out -------------------------------------------------------------------------- */
+
+static bool llama_deliver_text(struct llama_request *r, const struct llama_event *in, bool last)
+{
+	struct engine_event event = {
+	    .kind = ENGINE_TEXT,
+	    .text = {in->text, in->text_len},
+	    .logprobs = in->logprobs,
+	    .logprob_count = in->logprob_count,
+	    .prompt_tokens = r->prompt_count,
+	    .cached_tokens = r->cached_count,
+	    .completion_tokens = in->made,
+	};
+
+	if (r->reader) {
+		struct chat_delta delta;
+		chat_reader_add(r->reader, event.text, last, &delta);
+		event.text = delta.text;
+		event.reasoning = delta.reasoning;
+		event.tool_calls_json = delta.tool_calls_json;
+	}
+	if (!event.text.len && !event.reasoning.len && !event.tool_calls_json.len && !event.logprob_count)
+		return true;
+	return engine_emit(&r->base, &event);
+}
+
+static void llama_deliver(struct llama_event *in)
+{
+	struct llama_request *r = in->request;
+
+	if (in->kind == LLAMA_RELEASED || (r->base.gone && in->kind == LLAMA_DONE)) {
+		engine_request_free(&r->base);
+		return;
+	}
+	if (r->base.gone)
+		return;
+	if (in->kind == LLAMA_STARTED) {
+		struct engine_event event = {
+		    .kind = ENGINE_STARTED, .prompt_tokens = in->prompt_count, .cached_tokens = in->cached_count};
+		r->cached_count = in->cached_count;
+		engine_emit(&r->base, &event);
+	} else if (in->kind == LLAMA_TEXT) {
+		if (atomic_fetch_sub(&r->undelivered, in->tokens) >= UNDELIVERED_MAX)
+			llama_mail_wake(&engine_of(&r->base)->mail);
+		llama_deliver_text(r, in, false);
+	} else {
+		enum engine_finish finish = in->finish;
+		if (r->reader && finish != FINISH_ERROR && !llama_deliver_text(r, in, true)) {
+			/* Canceled by its own callback; the thread has given it back already. */
+			engine_request_free(&r->base);
+			return;
+		}
+		if (finish == FINISH_STOP && r->reader && chat_reader_has_tool_calls(r->reader))
+			finish = FINISH_TOOL_CALLS;
+		engine_finish(&r->base, finish, in->err, in->prompt_count, r->cached_count, in->made);
+	}
+}
+
+static void llama_loaded(struct llama_engine *e, struct llama_event *in)
+{
+	if (in->err) {
+		engine_tell_state(&e->base, ENGINE_FAILED, in->err);
+		while (e->held) {
+			struct llama_request *r = e->held;
+			e->held = r->held_next;
+			engine_finish(&r->base, FINISH_ERROR, in->err, 0, 0, 0);
+		}
+		return;
+	}
+	e->box = in->box;
+	in->box = NULL;
+	e->base.info = in->info;
+	while (e->held) {
+		struct llama_request *r = e->held;
+		e->held = r->held_next;
+		llama_begin(r);
+	}
+	engine_tell_state(&e->base, ENGINE_READY, NULL);
+}
+
+void llama_event_free(struct llama_event *event)
+{
+	if (event->box)
+		llama_box_unref(event->box);
+	free(event->err);
+	free(event->logprobs);
+	free(event);
+}
+
+static void llama_drain(struct llama_engine *e)
+{
+	for (struct llama_event *in = llama_mail_take(&e->mail), *next; in; in = next) {
+		next = in->next;
+		if (in->kind != LLAMA_LOADED)
+			llama_deliver(in);
+		else if (!e->base.closing)
+			llama_loaded(e, in);
+		llama_event_free(in);
+	}
+}
+
+static void llama_mail_arrived(void *arg)
+{
+	struct llama_engine *e = arg;
+
+	llama_drain(e);
+	if (e->base.closing)
+		llama_unref(e);
+}
+
+static void llama_load(const struct engine *engine, struct engine_load *load)
+{
+	struct llama_engine *e = (struct llama_engine *)engine;
+	struct llama_numbers n = llama_mail_numbers(&e->mail);
+
+	load->kv_usage = n.kv_usage;
+	load->tokens_to_prefill = n.tokens_to_prefill;
+	load->prefill_tokens_per_s = n.prefill_rate;
+	load->decode_tokens_per_s = n.decode_rate;
+	load->itl_us = n.itl_us;
+	for (const struct engine_request *q = engine->requests; q; q = q->next) {
+		const struct llama_request *r = (const struct llama_request *)q;
+		if (r->stage != LLAMA_HANDED) /* not tokenized yet: four bytes a token */
+			load->tokens_to_prefill +=
+			    (int64_t)(r->copy.params.prompt.len + r->copy.params.messages_json.len) / 4;
+	}
+}
+
+static void llama_free_engine(struct engine *engine)
+{
+	struct llama_engine *e = (struct llama_engine *)engine;
+
+	atomic_store(&e->mail.stop, true);
+	llama_mail_wake(&e->mail);
+	pthread_join(e->thread, NULL);
+	/* A post on its way still refers to the engine; it finds the list empty. */
+	if (llama_mail_is_posted(&e->mail))
+		e->refs++;
+	llama_drain(e);
+	llama_unref(e);
+}
+
+struct llama_numbers engine_llama_numbers(struct engine *engine)
+{
+	if (engine->ops != &engine_llama_ops)
+		return (struct llama_numbers){0};
+	return llama_mail_numbers(&((struct llama_engine *)engine)->mail);
+}
+
+const struct engine_ops engine_llama_ops = {
+    .submit = llama_submit,
+    .cancel = llama_cancel,
+    .paused = llama_paused,
+    .load = llama_load,
+    .request_fini = llama_request_fini,
+    .free = llama_free_engine,
+    .request_size = sizeof(struct llama_request),
+};

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* reference.h - the plainest use of llama.h, to compare the engine with: one sequence, one token a step, greedy. */
+#ifndef MDN_TESTS_ENGINE_REFERENCE_H
+#define MDN_TESTS_ENGINE_REFERENCE_H
+
+#include "base/str.h"
+
+/* Appends the text of `count` tokens after the prompt (fewer if the model ends). */
+void reference_greedy(const char *model_path, const char *prompt, int32_t count, struct buf *text);
+
+#endif
