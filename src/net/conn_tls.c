@@ -86,7 +86,8 @@ static bool tls_handshake(struct conn *c)
 	return c->events && !c->error.code;
 }
 
-static void tls_read(struct conn *c)
+/* One buffer full at most; false: nothing more to read now. */
+static bool tls_read(struct conn *c)
 {
 	char *buffer = loop_read_buffer(c->loop);
 	size_t filled = 0;
@@ -107,10 +108,9 @@ static void tls_read(struct conn *c)
 		conn_tls_push(c); /* key updates and the like */
 	if (filled)
 		c->events->on_data(c->arg, (struct str){buffer, filled});
-	if (c->events && rc == 1)
-		loop_task_add(c->loop, &c->pump_task); /* more may wait in from_peer */
-	else if (c->events && c->peer_done)
+	if (c->events && c->peer_done && !c->paused)
 		conn_tell_end(c);
+	return rc == 1;
 }
 
 void conn_tls_pump(void *conn)
@@ -118,8 +118,9 @@ void conn_tls_pump(void *conn)
 	struct conn *c = conn;
 	if (c->ended || c->error.code || (!c->open && !tls_handshake(c)))
 		return;
-	if (!c->paused)
-		tls_read(c);
+	/* All of it: what stays behind would be overtaken by the end of the connection. */
+	while (c->events && !c->paused && !c->ended && !c->error.code && tls_read(c))
+		;
 }
 
 void conn_tls_feed(struct conn *c, struct str data)

@@ -325,22 +325,26 @@ void http_client_free(struct http_client *client)
 	free(client);
 }
 
+static struct link *link_of(struct http_client *client, struct str identity)
+{
+	for (struct origin *o = client->origins; o; o = o->next)
+		for (struct link *l = o->links; l; l = l->next)
+			if (str_equal(str_from(conn_identity(l->conn)), identity))
+				return l;
+	return NULL;
+}
+
 size_t http_client_cut(struct http_client *client, struct str identity)
 {
 	size_t count = 0;
-	for (bool again = identity.len > 0; again;) {
-		again = false;
-		for (struct origin *o = client->origins; o && !again; o = o->next)
-			for (struct link *l = o->links; l && !again; l = l->next) {
-				if (!str_equal(str_from(conn_identity(l->conn)), identity))
-					continue;
-				again = true; /* the lists change under us: from the start */
-				count++;
-				if (l->call)
-					call_fail(l->call, E_PEER, STR_FMT " was cut off", STR_ARG(identity));
-				else
-					link_close(l);
-			}
+	struct link *l;
+	/* Ending a call runs its on_done, which may change the lists: look from the start each time. */
+	while (identity.len && (l = link_of(client, identity))) {
+		count++;
+		if (l->call)
+			call_fail(l->call, E_PEER, STR_FMT " was cut off", STR_ARG(identity));
+		else
+			link_close(l);
 	}
 	return count;
 }

@@ -210,8 +210,7 @@ static void set_rules(SSL_CTX *ctx, const struct tls_options *options)
 {
 	SSL_CTX_set_min_proto_version(ctx, options->any_version ? TLS1_2_VERSION : TLS1_3_VERSION);
 	SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
-	SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
-	                          SSL_MODE_RELEASE_BUFFERS);
+	SSL_CTX_set_mode(ctx, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	if (options->peer != TLS_PEER_NONE) {
 		SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);

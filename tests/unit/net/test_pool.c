@@ -63,7 +63,7 @@ static bool step_play(int fd, enum step step)
 	    [CUT_SHORT] = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok",
 	    [UNTIL_CLOSE] = "HTTP/1.1 200 OK\r\n\r\nok",
 	    [CONTINUE_FIRST] = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: "
-	                       "chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+			       "chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
 	    [EXTRA_BYTES] =
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
 	    [SMUGGLE] =
