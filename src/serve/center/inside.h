@@ -137,6 +137,14 @@ struct token {
 };
 int token_parse(struct str text, struct token *ret_token, struct error *err);
 
+struct asked { /* a join request; csr lives in the body */
+	struct token token;
+	struct str csr;
+	char name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE], pin[65];
+	uint32_t roles;
+};
+int join_asked_parse(const struct center *c, yyjson_val *body, struct asked *a, struct error *err);
+
 /* places.c: rules, models, keys */
 int places_load(struct center *c, struct error *err);
 void places_free(struct center *c);

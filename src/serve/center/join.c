@@ -190,13 +190,6 @@ void join_sweep(struct center *c)
 
 /* ---- POST join --------------------------------------------------------------------------------------- */
 
-struct asked {
-	struct token token;
-	struct str csr;
-	char name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE], pin[65];
-	uint32_t roles;
-};
-
 static int required(yyjson_val *body, const char *key, struct str *ret, struct error *err)
 {
 	int rc = json_str(body, key, ret, err);
@@ -205,7 +198,7 @@ static int required(yyjson_val *body, const char *key, struct str *ret, struct e
 	return rc;
 }
 
-static int asked_parse(const struct center *c, yyjson_val *body, struct asked *a, struct error *err)
+int join_asked_parse(const struct center *c, yyjson_val *body, struct asked *a, struct error *err)
 {
 	struct str token = {0}, name = {0}, site = {0}, roles = {0};
 	int rc;
@@ -341,7 +334,7 @@ int join_join(struct center *c, struct http_exchange *x, yyjson_val *body, struc
 	struct buf stored = {0};
 	char *cert = NULL, id[NODE_ID_SIZE];
 	int rc;
-	if ((rc = asked_parse(c, body, &a, err)) < 0 || (rc = find_token(c, &a, &t, &stored, err)) < 0 ||
+	if ((rc = join_asked_parse(c, body, &a, err)) < 0 || (rc = find_token(c, &a, &t, &stored, err)) < 0 ||
 	    (rc = check_grant(&a, &t, err)) < 0 || (rc = find_node(c, &a, &known, err)) < 0)
 		goto out;
 	if (known)

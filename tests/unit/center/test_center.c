@@ -74,10 +74,10 @@ static void test_init_killed_anywhere_leaves_no_half_network(void **unused)
 {
 	bool finished = false;
 	for (int step = 0; !finished; step++) {
-		char folder[] = "/tmp/mdn-init-XXXXXX";
+		char folder[64];
 		struct error err = {0};
 		assert_true(step < 100);
-		assert_non_null(mkdtemp(folder));
+		temporary_folder(folder);
 		pid_t child = fork();
 		if (child == 0) {
 			steps_left = step;

@@ -35,6 +35,7 @@ void world_free(struct world *w);
 void world_start(struct world *w);
 void world_stop(struct world *w);
 int free_port(void);
+void temporary_folder(char ret_folder[static 64]); /* the caller removes it */
 
 /* One exchange on a loop of its own. `as`: folder with cert.pem, key.pem, ca.pem; NULL: no client certificate. The
  * status, or a negative error code when there was no answer; the body goes to *reply (cleared before). */
