@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -90,6 +91,31 @@ static void test_upload_of_other_bytes_leaves_nothing(void **state)
 	assert_int_equal(blob_stat(s, &claimed, &size, NULL), E_NOTFOUND);
 	assert_int_equal(folder_count(folder.path), 0);
 	blob_store_close(s);
+}
+
+static void test_failed_write_does_not_count(void **state)
+{
+	pid_t pid = fork();
+	if (!pid) { /* a file size limit fails a write in its middle, as a full disk does */
+		struct blob_store *s = open_store();
+		struct blob_upload *u;
+		struct str content = bytes_make(3, 12000);
+		struct digest d = digest_of(content.base, 12000);
+		struct rlimit limit = {10000, RLIM_INFINITY};
+		bool good =
+		    !blob_upload_new(s, &u, NULL) && !blob_upload_append(u, (struct str){content.base, 8000}, NULL);
+		struct str rest = {content.base + 8000, 4000};
+		signal(SIGXFSZ, SIG_IGN);
+		setrlimit(RLIMIT_FSIZE, &limit);
+		good = good && blob_upload_append(u, rest, NULL) == E_IO && blob_upload_offset(u) == 8000;
+		limit.rlim_cur = RLIM_INFINITY;
+		setrlimit(RLIMIT_FSIZE, &limit);
+		good = good && !blob_upload_append(u, rest, NULL) && !blob_upload_finish(u, &d, NULL);
+		_exit(good ? 0 : 1);
+	}
+	int status;
+	waitpid(pid, &status, 0);
+	assert_int_equal(status, 0);
 }
 
 static void test_two_uploads_of_one_content_both_succeed(void **state)
@@ -501,6 +527,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(test_blob_is_found_under_its_digest),
 	    TEST(test_upload_of_other_bytes_leaves_nothing),
+	    TEST(test_failed_write_does_not_count),
 	    TEST(test_two_uploads_of_one_content_both_succeed),
 	    TEST(test_leftovers_are_swept_at_start),
 	    TEST(test_a_folder_in_use_is_refused_in_words),
