@@ -17,6 +17,7 @@
 #include "base/log.h"
 
 #include <assert.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -81,6 +82,7 @@ struct fetch {
 
 	enum job_kind job;
 	bool job_running, job_on_disk, dropped;
+	sem_t job_ended; /* posted by the job's thread, for fetch_abandon only */
 	struct error job_error;
 
 	uint64_t counted_bytes; /* received since the last tick */
@@ -274,29 +276,61 @@ static void close_partial(struct fetch *f)
 	f->list = (struct chunk_list){0};
 }
 
-static void fetch_destroy(struct fetch *f)
+static void fetch_unlink(struct fetch **list, struct fetch *f)
+{
+	for (struct fetch **at = list; *at; at = &(*at)->next) {
+		if (*at == f) {
+			*at = f->next;
+			return;
+		}
+	}
+}
+
+static void fetch_fini(struct fetch *f)
 {
 	calls_free(f, &f->writing);
 	close_partial(f);
 	buf_fini(&f->list_bytes);
 	loop_timer_free(f->pump_timer);
 	loop_timer_free(f->news_timer);
+	sem_destroy(&f->job_ended);
+}
+
+static void fetch_destroy(struct fetch *f)
+{
+	fetch_unlink(f->dropped ? &f->peer->dropped : &f->peer->fetches, f);
+	fetch_fini(f);
 	free(f);
 }
 
 void fetch_free(struct fetch *f)
 {
-	for (struct fetch **at = &f->peer->fetches; *at; at = &(*at)->next) {
-		if (*at == f) {
-			*at = f->next;
-			break;
-		}
+	if (!f->job_running) {
+		quiet(f);
+		fetch_destroy(f);
+		return;
 	}
+	fetch_unlink(&f->peer->fetches, f);
 	quiet(f);
 	waiters_tell(f, 0, true);
 	f->dropped = true;
-	if (!f->job_running)
-		fetch_destroy(f);
+	f->next = f->peer->dropped;
+	f->peer->dropped = f;
+}
+
+void fetch_abandon(struct fetch *f)
+{
+	if (!f->job_running) {
+		fetch_free(f);
+		return;
+	}
+	quiet(f);
+	while (sem_wait(&f->job_ended)) /* interrupted by a signal */
+		continue;
+	fetch_unlink(f->dropped ? &f->peer->dropped : &f->peer->fetches, f);
+	f->job_running = false;
+	fetch_fini(f);
+	f->peer = NULL; /* job_done is still to come, and frees it */
 }
 
 static void fail(struct fetch *f, const struct error *why)
@@ -383,9 +417,8 @@ static int work_write(struct fetch *f, struct error *err)
 	return 0;
 }
 
-static void job_work(void *arg)
+static void job_run(struct fetch *f)
 {
-	struct fetch *f = arg;
 	switch (f->job) {
 	case JOB_CHECK:
 		work_check(f, &f->job_error);
@@ -400,6 +433,13 @@ static void job_work(void *arg)
 		blob_partial_finish(f->partial, &f->job_error);
 		break;
 	}
+}
+
+static void job_work(void *arg)
+{
+	struct fetch *f = arg;
+	job_run(f);
+	sem_post(&f->job_ended);
 }
 
 static void chunks_start(struct fetch *f)
@@ -439,7 +479,12 @@ static void written(struct fetch *f)
 static void job_done(void *arg)
 {
 	struct fetch *f = arg;
+	if (!f->peer) {
+		free(f);
+		return;
+	}
 	f->job_running = false;
+	sem_wait(&f->job_ended); /* posted already: for the next job's count */
 	if (f->dropped) {
 		fetch_destroy(f);
 		return;
@@ -804,6 +849,7 @@ struct fetch *fetch_new(struct peer *p, const struct version_file *file)
 	f->news_timer = loop_timer_new(p->loop, on_news, f);
 	f->next = p->fetches;
 	p->fetches = f;
+	sem_init(&f->job_ended, 0, 0);
 	check_start(f);
 	return f;
 }

@@ -71,10 +71,10 @@ void peer_free(struct peer *p)
 {
 	if (!p)
 		return;
-	for (struct fetch *f = p->fetches, *next; f; f = next) {
-		next = fetch_next(f);
-		fetch_free(f);
-	}
+	while (p->fetches)
+		fetch_abandon(p->fetches);
+	while (p->dropped)
+		fetch_abandon(p->dropped);
 	loop_timer_free(p->tick);
 	versions_free(p->versions, p->version_count);
 	free(p->version_told);

@@ -39,6 +39,7 @@ struct peer {
 	bool *version_told;
 	size_t version_count;
 	struct fetch *fetches; /* list */
+	struct fetch *dropped; /* no longer wanted, but a job of theirs still runs */
 	struct loop_timer *tick;
 	struct rng rng;
 	int64_t allowance;            /* bytes that may still come in this tick, under rate_max */
@@ -47,7 +48,8 @@ struct peer {
 
 /* fetch.c */
 struct fetch *fetch_new(struct peer *p, const struct version_file *file);
-void fetch_free(struct fetch *f); /* stops; what is held stays on disk */
+void fetch_free(struct fetch *f);    /* stops; what is held stays on disk */
+void fetch_abandon(struct fetch *f); /* the same when peer and store go next: waits for the job's thread */
 bool fetch_is(const struct fetch *f, const struct digest *d);
 enum fetch_stage fetch_stage(const struct fetch *f);
 uint64_t fetch_have_bytes(const struct fetch *f);
