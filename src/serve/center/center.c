@@ -18,6 +18,8 @@
 
 #define BODY_MAX 65536
 #define FLUSH_AFTER_US (30 * US_PER_MS)
+#define FLUSH_PER_WATCHER_US (1 * US_PER_MS) /* whole documents to many nodes: the more, the rarer; at most */
+#define FLUSH_MOST_US (2 * US_PER_S)         /* this, so that a removed node is cut off in time */
 #define BEAT_US (2 * US_PER_S)
 #define TICK_US (250 * US_PER_MS)
 #define SWEEP_US (600 * US_PER_S)
@@ -97,7 +99,8 @@ void center_touch(struct center *c)
 	if (c->flush_armed)
 		return;
 	c->flush_armed = true;
-	loop_timer_start(c->flush, FLUSH_AFTER_US, 0);
+	int64_t after = FLUSH_AFTER_US + (int64_t)c->watcher_count * FLUSH_PER_WATCHER_US;
+	loop_timer_start(c->flush, after < FLUSH_MOST_US ? after : FLUSH_MOST_US, 0);
 }
 
 /* ---- routes ------------------------------------------------------------------------------------ */

@@ -25,7 +25,7 @@
 
 #define TOKEN_LIFE_MIN_US (1 * US_PER_MS)
 #define TOKEN_LIFE_MAX_US (24 * 3600 * US_PER_S)
-#define TOKEN_REPEAT_US (24 * 3600 * US_PER_S) /* a bound token answers its own key this long after it expired */
+#define TOKEN_REPEAT_US (3600 * US_PER_S) /* a bound token answers its own key this long after it expired */
 
 /* ---- token text ----------------------------------------------------------------------------------- */
 
@@ -109,9 +109,11 @@ static int record_parse(struct str text, struct record *ret, struct error *err)
 
 /* ---- POST tokens ------------------------------------------------------------------------------------ */
 
-static void count_one(void *arg, struct str key, struct str value)
+static void count_open(void *arg, struct str key, struct str value)
 {
-	++*(size_t *)arg;
+	struct record t;
+	if (record_parse(value, &t, NULL) == 0 && !t.pin[0])
+		++*(size_t *)arg;
 }
 
 int join_token_new(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err)
@@ -127,7 +129,7 @@ int join_token_new(struct center *c, struct http_exchange *x, yyjson_val *body, 
 	    (site.len && (rc = center_name(site, "site", t.site, sizeof(t.site), err)) < 0))
 		return rc;
 	join_sweep(c);
-	if ((rc = state_each(c->state, "token", count_one, &count, err)) < 0)
+	if ((rc = state_each(c->state, "token", count_open, &count, err)) < 0)
 		return rc;
 	if (count >= LIMIT_JOIN_TOKENS)
 		return error_set(err, E_BUSY, "there are %d open join tokens: wait until some expire",

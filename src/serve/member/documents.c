@@ -115,12 +115,13 @@ static int deliver_assign(struct member *m, struct str json, struct error *err)
 /* ---- the roster ----------------------------------------------------------------------------------------- */
 
 /* The center's word on what this node is counts; a configuration that says otherwise is a mistake worth telling. */
-static void compare_self(const struct member *m)
+static void compare_self(struct member *m)
 {
 	for (size_t i = 0; i < m->roster.node_count; i++) {
 		const struct roster_node *n = &m->roster.nodes[i];
-		if (strcmp(n->id, m->self.id) != 0)
+		if (strcmp(n->id, m->self.id) != 0 || m->said_differs)
 			continue;
+		m->said_differs = true;
 		if (!str_equal(str_from(n->name), m->name) || !str_equal(str_from(n->site), m->site) ||
 		    n->roles != m->roles)
 			log_warn(ROOM,

@@ -82,6 +82,7 @@ struct member {
 	struct http_client *client, *renew_client;
 	struct roster roster;
 	struct document roster_document, assign_document;
+	bool said_differs; /* configuration and roster were compared */
 	struct loop_timer *start;
 
 	/* renew.c */
