@@ -166,6 +166,8 @@ static int on_headers_complete(llhttp_t *p)
 static int on_body(llhttp_t *p, const char *at, size_t len)
 {
 	struct http_message *m = p->data;
+	if (len == 0) /* llhttp, resumed without bytes in the middle of a body */
+		return 0;
 	m->body_bytes += len;
 	if (m->on_body(m->arg, (struct str){at, len}))
 		return 0;
