@@ -695,8 +695,6 @@ static void node_stop(struct node *n)
 	peer_free(n->peer);
 	repository_free(n->repository);
 	member_free(n->member);
-	catalog_close(n->catalog);
-	blob_store_close(n->blobs);
 	tls_context_free(n->api_tls);
 	for (size_t i = 0; i < n->version_count; i++)
 		version_fini(&n->versions[i]);
@@ -706,6 +704,8 @@ static void node_stop(struct node *n)
 	loop_timer_free(n->drain_timer);
 	log_ring_free(n->log_ring);
 	loop_free(n->loop);
+	catalog_close(n->catalog); /* jobs use them until the loop is gone */
+	blob_store_close(n->blobs);
 	if (n->lock_fd >= 0)
 		close(n->lock_fd);
 }
