@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The zone over a map, with time in our hands: names, negative answers, client subnets, turns, and a node that dies. */
+#include "../core/fixture.h"
+#include "dns_tools.h"
+#include "serve/scheduler/dns_zone.h"
+
+#define T INT64_C(1000000000)
+#define TTL_US (20 * INT64_C(1000000))
+
+static struct {
+	struct node_map *map;
+	struct dns_zone *zone;
+} w;
+
+static int setup(void **unused)
+{
+	struct error err = {0};
+	struct str zones[] = {STR("10.1.0.0/16=west"), STR("10.1.7.0/24=east"), STR("10.2.0.0/16=east")};
+	struct str ways[] = {STR("west-east=200ms")};
+	w.map = node_map_new();
+	if (node_map_set_zones(w.map, zones, 3, &err) < 0 || node_map_set_distances(w.map, ways, 1, &err) < 0 ||
+	    dns_zone_new(STR("mdn.test"), TTL_US, w.map, &w.zone, &err) < 0)
+		fail_msg("%s", err.text);
+	dns_zone_set_own(w.zone, &(struct ip){.bits = 32, .bytes = {192, 0, 2, 53}});
+	report_at(w.map,
+	          &(struct node_spec){
+		      .id = "w", .site = "west", .api = "http://10.0.0.1:80", .seq = 1, .model = "X/y:latest"},
+	          T);
+	report_at(w.map,
+	          &(struct node_spec){
+		      .id = "e", .site = "east", .api = "http://10.0.0.2:80", .seq = 1, .model = "X/y:latest"},
+	          T);
+	return 0;
+}
+
+static int teardown(void **unused)
+{
+	dns_zone_free(w.zone);
+	node_map_free(w.map);
+	return 0;
+}
+
+static struct told ask_at(const struct ask *a, int64_t now)
+{
+	uint8_t query[600], reply[DNS_REPLY_SIZE];
+	struct ip resolver = {.bits = 32, .bytes = {10, 1, 0, 1}}; /* in the west */
+	size_t len = ask_write(a, 7, query);
+	len = dns_zone_answer(w.zone, query, len, &resolver, false, now, reply);
+	assert_true(len > 0);
+	return told_read(reply, len);
+}
+
+static void expect(const char *name, uint16_t type, unsigned rcode, const char *answers, const char *authority)
+{
+	struct told t = ask_at(&(struct ask){.name = name, .type = type}, T);
+	if (t.rcode != rcode || strcmp(t.answers, answers) != 0 || strcmp(t.authority, authority) != 0)
+		fail_msg("%s %u: rcode %u \"%s\" \"%s\"", name, type, t.rcode, t.answers, t.authority);
+	assert_int_equal(!t.aa, rcode == DNS_REFUSED);
+}
+
+static void test_names_types_and_negative_answers(void **unused)
+{
+	expect("mdn.test", DNS_SOA, DNS_NOERROR, "6", "");
+	expect("mdn.test", DNS_NS, DNS_NOERROR, "2", "");
+	expect("mdn.test", DNS_A, DNS_NOERROR, "", "6");
+	expect("MDN.Test", DNS_ANY, DNS_NOERROR, "13", "");
+	expect("ns.mdn.test", DNS_A, DNS_NOERROR, "192.0.2.53", "");
+	expect("ns.mdn.test", DNS_AAAA, DNS_NOERROR, "", "6");
+	expect("api.mdn.test", DNS_A, DNS_NOERROR, "10.0.0.1", "");
+	expect("aPI.mdn.TEST", DNS_AAAA, DNS_NOERROR, "", "6"); /* NODATA */
+	expect("api.mdn.test", DNS_NS, DNS_NOERROR, "", "6");
+	expect("api.mdn.test", DNS_ANY, DNS_NOERROR, "13", "");
+	expect("x-y.api.mdn.test", DNS_A, DNS_NOERROR, "10.0.0.1", "");
+	expect("x-y-latest.api.mdn.test", DNS_A, DNS_NOERROR, "10.0.0.1", "");
+	expect("x-y.api.mdn.test", 200, DNS_NOERROR, "", "6");
+	expect("zzz.api.mdn.test", DNS_A, DNS_NXDOMAIN, "", "6");
+	expect("zzz.api.mdn.test", DNS_ANY, DNS_NXDOMAIN, "", "6");
+	expect("a.x-y.api.mdn.test", DNS_A, DNS_NXDOMAIN, "", "6");
+	expect("www.mdn.test", DNS_A, DNS_NXDOMAIN, "", "6");
+	expect("mdn.test.example", DNS_A, DNS_REFUSED, "", "");
+	expect("xmdn.test", DNS_A, DNS_REFUSED, "", "");
+	expect("test", DNS_NS, DNS_REFUSED, "", "");
+	expect("mdn.test", DNS_AXFR, DNS_REFUSED, "", "");
+	struct told t = ask_at(&(struct ask){.name = "zzz.api.mdn.test"}, T);
+	assert_int_equal(t.ttl, 5); /* a model may come any moment */
+}
+
+static void subnet(const char *address, uint8_t source, const char *answers, int scope)
+{
+	struct told t = ask_at(&(struct ask){.name = "api.mdn.test", .subnet = address, .source = source}, T);
+	if (strcmp(t.answers, answers) != 0 || t.scope != scope)
+		fail_msg("%s/%u: \"%s\" scope %d", address, source, t.answers, t.scope);
+}
+
+static void test_client_subnet_decides_and_scope_spares_the_exception(void **unused)
+{
+	subnet("10.1.1.0", 24, "10.0.0.1", 22); /* 10.1.0.0/22 has no exception, /21 has */
+	subnet("10.1.7.0", 24, "10.0.0.2", 24);
+	subnet("10.1.6.0", 24, "10.0.0.1", 24);
+	subnet("10.1.128.0", 17, "10.0.0.1", 17);
+	subnet("10.2.9.0", 24, "10.0.0.2", 16);
+	subnet("10.2.0.0", 15, "10.0.0.2", 16); /* longer than the source: we would need to know more */
+	subnet("0.0.0.0", 0, "10.0.0.1", 0);    /* nobody's client: the resolver's own place */
+	struct told t = ask_at(&(struct ask){.name = "api.mdn.test", .edns = true}, T);
+	assert_int_equal(t.scope, -1); /* not asked for, not told */
+	t = ask_at(&(struct ask){.name = "zzz.api.mdn.test", .subnet = "10.1.7.0", .source = 24}, T);
+	assert_int_equal(t.scope, 0); /* the same for everybody */
+	t = ask_at(&(struct ask){.name = "api.mdn.test", .type = DNS_AAAA, .subnet = "10.1.7.0", .source = 24}, T);
+	assert_int_equal(t.scope, 0);
+	t = ask_at(&(struct ask){.name = "example.org", .subnet = "10.1.7.0", .source = 24}, T);
+	assert_int_equal(t.scope, 0);
+}
+
+static void test_equals_take_turns(void **unused)
+{
+	int first[4] = {0};
+	report_at(w.map,
+	          &(struct node_spec){
+		      .id = "w2", .site = "west", .api = "http://10.0.0.3:80", .seq = 1, .model = "X/y:latest"},
+	          T);
+	report_at(w.map,
+	          &(struct node_spec){
+		      .id = "w3", .site = "west", .api = "http://10.0.0.4:80", .seq = 1, .model = "X/y:latest"},
+	          T);
+	report_at(w.map,
+	          &(struct node_spec){
+		      .id = "w4", .site = "west", .api = "http://10.0.0.5:80", .seq = 1, .model = "X/y:latest"},
+	          T);
+	for (int i = 0; i < 400; i++) {
+		struct told t = ask_at(&(struct ask){.name = "x-y.api.mdn.test"}, T);
+		assert_int_equal(t.counts[1], 3);
+		int last = t.answers[7] - '0';
+		first[last == 1 ? 0 : last - 2]++;
+	}
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(first[i], 100);
+}
+
+static void test_dead_node_leaves_the_answers_within_three_seconds(void **unused)
+{
+	const struct ask a = {.name = "x-y.api.mdn.test"};
+	int64_t changed = -1, ttl_short = -1;
+	for (int64_t ms = 0; ms <= 4000; ms += 50) {
+		int64_t now = T + ms * 1000;
+		if (ms % 1000 == 0) /* the east goes on, the west fell silent at T */
+			report_at(w.map,
+			          &(struct node_spec){.id = "e",
+			                              .site = "east",
+			                              .api = "http://10.0.0.2:80",
+			                              .seq = 2 + (uint64_t)ms,
+			                              .model = "X/y:latest"},
+			          now);
+		struct told t = ask_at(&a, now);
+		assert_int_equal(t.rcode, DNS_NOERROR);
+		assert_int_equal(t.counts[1], 1); /* never empty, never both: east is 200 ms away */
+		if (strcmp(t.answers, "10.0.0.2") == 0 && changed < 0)
+			changed = ms;
+		if (changed >= 0)
+			assert_string_equal(t.answers, "10.0.0.2");
+		if (t.ttl == 10 && ttl_short < 0)
+			ttl_short = ms;
+	}
+	assert_in_range(changed, 1500, 1700); /* suspect is enough while a better one lives */
+	assert_in_range(ttl_short, 1500, 1700);
+	struct told t = ask_at(&a, T + 600 * INT64_C(1000000)); /* nobody for ten minutes: all the last known */
+	assert_int_equal(t.counts[1], 2);
+	/* Back again: with the next tick. */
+	report_at(w.map,
+	          &(struct node_spec){
+		      .id = "w", .site = "west", .api = "http://10.0.0.1:80", .seq = 99, .model = "X/y:latest"},
+	          T + 600 * INT64_C(1000000));
+	t = ask_at(&a, T + 600 * INT64_C(1000000) + 100000);
+	assert_string_equal(t.answers, "10.0.0.1");
+}
+
+static void test_settings_apply_at_once_and_bad_zones_are_refused(void **unused)
+{
+	struct dns_zone *z;
+	struct error err = {0};
+	assert_int_equal(ask_at(&(struct ask){.name = "api.mdn.test"}, T).ttl, 20);
+	dns_zone_set_ttl(w.zone, 60 * INT64_C(1000000));
+	assert_int_equal(ask_at(&(struct ask){.name = "api.mdn.test"}, T).ttl, 60);
+	static const char *const bad[] = {"", ".", "a..b", "a b", "-.\x01", NULL};
+	for (int i = 0; bad[i]; i++)
+		assert_int_equal(dns_zone_new(str_from(bad[i]), 1, w.map, &z, &err), E_INVAL);
+	char longest[260] = "";
+	for (int i = 0; i < 60; i++)
+		strcat(longest, "abc.");
+	assert_int_equal(dns_zone_new(str_from(longest), 1, w.map, &z, &err), E_INVAL);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	    TEST(test_names_types_and_negative_answers),
+	    TEST(test_client_subnet_decides_and_scope_spares_the_exception),
+	    TEST(test_equals_take_turns),
+	    TEST(test_dead_node_leaves_the_answers_within_three_seconds),
+	    TEST(test_settings_apply_at_once_and_bad_zones_are_refused),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
