@@ -186,6 +186,8 @@ try {
 	bool plain = chat->plain && inputs.tools.empty() && inputs.json_schema.empty();
 	inputs.force_pure_content = plain;
 	in->params = common_chat_templates_apply(chat->templates.get(), inputs);
+	if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED && in->params.grammar.empty())
+		throw std::invalid_argument("it has no tool calls, and tool_choice asks for one");
 	in->prefill = true;
 	if (!inputs.json_schema.empty() && in->params.grammar.empty()) {
 		in->params.grammar = grammar_of(inputs.json_schema);

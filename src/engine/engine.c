@@ -17,6 +17,7 @@ static const struct engine_kind {
 	void (*start)(struct engine *engine, const struct engine_options *options);
 } engine_kinds[] = {
     {"llama", engine_llama_new, engine_llama_start},
+    {"remote", engine_remote_new, engine_remote_start},
     {"synthetic", engine_synthetic_new, engine_synthetic_start},
 };
 

@@ -140,9 +140,13 @@ static bool is_done(void *arg)
 
 void ask_wait(struct ask *ask)
 {
+	struct buf *texts[] = {&ask->text, &ask->reasoning, &ask->tools};
+
 	driver_until(ask->driver, is_done, ask);
-	buf_append(&ask->text, "", 1);
-	ask->text.len--;
+	for (int i = 0; i < 3; i++) { /* a NUL behind, for string functions */
+		buf_append(texts[i], "", 1);
+		texts[i]->len--;
+	}
 }
 
 void ask_fini(struct ask *ask)
