@@ -3,6 +3,7 @@
 
 BUILD := build
 ARGS  :=
+MODEL := .deps/models/SmolLM2-135M-Instruct.Q4_1.gguf
 NAME  :=
 FUZZ_SECONDS := 30
 
@@ -27,7 +28,7 @@ build:
 	@ninja -C $(BUILD)
 
 run: build
-	$(BUILD)/mdn dev up $(ARGS)
+	$(BUILD)/mdn dev up --model $(MODEL) --state state $(ARGS)
 
 test:
 	@tools/setup test
