@@ -441,6 +441,68 @@ static void test_another_operator_is_made_on_the_centers_machine(void **state)
 	buf_fini(&reply);
 }
 
+/* ---- a center in a process of its own, killed ---------------------------------------------------------------- */
+
+static pid_t center_process(struct world *w)
+{
+	struct buf reply = {0};
+	pid_t child = fork();
+	if (child == 0) {
+		world_start(w);
+		for (;;)
+			pause();
+	}
+	for (int i = 0; ask(w, w->operators, "GET", "/mdn/v1/nodes", NULL, &reply) != 200; i++) {
+		assert_true(i < 500);
+		usleep(10000);
+	}
+	buf_fini(&reply);
+	return child;
+}
+
+static void kill_center(pid_t child)
+{
+	assert_int_equal(kill(child, SIGKILL), 0);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+}
+
+static void test_what_was_answered_survives_kill_9(void **unused)
+{
+	struct world w = {0};
+	struct buf reply = {0};
+	struct applicant a = applicant_new(), thief = applicant_new();
+	world_init(&w);
+	pid_t child = center_process(&w);
+	char *token = world_token(&w, "{}");
+	assert_int_equal(join(&w, &a, token, "tough", EDGE, &reply), 200);
+	char *id = json_get(&reply, "id");
+	assert_int_equal(ask(&w, w.operators, "POST", "/mdn/v1/keys", "{\"name\":\"alice\"}", &reply), 200);
+	char *key = json_get(&reply, "id");
+	kill_center(child);
+
+	child = center_process(&w);
+	assert_int_equal(join(&w, &thief, token, "thief", EDGE, &reply), 403);
+	assert_int_equal(join(&w, &a, token, "tough", EDGE, &reply), 200);
+	assert_non_null(strstr(reply.base, id));
+	assert_int_equal(ask(&w, w.operators, "GET", "/mdn/v1/keys", NULL, &reply), 200);
+	assert_non_null(strstr(reply.base, key));
+	char path[96];
+	snprintf(path, sizeof(path), "/mdn/v1/nodes/%s", id);
+	assert_int_equal(ask(&w, w.operators, "DELETE", path, NULL, &reply), 204);
+	kill_center(child);
+
+	child = center_process(&w);
+	assert_int_equal(renew(&w, id, &a, &reply), 403);
+	kill_center(child);
+	free(token);
+	free(id);
+	free(key);
+	applicant_free(&a);
+	applicant_free(&thief);
+	buf_fini(&reply);
+	world_free(&w);
+}
+
 static int setup(void **state)
 {
 	static struct world w;
@@ -471,6 +533,7 @@ int main(void)
 	};
 	const struct CMUnitTest init_tests[] = {
 	    cmocka_unit_test(test_init_killed_anywhere_leaves_no_half_network),
+	    cmocka_unit_test(test_what_was_answered_survives_kill_9),
 	};
 	log_set_level(LOG_ERROR);
 	int failed = cmocka_run_group_tests_name("init", init_tests, NULL, NULL);

@@ -107,7 +107,7 @@ void temporary_folder(char ret_folder[static 64])
 	assert_non_null(mkdtemp(ret_folder));
 }
 
-void world_new(struct world *w)
+void world_init(struct world *w)
 {
 	struct error err = {0};
 	log_set_level(getenv("TEST_LOG") ? LOG_DEBUG : LOG_ERROR);
@@ -121,6 +121,11 @@ void world_new(struct world *w)
 	if (center_init(str_from(w->data), STR("test.mdn"), str_from(w->url), STR("c1"), STR("core"), ROLE_CENTER,
 	                str_from(w->operators), &err) < 0)
 		fail_msg("%s", err.text);
+}
+
+void world_new(struct world *w)
+{
+	world_init(w);
 	world_start(w);
 }
 

@@ -30,7 +30,8 @@ struct world {
 	struct http_server *server;
 };
 
-void world_new(struct world *w); /* init and start */
+void world_init(struct world *w); /* a network nobody runs yet */
+void world_new(struct world *w);  /* init and start */
 void world_free(struct world *w);
 void world_start(struct world *w);
 void world_stop(struct world *w);

@@ -24,7 +24,7 @@ struct node {
 	size_t model_count, assigns;
 	char catalog[2048]; /* what it answers as a repository */
 	uint64_t serial;
-	uint64_t last_seq;
+	uint64_t last_seq, have_bytes;
 };
 
 static void fill_report(void *arg, struct node_report *r)
@@ -34,8 +34,8 @@ static void fill_report(void *arg, struct node_report *r)
 	r->models = mem_resize(NULL, n->model_count + 1, sizeof(*r->models));
 	r->model_count = n->model_count;
 	for (size_t i = 0; i < n->model_count; i++) {
-		r->models[i] =
-		    (struct model_report){.state = MODEL_READY, .have_bytes = 7, .total_bytes = 7, .slots = 1};
+		r->models[i] = (struct model_report){
+		    .state = MODEL_READY, .have_bytes = 7 + n->have_bytes, .total_bytes = 7, .slots = 1};
 		str_copy(str_from(n->models[i]), r->models[i].name, sizeof(r->models[i].name));
 	}
 }
@@ -284,6 +284,56 @@ static int say(struct world *w, struct loop *loop, const char *method, const cha
 	return s.status;
 }
 
+struct progress_seen {
+	struct buf text;
+	int events;
+};
+
+static bool on_progress(void *arg, struct str data)
+{
+	struct progress_seen *p = arg;
+	buf_append_str(&p->text, data);
+	return true;
+}
+
+static void on_progress_done(void *arg, struct http_call *call, const struct error *err) {}
+
+static int count_of(const struct buf *text, const char *what)
+{
+	int count = 0;
+	for (const char *at = text->base;
+	     at && (at = memmem(at, (size_t)(text->base + text->len - at), what, strlen(what))); at += strlen(what))
+		count++;
+	return count;
+}
+
+/* Many changes a second at a node are at most four events a second for who looks on. */
+static void assert_progress_is_bounded(struct world *w, struct node *n)
+{
+	struct progress_seen seen = {0};
+	char url[128], center[TLS_IDENTITY_SIZE], *self = read_file(w->operators, "center.id");
+	struct tls_context *tls = tls_of(w->operators, TLS_PEER_REQUIRED);
+	struct http_client *client = http_client_new(n->loop, &(struct http_client_options){.tls = tls});
+	snprintf(url, sizeof(url), "%s/mdn/v1/events?model=small:1", w->url);
+	snprintf(center, sizeof(center), "%s", self);
+	http_call_start(client, &(struct http_call_options){.url = str_from(url),
+	                                                    .peer_identity = str_from(center),
+	                                                    .on_data = on_progress,
+	                                                    .on_done = on_progress_done,
+	                                                    .arg = &seen});
+	for (int i = 0; i < 60; i++) {
+		n->have_bytes++;
+		member_report_soon(n->member);
+		run_for(n->loop, 25 * US_PER_MS);
+	}
+	http_client_free(client);
+	tls_context_free(tls);
+	int events = count_of(&seen.text, "event: progress");
+	assert_in_range(events, 4, 8); /* in a bit over 1.5 s */
+	buf_fini(&seen.text);
+	free(self);
+}
+
 /* ---- tests ---------------------------------------------------------------------------------------------------------
  */
 
@@ -333,6 +383,8 @@ static void test_placed_models_reach_nodes_and_later_joiners(void **state)
 	assert_non_null(strstr(reply, "\"name\":\"paris-2\",\"site\":\"paris\",\"state\":\"ready\",\"have_bytes\":7"));
 	assert_null(strstr(reply, "lyon"));
 	free(reply);
+
+	assert_progress_is_bounded(w, &late);
 
 	const char *off = "{\"model\":\"small:1\",\"on\":\"site=paris,role=edge\",\"remove\":true}";
 	assert_int_equal(say(w, loop, "POST", "/mdn/v1/place", off, NULL), 200);
