@@ -178,7 +178,9 @@ static void fill(const struct sweep *s, const struct pick *k, struct route_candi
 	c->rtt_us = k->rtt_us;
 	c->queue_us = k->queue_us;
 	c->prefill_us = k->prefill_us;
-	describe(k, c);
+	c->reason[0] = '\0';
+	if (!s->query->brief)
+		describe(k, c);
 }
 
 /* Of those as good as the best, two at random; the better of the two. */

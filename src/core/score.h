@@ -22,6 +22,7 @@ struct route_query {
 	int32_t prompt_tokens;      /* uncached, estimated; 0 unknown */
 	const struct str *excluded; /* ids not to choose: already tried */
 	size_t excluded_count;
+	bool brief;             /* candidates without their reasons: for those that only send the request on */
 	bool for_client; /* the client will connect by itself: only nodes with an api_url, and self is as far as any */
 };
 

@@ -24,6 +24,21 @@ static void hex_random(struct rng *rng, char *to, size_t digits)
 	to[digits] = '\0';
 }
 
+/* Every request passes here several times; snprintf takes a fifth of its instructions otherwise. */
+void join(char *to, size_t size, const char *const *parts)
+{
+	size_t at = 0;
+
+	for (; *parts; parts++) {
+		size_t len = strlen(*parts);
+		if (len >= size - at)
+			len = size - at - 1;
+		memcpy(to + at, *parts, len);
+		at += len;
+	}
+	to[at] = '\0';
+}
+
 static bool id_is_sane(struct str id)
 {
 	if (id.len == 0 || id.len > 128)
@@ -62,7 +77,7 @@ static void take_trace(struct request *r)
 	} else {
 		hex_random(&r->g->rng, trace, 32);
 	}
-	snprintf(r->traceparent, sizeof(r->traceparent), "00-%s-%s-%s", trace, span, flags);
+	join(r->traceparent, sizeof(r->traceparent), (const char *const[]){"00-", trace, "-", span, "-", flags, NULL});
 }
 
 static void take_ids(struct request *r)
@@ -71,12 +86,13 @@ static void take_ids(struct request *r)
 	char random[33];
 
 	hex_random(&r->g->rng, random, 24);
-	snprintf(r->answer_id, sizeof(r->answer_id), "%s-%s", r->in.task == ENGINE_CHAT ? "chatcmpl" : "cmpl", random);
+	join(r->answer_id, sizeof(r->answer_id),
+	     (const char *const[]){r->in.task == ENGINE_CHAT ? "chatcmpl-" : "cmpl-", random, NULL});
 	if (http_header(r->x, "x-request-id", &given) && id_is_sane(given)) {
 		str_copy(given, r->id, sizeof(r->id));
 	} else {
 		hex_random(&r->g->rng, random, 24);
-		snprintf(r->id, sizeof(r->id), "req-%s", random);
+		join(r->id, sizeof(r->id), (const char *const[]){"req-", random, NULL});
 	}
 	http_add_header(r->x, "x-request-id", str_from(r->id));
 	take_trace(r);
@@ -228,8 +244,8 @@ static void try_here(struct request *r, struct model *m)
 	struct fault fault = {0};
 
 	r->route = ROUTE_LOCAL;
-	snprintf(r->node, sizeof(r->node), "%s", g->id);
-	snprintf(r->model, sizeof(r->model), "%s", m->name);
+	memcpy(r->node, g->id, sizeof(r->node));
+	memcpy(r->model, m->name, sizeof(r->model));
 	r->ticket = ledger_open(g->ledger, str_from(g->id), str_from(m->name), r->in.prompt_tokens, &g->own_dispatched);
 	if (local_start(r, m, &fault) < 0)
 		request_retry(r, &fault);
@@ -242,8 +258,8 @@ static void try_there(struct request *r, const struct route_candidate *to)
 	struct fault fault = {0};
 
 	r->route = ROUTE_FORWARD;
-	snprintf(r->node, sizeof(r->node), "%s", to->id);
-	snprintf(r->model, sizeof(r->model), "%s", to->model);
+	memcpy(r->node, to->id, sizeof(r->node));
+	memcpy(r->model, to->model, sizeof(r->model));
 	if (forward_start(r, to) == 0)
 		return;
 	error_set(&fault.err, E_UNAVAILABLE, "node %s cannot be reached from here", to->name);
@@ -295,6 +311,7 @@ static int request_decide(struct request *r, bool for_client, struct route_decis
 	    .excluded = r->excluded,
 	    .excluded_count = r->tries,
 	    .for_client = for_client,
+	    .brief = true,
 	};
 
 	map_refresh_self(g);

@@ -22,15 +22,15 @@ enum {
 struct forward {
 	struct request *r;
 	struct http_call *call;
-	struct route_candidate to;
 	bool committed; /* first bytes went to the client */
 	bool paused;
 	int status;
 	uint64_t dispatch;
 	int64_t last_us;
 	struct buf error_body;
-	char tail[TAIL_BYTES + 1];
 	size_t tail_len;
+	struct route_candidate to; /* from here on not cleared at the start */
+	char tail[TAIL_BYTES + 1];
 };
 
 static void forward_free(struct forward *f)
@@ -268,36 +268,55 @@ static int64_t head_timeout(const struct request *r, const struct route_candidat
 	             : FIRST_TOKEN_DEFAULT_US + 4 * (to->score_us < WHOLE_ANSWER_US ? to->score_us : WHOLE_ANSWER_US);
 }
 
+static struct str decimal(int64_t value, char text[static 24])
+{
+	uint64_t left = value < 0 ? -(uint64_t)value : (uint64_t)value;
+	size_t at = 24;
+
+	do {
+		text[--at] = (char)('0' + left % 10);
+		left /= 10;
+	} while (left);
+	if (value < 0)
+		text[--at] = '-';
+	return (struct str){text + at, 24 - at};
+}
+
 int forward_start(struct request *r, const struct route_candidate *to)
 {
 	struct gateway *g = r->g;
-	char url[NODE_URL_SIZE + 32], identity[TLS_IDENTITY_SIZE], dispatch[24], priority[16];
+	char url[NODE_URL_SIZE + 32], identity[TLS_IDENTITY_SIZE], dispatch[24], priority[24];
 	uint64_t number;
 
 	if (!g->client || to->node_url[0] == '\0')
 		return E_UNAVAILABLE;
-	struct forward *f = NEW(struct forward);
+	struct forward *f = mem_resize(NULL, 1, sizeof(*f));
+	memset(f, 0, offsetof(struct forward, to));
 	f->r = r;
 	f->to = *to;
 	f->error_body.max = ERROR_BODY_MAX;
 	f->last_us = loop_now_us(g->loop);
 	r->ticket = ledger_open(g->ledger, str_from(to->id), str_from(to->model), r->in.prompt_tokens, &number);
 	f->dispatch = number;
-	snprintf(url, sizeof(url), "%s%s", to->node_url,
-	         r->in.task == ENGINE_CHAT ? "/v1/chat/completions" : "/v1/completions");
-	snprintf(identity, sizeof(identity), "spiffe://%s/node/%s", g->domain, to->id);
-	snprintf(dispatch, sizeof(dispatch), "%llu", (unsigned long long)number);
-	snprintf(priority, sizeof(priority), "%d", r->priority);
+	bool tls = str_starts(str_from(to->node_url), STR("https://"));
+	join(url, sizeof(url),
+	     (const char *const[]){to->node_url, r->in.task == ENGINE_CHAT ? "/v1/chat/completions" : "/v1/completions",
+	                           NULL});
+	if (tls)
+		join(identity, sizeof(identity), (const char *const[]){"spiffe://", g->domain, "/node/", to->id, NULL});
 	const struct http_header headers[] = {
-	    {STR("content-type"), STR("application/json")}, {STR("x-mdn-hop"), STR("1")},
-	    {STR("x-mdn-dispatch"), str_from(dispatch)},    {STR("x-mdn-tenant"), str_from(r->tenant)},
-	    {STR("x-mdn-priority"), str_from(priority)},    {STR("x-request-id"), str_from(r->id)},
+	    {STR("content-type"), STR("application/json")},
+	    {STR("x-mdn-hop"), STR("1")},
+	    {STR("x-mdn-dispatch"), decimal((int64_t)number, dispatch)},
+	    {STR("x-mdn-tenant"), str_from(r->tenant)},
+	    {STR("x-mdn-priority"), decimal(r->priority, priority)},
+	    {STR("x-request-id"), str_from(r->id)},
 	    {STR("traceparent"), str_from(r->traceparent)},
 	};
 	const struct http_call_options options = {
 	    .method = STR("POST"),
 	    .url = str_from(url),
-	    .peer_identity = str_starts(str_from(url), STR("https://")) ? str_from(identity) : STR(""),
+	    .peer_identity = tls ? str_from(identity) : STR(""),
 	    .headers = headers,
 	    .header_count = sizeof(headers) / sizeof(headers[0]),
 	    .body = r->body,

@@ -157,6 +157,7 @@ void request_first_token(struct request *r);
 void request_name_node(struct request *r, struct str id, struct str name, struct str site);
 /* status 499: the client left. */
 void request_finish(struct request *r, int status);
+void join(char *to, size_t size, const char *const *parts); /* texts up to NULL, one after the other; cut at size */
 void respond_fault(struct http_exchange *x, const struct fault *fault);
 void access_log(const struct request *r);
 

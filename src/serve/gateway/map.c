@@ -266,6 +266,9 @@ void map_format_orca(const struct model *m, struct buf *out)
 	           r.kv_usage, r.running, r.waiting, (long long)r.tokens_to_prefill);
 }
 
+/* On a busy path replies come faster than their numbers are worth; a millisecond old is new enough. */
+#define ORCA_PAUSE_US (1 * US_PER_MS)
+
 static bool orca_read(struct str header, struct model_report *m)
 {
 	yyjson_doc *doc;
@@ -307,7 +310,7 @@ void map_feed_orca(struct gateway *g, struct str node, struct str model, struct 
 	const struct node_entry *e = node_map_find(g->map.map, node);
 	struct node_report r;
 
-	if (!e || node_report_copy(&e->report, &r) < 0)
+	if (!e || loop_now_us(g->loop) - e->received_us < ORCA_PAUSE_US || node_report_copy(&e->report, &r) < 0)
 		return;
 	for (size_t i = 0; i < r.model_count; i++) {
 		if (!str_equal(str_from(r.models[i].name), model) || !orca_read(header, &r.models[i]))

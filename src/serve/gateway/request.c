@@ -24,6 +24,18 @@ static int refuse(struct fault *f, const char *param, const char *format, ...)
 	return error_set(&f->err, E_INVAL, "%s", text);
 }
 
+/* The blame for part of a message or tool: formatted only when there is some. */
+static int refuse_at(struct fault *f, const char *words, const char *param, ...) __attribute__((format(printf, 3, 4)));
+static int refuse_at(struct fault *f, const char *words, const char *param, ...)
+{
+	va_list args;
+
+	va_start(args, param);
+	vsnprintf(f->param, sizeof(f->param), param, args);
+	va_end(args);
+	return error_set(&f->err, E_INVAL, "%s", words);
+}
+
 /* A getter of base/json failed and wrote the words: add whose fault it is. */
 static int blame(struct fault *f, const char *param)
 {
@@ -207,25 +219,16 @@ static int parse_logprobs(yyjson_val *root, struct chat_request *r, struct fault
 static int parse_part(yyjson_val *part, size_t at, size_t i, size_t *bytes, struct fault *f)
 {
 	yyjson_val *type = yyjson_obj_get(part, "type"), *text;
-	char param[80];
 
-	snprintf(param, sizeof(param), "messages[%zu].content[%zu]", at, i);
 	if (!yyjson_is_obj(part))
-		return refuse(f, param, "a content part must be an object");
-	if (!yyjson_is_str(type)) {
-		strncat(param, ".type", sizeof(param) - strlen(param) - 1);
-		return refuse(f, param, "a content part needs a \"type\"; \"text\" is the one known here");
-	}
+		return refuse_at(f, "a content part must be an object", "messages[%zu].content[%zu]", at, i);
+	if (!str_is(type, "text") && !str_is(type, "refusal"))
+		return refuse_at(
+		    f, "a content part needs \"type\": \"text\"; images, audio and files cannot be answered here",
+		    "messages[%zu].content[%zu].type", at, i);
 	text = yyjson_obj_get(part, str_is(type, "refusal") ? "refusal" : "text");
-	if (!str_is(type, "text") && !str_is(type, "refusal")) {
-		strncat(param, ".type", sizeof(param) - strlen(param) - 1);
-		return refuse(f, param, "content parts of type \"%.32s\" cannot be answered; only \"text\" can",
-		              yyjson_get_str(type));
-	}
-	if (!yyjson_is_str(text)) {
-		strncat(param, ".text", sizeof(param) - strlen(param) - 1);
-		return refuse(f, param, "a text part needs \"text\", a string");
-	}
+	if (!yyjson_is_str(text))
+		return refuse_at(f, "a text part needs \"text\", a string", "messages[%zu].content[%zu].text", at, i);
 	*bytes += yyjson_get_len(text);
 	return 0;
 }
@@ -233,20 +236,18 @@ static int parse_part(yyjson_val *part, size_t at, size_t i, size_t *bytes, stru
 static int parse_content(yyjson_val *message, size_t at, bool optional, size_t *bytes, struct chat_request *r,
                          struct fault *f)
 {
+	static const char words[] = "a message needs \"content\": a string or an array of text parts";
 	yyjson_val *content = yyjson_obj_get(message, "content"), *part;
 	yyjson_arr_iter it;
-	char param[64];
 
-	snprintf(param, sizeof(param), "messages[%zu].content", at);
-	if (!present(content))
-		return optional ? 0
-		                : refuse(f, param, "a message needs \"content\": a string or an array of text parts");
 	if (yyjson_is_str(content)) {
 		*bytes += yyjson_get_len(content);
 		return 0;
 	}
+	if (!present(content) && optional)
+		return 0;
 	if (!yyjson_is_arr(content))
-		return refuse(f, param, "\"content\" must be a string or an array of text parts");
+		return refuse_at(f, words, "messages[%zu].content", at);
 	r->rewrite = true;
 	yyjson_arr_iter_init(content, &it);
 	for (size_t i = 0; (part = yyjson_arr_iter_next(&it)) != NULL; i++)
@@ -259,50 +260,52 @@ static int parse_tool_calls(yyjson_val *calls, size_t at, size_t *bytes, struct 
 {
 	yyjson_val *call;
 	yyjson_arr_iter it;
-	char param[80];
 
-	snprintf(param, sizeof(param), "messages[%zu].tool_calls", at);
 	if (!yyjson_is_arr(calls) || yyjson_arr_size(calls) == 0)
-		return refuse(f, param, "\"tool_calls\" must be an array with at least one call");
+		return refuse_at(f, "\"tool_calls\" must be an array with at least one call",
+		                 "messages[%zu].tool_calls", at);
 	yyjson_arr_iter_init(calls, &it);
 	for (size_t i = 0; (call = yyjson_arr_iter_next(&it)) != NULL; i++) {
 		yyjson_val *function = yyjson_obj_get(call, "function");
 		yyjson_val *arguments = yyjson_obj_get(function, "arguments");
 
-		snprintf(param, sizeof(param), "messages[%zu].tool_calls[%zu]", at, i);
 		if (!yyjson_is_str(yyjson_obj_get(call, "id")) || !yyjson_is_str(yyjson_obj_get(function, "name")) ||
 		    !yyjson_is_str(arguments))
-			return refuse(f, param,
-			              "a tool call needs \"id\" and \"function\" with \"name\" and "
-			              "\"arguments\", all strings");
+			return refuse_at(
+			    f, "a tool call needs \"id\" and \"function\" with \"name\" and \"arguments\", all strings",
+			    "messages[%zu].tool_calls[%zu]", at, i);
 		*bytes += yyjson_get_len(arguments);
 	}
 	return 0;
 }
 
+static bool is_role(yyjson_val *role)
+{
+	static const char *const roles[] = {"user", "assistant", "system", "tool", "developer", "function"};
+
+	for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++)
+		if (str_is(role, roles[i]))
+			return true;
+	return false;
+}
+
 static int parse_message(yyjson_val *message, size_t at, size_t *bytes, struct chat_request *r, struct fault *f)
 {
-	static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function"};
-	yyjson_val *role = yyjson_obj_get(message, "role");
+	yyjson_val *role = yyjson_obj_get(message, "role"), *name = yyjson_obj_get(message, "name");
 	yyjson_val *calls = yyjson_obj_get(message, "tool_calls");
-	bool known = false, assistant = str_is(role, "assistant");
-	char param[64];
+	bool assistant = str_is(role, "assistant");
 
-	snprintf(param, sizeof(param), "messages[%zu]", at);
 	if (!yyjson_is_obj(message))
-		return refuse(f, param, "a message must be an object with \"role\" and \"content\"");
-	for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++)
-		known = known || str_is(role, roles[i]);
-	snprintf(param, sizeof(param), "messages[%zu].role", at);
-	if (!known)
-		return refuse(f, param, "\"role\" must be one of system, developer, user, assistant, tool");
+		return refuse_at(f, "a message must be an object with \"role\" and \"content\"", "messages[%zu]", at);
+	if (!is_role(role))
+		return refuse_at(f, "\"role\" must be one of system, developer, user, assistant, tool",
+		                 "messages[%zu].role", at);
 	r->rewrite = r->rewrite || str_is(role, "developer");
-	snprintf(param, sizeof(param), "messages[%zu].tool_call_id", at);
 	if (str_is(role, "tool") && !yyjson_is_str(yyjson_obj_get(message, "tool_call_id")))
-		return refuse(f, param, "a tool's message needs \"tool_call_id\", a string");
-	snprintf(param, sizeof(param), "messages[%zu].name", at);
-	if (present(yyjson_obj_get(message, "name")) && !yyjson_is_str(yyjson_obj_get(message, "name")))
-		return refuse(f, param, "\"name\" must be a string");
+		return refuse_at(f, "a tool's message needs \"tool_call_id\", a string", "messages[%zu].tool_call_id",
+		                 at);
+	if (present(name) && !yyjson_is_str(name))
+		return refuse_at(f, "\"name\" must be a string", "messages[%zu].name", at);
 	if (assistant && present(calls) && parse_tool_calls(calls, at, bytes, f) < 0)
 		return f->err.code;
 	return parse_content(message, at, assistant && present(calls), bytes, r, f);
@@ -341,7 +344,6 @@ static int parse_tools(yyjson_val *root, struct chat_request *r, struct fault *f
 {
 	yyjson_val *tool;
 	yyjson_arr_iter it;
-	char param[80];
 
 	if (json_arr(root, "tools", &r->tools, &f->err) < 0)
 		return blame(f, "tools");
@@ -355,15 +357,15 @@ static int parse_tools(yyjson_val *root, struct chat_request *r, struct fault *f
 		yyjson_val *function = yyjson_obj_get(tool, "function");
 		yyjson_val *parameters = yyjson_obj_get(function, "parameters");
 
-		snprintf(param, sizeof(param), "tools[%zu].type", i);
 		if (!str_is(yyjson_obj_get(tool, "type"), "function"))
-			return refuse(f, param, "a tool must be an object with \"type\": \"function\"");
-		snprintf(param, sizeof(param), "tools[%zu].function.name", i);
+			return refuse_at(f, "a tool must be an object with \"type\": \"function\"", "tools[%zu].type",
+			                 i);
 		if (!yyjson_is_str(yyjson_obj_get(function, "name")))
-			return refuse(f, param, "a tool needs \"function\" with \"name\", a string");
-		snprintf(param, sizeof(param), "tools[%zu].function.parameters", i);
+			return refuse_at(f, "a tool needs \"function\" with \"name\", a string",
+			                 "tools[%zu].function.name", i);
 		if (present(parameters) && !yyjson_is_obj(parameters))
-			return refuse(f, param, "\"parameters\" must be a JSON schema object");
+			return refuse_at(f, "\"parameters\" must be a JSON schema object",
+			                 "tools[%zu].function.parameters", i);
 	}
 	if (yyjson_arr_size(r->tools) == 0)
 		r->tools = NULL;
