@@ -23,6 +23,8 @@
 #define BARRIER_US 5000.0   /* u/(1-u) of this is paid for use u */
 #define BARRIER_USE_MOST 0.98
 #define COST_MOST_US 1e12
+#define KEY_QUEUE_MOST_US (1 << 30)
+#define KEY_ROUND 0.9999999 /* a float must not come out above its double */
 
 struct zone {
 	struct ip_prefix prefix;
@@ -71,6 +73,7 @@ void node_map_free(struct node_map *m)
 	for (uint32_t i = 0; i < m->model_count; i++) {
 		free(m->models[i].name);
 		free(m->models[i].places);
+		free(m->models[i].keys);
 	}
 	free(m->nodes);
 	free(m->hots);
@@ -105,8 +108,9 @@ int64_t place_queue_us(const struct map_place *p, int32_t more_running, int64_t 
 	return (int64_t)(us < COST_MOST_US ? us : COST_MOST_US);
 }
 
-static void place_load(struct map_place *p, const struct model_report *r)
+static void place_load(struct map_model *model, uint32_t at, const struct model_report *r, uint32_t site)
 {
+	struct map_place *p = &model->places[at];
 	double per_s = r->prefill_tokens_per_s > 0 ? r->prefill_tokens_per_s : PREFILL_UNKNOWN_PER_S;
 	double itl_us = r->itl_us > 0 ? r->itl_us : ITL_UNKNOWN_US;
 	int64_t busy = (int64_t)r->running + r->waiting;
@@ -117,6 +121,11 @@ static void place_load(struct map_place *p, const struct model_report *r)
 	p->us_per_token = fmin(1e6 / per_s, COST_MOST_US);
 	p->us_per_ahead = OUTPUT_TOKENS * itl_us / p->slots;
 	p->queue_us = place_queue_us(p, 0, 0);
+	model->keys[at] = (struct map_key){
+	    .site = site,
+	    .queue_us = p->queue_us < KEY_QUEUE_MOST_US ? (uint32_t)p->queue_us : KEY_QUEUE_MOST_US,
+	    .us_per_token = (float)(p->us_per_token * KEY_ROUND),
+	};
 }
 
 /* ---- models ---------------------------------------------------------------------------------- */
@@ -143,6 +152,16 @@ const struct map_model *map_model_find(const struct node_map *m, struct str name
 	}
 	uint32_t at = model_lookup(m, name_tag, hash_str(name_tag));
 	return at == MAP_NONE ? NULL : &m->models[at];
+}
+
+const struct map_place *map_place_find(const struct node_map *m, uint32_t node, const struct map_model *model)
+{
+	const struct map_node *n = m->nodes[node];
+	for (size_t i = 0; i < n->link_count; i++) {
+		if (n->links[i].model != MAP_NONE && &m->models[n->links[i].model] == model)
+			return &model->places[n->links[i].place];
+	}
+	return NULL;
 }
 
 bool model_label(struct str name, char ret_label[static MODEL_LABEL_SIZE])
@@ -229,6 +248,7 @@ static void link_remove(struct node_map *m, struct map_link *link)
 	struct map_place *hole = &model->places[link->place], *last = &model->places[model->count - 1];
 	if (hole != last) {
 		*hole = *last;
+		model->keys[link->place] = model->keys[model->count - 1];
 		m->nodes[hole->node]->links[hole->link].place = link->place;
 	}
 	if (--model->count > 0)
@@ -236,6 +256,7 @@ static void link_remove(struct node_map *m, struct map_link *link)
 	model_index(m, link->model, hash_index_remove);
 	free(model->name);
 	free(model->places);
+	free(model->keys);
 	*model = (struct map_model){0};
 	m->model_free++;
 }
@@ -264,11 +285,11 @@ static void links_make(struct node_map *m, struct map_node *n, uint32_t at)
 		if (model->count == model->cap) {
 			model->cap = model->cap ? model->cap * 2 : 4;
 			model->places = mem_resize(model->places, model->cap, sizeof(*model->places));
+			model->keys = mem_resize(model->keys, model->cap, sizeof(*model->keys));
 		}
 		n->links[i] = (struct map_link){model_at, model->count};
-		struct map_place *p = &model->places[model->count++];
-		*p = (struct map_place){.node = at, .link = (uint32_t)i};
-		place_load(p, &r->models[i]);
+		model->places[model->count] = (struct map_place){.node = at, .link = (uint32_t)i};
+		place_load(model, model->count++, &r->models[i], m->hots[at].site);
 	}
 }
 
@@ -283,12 +304,12 @@ static bool same_models(const struct node_report *a, const struct node_report *b
 	return true;
 }
 
-static void links_update(struct node_map *m, struct map_node *n)
+static void links_update(struct node_map *m, struct map_node *n, uint32_t at)
 {
 	for (size_t i = 0; i < n->link_count; i++) {
 		struct map_link *link = &n->links[i];
 		if (link->model != MAP_NONE)
-			place_load(&m->models[link->model].places[link->place], &n->entry.report.models[i]);
+			place_load(&m->models[link->model], link->place, &n->entry.report.models[i], m->hots[at].site);
 	}
 }
 
@@ -449,7 +470,7 @@ int node_map_report(struct node_map *m, const struct node_report *r, int64_t now
 	n->entry.received_us = now_us;
 	m->hots[at].site = site;
 	if (same_shape) {
-		links_update(m, n);
+		links_update(m, n, at);
 	} else {
 		links_drop(m, n);
 		links_make(m, n, at);

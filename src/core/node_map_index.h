@@ -32,10 +32,18 @@ struct map_place {
 	int64_t queue_us;    /* place_queue_us(., 0, 0) */
 };
 
+/* The least that a place can cost, for the sweep: a few bytes a node. Rounded down where it does not fit. */
+struct map_key {
+	uint32_t site;
+	uint32_t queue_us;
+	float us_per_token;
+};
+
 struct map_model {
 	char *name; /* NULL: free slot */
 	uint64_t hash;
 	struct map_place *places;
+	struct map_key *keys; /* keys[i] is of places[i] */
 	uint32_t count, cap;
 };
 
@@ -52,6 +60,8 @@ struct map_node {
 int64_t place_queue_us(const struct map_place *p, int32_t more_running, int64_t more_tokens);
 
 const struct map_model *map_model_find(const struct node_map *m, struct str name_tag); /* "name" means "name:latest" */
+/* NULL: the node does not have it. */
+const struct map_place *map_place_find(const struct node_map *m, uint32_t node, const struct map_model *model);
 /* A model's name as a DNS label: lower case, each run of other characters than [a-z0-9] one '-', none at the ends.
  * False: nothing is left, or more than 63 bytes. */
 #define MODEL_LABEL_SIZE 64

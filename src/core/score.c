@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One sweep over the model's places keeps the ROUTE_CANDIDATES_MAX best in a heap. A place's own cost was worked out
- * when its report came and can only rise by what our ledger adds, so the ledger (a hash lookup) is asked only for
- * places that would enter the heap without it: exact, and the sweep stays a few nanoseconds a place. Suspect nodes sort
- * behind all healthy ones. Texts are filled in at the end, for the few that are left. */
+/* One sweep over the model's keys (node_map_index.h) keeps the ROUTE_CANDIDATES_MAX least in a heap; only what would
+ * enter it has its health looked at. Then our ledger's dispatches, a hash lookup each, are added to those few. They can
+ * only raise a score, so the best of the few is the best of all unless it now costs more than the worst that was kept:
+ * then, rarely, a second sweep asks the ledger as it goes. Suspect nodes sort behind all healthy ones. Texts are filled
+ * in at the end and by hand: eight sentences by printf would cost more than the sweep over a thousand nodes. */
 #include "core/score.h"
 
 #include "core/ledger_hash.h"
@@ -16,6 +17,8 @@
 #define SCORE_NEAR_US (2 * INT64_C(1000)) /* or this: as good as it */
 #define SUSPECT_US (INT64_C(1) << 50)     /* added to a suspect node's score: behind everybody */
 #define PREFILL_MOST_US 1e12
+#define KEY_PREFILL_MOST_US (1 << 30)
+#define KEY_ROUND 0.999999f       /* keys must not come out above the exact score */
 #define PROMPT_UNKNOWN_TOKENS 256 /* taken when the query does not say */
 
 struct pick {
@@ -30,6 +33,7 @@ struct sweep {
 	const struct ledger *ledger;
 	const struct route_query *query;
 	const struct map_model *model;
+	const struct map_hot *hots;
 	const uint32_t *row; /* distances from the client's site; NULL: unknown */
 	uint32_t self;       /* the dispatcher's own node, no way from itself; MAP_NONE */
 	int64_t now_us;
@@ -95,30 +99,6 @@ static const char *why_not(const struct sweep *s, const struct map_place *p, con
 	return NULL;
 }
 
-static void consider(struct sweep *s, const struct map_place *p, const struct map_hot *h, bool suspect)
-{
-	struct pick k = {.place = p, .suspect = suspect, .queue_us = p->queue_us};
-	k.rtt_us = p->node == s->self ? 0 : s->row ? s->row[h->site] : NODE_DISTANCE_UNKNOWN_US;
-	k.prefill_us = (int64_t)fmin(s->prompt_tokens * p->us_per_token, PREFILL_MOST_US);
-	int64_t rest_us = k.rtt_us + k.prefill_us + (suspect ? SUSPECT_US : 0);
-	k.score_us = rest_us + k.queue_us;
-	if (s->count == ROUTE_CANDIDATES_MAX && k.score_us >= s->heap[0].score_us)
-		return;
-	if (s->ledger && ledger_count(s->ledger) > 0) {
-		const struct map_node *n = map_node_at(s->map, p->node);
-		uint64_t seen = map_seen(n, s->query->self_id);
-		k.own = ledger_unseen_hashed(s->ledger, str_from(n->entry.report.id), n->hash, str_from(s->model->name),
-		                             s->model->hash, seen);
-		if (k.own.running > 0) {
-			k.queue_us = place_queue_us(p, k.own.running, k.own.tokens_to_prefill);
-			k.score_us = rest_us + k.queue_us;
-			if (s->count == ROUTE_CANDIDATES_MAX && k.score_us >= s->heap[0].score_us)
-				return;
-		}
-	}
-	heap_add(s, &k);
-}
-
 static void refuse(struct sweep *s, const struct map_place *p, const char *why, struct route_decision *d)
 {
 	if (d->refused_count == ROUTE_REFUSED_MAX)
@@ -141,46 +121,152 @@ static void refuse(struct sweep *s, const struct map_place *p, const char *why, 
 	}
 }
 
+static bool heap_takes(const struct sweep *s, int64_t score_us)
+{
+	return s->count < ROUTE_CANDIDATES_MAX || score_us < s->heap[0].score_us;
+}
+
+/* With what we sent there and its report has not seen. */
+static void add_own(const struct sweep *s, struct pick *k)
+{
+	if (!s->ledger || ledger_count(s->ledger) == 0)
+		return;
+	const struct map_node *n = map_node_at(s->map, k->place->node);
+	uint64_t seen = map_seen(n, s->query->self_id);
+	k->own = ledger_unseen_hashed(s->ledger, str_from(n->entry.report.id), n->hash, str_from(s->model->name),
+	                              s->model->hash, seen);
+	if (k->own.running == 0)
+		return;
+	k->score_us -= k->queue_us;
+	k->queue_us = place_queue_us(k->place, k->own.running, k->own.tokens_to_prefill);
+	k->score_us += k->queue_us;
+}
+
+static void consider(struct sweep *s, const struct map_place *p, const struct map_hot *h, bool suspect, bool with_own)
+{
+	struct pick k = {.place = p, .suspect = suspect, .queue_us = p->queue_us};
+	k.rtt_us = p->node == s->self ? 0 : s->row ? s->row[h->site] : NODE_DISTANCE_UNKNOWN_US;
+	k.prefill_us = (int64_t)fmin(s->prompt_tokens * p->us_per_token, PREFILL_MOST_US);
+	k.score_us = k.rtt_us + k.queue_us + k.prefill_us + (suspect ? SUSPECT_US : 0);
+	if (with_own && heap_takes(s, k.score_us))
+		add_own(s, &k);
+	if (heap_takes(s, k.score_us))
+		heap_add(s, &k);
+}
+
+/* refusals NULL: told before. */
+static void try_place(struct sweep *s, const struct map_place *p, bool with_own, struct route_decision *refusals)
+{
+	const struct map_hot *h = &s->hots[p->node];
+	enum node_health health = map_health(s->map, h, s->now_us);
+	const char *why = why_not(s, p, h, health);
+	if (!why)
+		consider(s, p, h, health == NODE_SUSPECT, with_own);
+	else if (refusals)
+		refuse(s, p, why, refusals);
+}
+
+/* Places [from, to) but the dispatcher's own. */
+static void sweep(struct sweep *s, uint32_t from, uint32_t to, bool with_own, struct route_decision *refusals)
+{
+	const struct map_key *keys = s->model->keys;
+	float tokens = (float)s->prompt_tokens;
+	for (uint32_t at = from; at < to; at++) {
+		const struct map_key *key = &keys[at];
+		int64_t least_us = (int64_t)(s->row ? s->row[key->site] : NODE_DISTANCE_UNKNOWN_US) + key->queue_us;
+		float prefill_us = tokens * key->us_per_token;
+		least_us += prefill_us < KEY_PREFILL_MOST_US ? (int64_t)(prefill_us * KEY_ROUND) : KEY_PREFILL_MOST_US;
+		if (heap_takes(s, least_us) && s->model->places[at].node != s->self)
+			try_place(s, &s->model->places[at], with_own, refusals);
+	}
+}
+
+/* The dispatcher's own place first (its key does not tell that it has no way), then all from a random start. */
+static void sweep_all(struct sweep *s, uint32_t start, bool with_own, struct route_decision *refusals)
+{
+	const struct map_place *own = s->self == MAP_NONE ? NULL : map_place_find(s->map, s->self, s->model);
+	if (own)
+		try_place(s, own, with_own, refusals);
+	sweep(s, start, s->model->count, with_own, refusals);
+	sweep(s, 0, start, with_own, refusals);
+}
+
 static int by_score(const void *a, const void *b)
 {
 	int64_t x = ((const struct pick *)a)->score_us, y = ((const struct pick *)b)->score_us;
 	return (x > y) - (x < y);
 }
 
-static void put_ms(char *to, size_t size, size_t *at, const char *what, int64_t us)
+/* Fills the heap and sorts it, best first. */
+static void find_best(struct sweep *s, uint32_t start, struct route_decision *refusals)
 {
-	int n =
-	    snprintf(to + *at, size - *at, "%s %lld.%lld ms", what, (long long)(us / 1000), (long long)(us / 100 % 10));
-	if (n > 0 && (size_t)n < size - *at)
-		*at += (size_t)n;
+	sweep_all(s, start, false, refusals);
+	int64_t worst_us = s->count == ROUTE_CANDIDATES_MAX ? s->heap[0].score_us : INT64_MAX;
+	for (size_t i = 0; i < s->count; i++)
+		add_own(s, &s->heap[i]);
+	qsort(s->heap, s->count, sizeof(s->heap[0]), by_score);
+	if (s->count == 0 || s->heap[0].score_us <= worst_us)
+		return;
+	s->count = 0;
+	sweep_all(s, start, true, NULL);
+	qsort(s->heap, s->count, sizeof(s->heap[0]), by_score);
 }
 
-static void describe(const struct pick *k, struct route_candidate *c)
+static char *put_text(char *to, const char *text)
 {
-	size_t at = 0, size = sizeof(c->reason);
-	put_ms(c->reason, size, &at, "distance", k->rtt_us);
-	put_ms(c->reason, size, &at, " + queue", k->queue_us);
-	put_ms(c->reason, size, &at, " + prefill", k->prefill_us);
-	snprintf(c->reason + at, size - at, "; %lld of %d slots busy%s", (long long)k->place->busy + k->own.running,
-	         k->place->slots, k->suspect ? "; its reports are late" : "");
+	size_t len = strlen(text);
+	memcpy(to, text, len + 1);
+	return to + len;
+}
+
+static char *put_number(char *to, uint64_t value)
+{
+	char digits[20];
+	size_t n = 0;
+	do
+		digits[n++] = (char)('0' + value % 10);
+	while (value /= 10);
+	while (n > 0)
+		*to++ = digits[--n];
+	*to = '\0';
+	return to;
+}
+
+/* "12.3 ms" of a duration that is not negative */
+static char *put_ms(char *to, int64_t us)
+{
+	to = put_number(to, (uint64_t)us / 1000);
+	*to++ = '.';
+	return put_text(put_number(to, (uint64_t)us / 100 % 10), " ms");
+}
+
+/* At most 3 durations of 21 digits, 2 counts of 10 and 60 letters: fits. */
+static void describe(const struct pick *k, char *to)
+{
+	to = put_ms(put_text(to, "distance "), k->rtt_us);
+	to = put_ms(put_text(to, " + queue "), k->queue_us);
+	to = put_ms(put_text(to, " + prefill "), k->prefill_us);
+	to = put_number(put_text(to, "; "), (uint64_t)((int64_t)k->place->busy + k->own.running));
+	to = put_number(put_text(to, " of "), (uint64_t)k->place->slots);
+	to = put_text(to, " slots busy");
+	if (k->suspect)
+		put_text(to, "; its reports are late");
 }
 
 static void fill(const struct sweep *s, const struct pick *k, struct route_candidate *c)
 {
 	const struct node_report *r = &map_node_at(s->map, k->place->node)->entry.report;
-	memcpy(c->id, r->id, sizeof(c->id));
-	memcpy(c->name, r->name, sizeof(c->name));
-	memcpy(c->site, r->site, sizeof(c->site));
-	memcpy(c->node_url, r->node_url, sizeof(c->node_url));
-	memcpy(c->api_url, r->api_url, sizeof(c->api_url));
-	memcpy(c->model, r->models[k->place->link].name, sizeof(c->model));
+	put_text(c->id, r->id); /* the same sizes on both sides */
+	put_text(c->name, r->name);
+	put_text(c->site, r->site);
+	put_text(c->node_url, r->node_url);
+	put_text(c->api_url, r->api_url);
+	put_text(c->model, s->model->name);
 	c->score_us = k->rtt_us + k->queue_us + k->prefill_us;
 	c->rtt_us = k->rtt_us;
 	c->queue_us = k->queue_us;
 	c->prefill_us = k->prefill_us;
-	c->reason[0] = '\0';
-	if (!s->query->brief)
-		describe(k, c);
+	describe(k, c->reason);
 }
 
 /* Of those as good as the best, two at random; the better of the two. */
@@ -231,26 +317,15 @@ int route_decide(const struct node_map *map, const struct ledger *ledger, const 
 	if (site != MAP_NONE)
 		s.row = map_distances(map, site);
 
-	const struct map_hot *hots = map_hots(map);
+	s.hots = map_hots(map);
 	uint32_t count = s.model ? s.model->count : 0;
 	/* From a random start, so that equals beyond the heap's size take turns. */
-	uint32_t start = count > ROUTE_CANDIDATES_MAX && rng ? (uint32_t)rng_below(rng, count) : 0;
-	for (uint32_t i = 0; i < count; i++) {
-		uint32_t at = start + i < count ? start + i : start + i - count;
-		const struct map_place *p = &s.model->places[at];
-		const struct map_hot *h = &hots[p->node];
-		enum node_health health = map_health(map, h, now_us);
-		const char *why = why_not(&s, p, h, health);
-		if (why)
-			refuse(&s, p, why, &d);
-		else
-			consider(&s, p, h, health == NODE_SUSPECT);
-	}
+	if (count > 0)
+		find_best(&s, count > ROUTE_CANDIDATES_MAX && rng ? (uint32_t)rng_below(rng, count) : 0, &d);
 	if (s.count == 0) {
 		*ret_decision = d;
 		return nothing_found(&s, &d, err);
 	}
-	qsort(s.heap, s.count, sizeof(s.heap[0]), by_score);
 	d.candidates = mem_resize(NULL, s.count, sizeof(*d.candidates));
 	d.candidate_count = s.count;
 	for (size_t i = 0; i < s.count; i++)

@@ -22,12 +22,12 @@ struct route_query {
 	int32_t prompt_tokens;      /* uncached, estimated; 0 unknown */
 	const struct str *excluded; /* ids not to choose: already tried */
 	size_t excluded_count;
-	bool brief;             /* candidates without their reasons: for those that only send the request on */
+	bool brief;      /* candidates without their reasons: for those that only send the request on */
 	bool for_client; /* the client will connect by itself: only nodes with an api_url, and self is as far as any */
 };
 
-#define ROUTE_CANDIDATES_MAX 16 /* a decision names this many of the best */
-#define ROUTE_REFUSED_MAX 16    /* and this many of those that have the model but were not considered */
+#define ROUTE_CANDIDATES_MAX 8 /* a decision names this many of the best */
+#define ROUTE_REFUSED_MAX 16   /* and this many of those that have the model and were turned down */
 
 struct route_candidate {
 	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE];
