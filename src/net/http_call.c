@@ -180,6 +180,7 @@ static int request_build(struct http_call *call, struct error *err)
 	if (!u.tls && o->peer_identity.len)
 		return error_set(err, E_INVAL, STR_FMT ": the peer's identity can only be checked over https://",
 		                 STR_ARG(o->url));
+	buf_reserve(&call->request, 1024 + o->body.len); /* once, instead of growing header by header */
 	buf_append_str(&call->request, o->method);
 	buf_append_str(&call->request, STR(" "));
 	if (u.target.len == 0 || u.target.base[0] != '/')
@@ -214,7 +215,8 @@ static bool call_body_data(void *arg, struct str data)
 
 static struct http_call *call_new(struct http_client *client, const struct http_call_options *options)
 {
-	struct http_call *call = mem_new(HTTP_CALL_BYTES);
+	struct http_call *call = mem_resize(NULL, HTTP_CALL_BYTES, 1);
+	memset(call, 0, sizeof(*call)); /* the arena behind it clears what it gives out */
 	call->client = client;
 	call->options = *options;
 	arena_init(&call->arena, call->first, HTTP_CALL_BYTES - sizeof(*call));

@@ -18,27 +18,30 @@ static const struct conn_events link_events;
 
 /* ---- origins ---- */
 
+static bool origin_is(const struct origin *o, bool tls, struct str host, uint16_t port, struct str identity)
+{
+	return o->port == port && o->tls == tls && str_equal(str_from(o->identity), identity) &&
+	       str_equal_nocase(str_from(o->host), host);
+}
+
 struct origin *origin_get(struct http_client *client, bool tls, struct str host, uint16_t port, struct str identity)
 {
-	struct buf key = {0};
-	buf_printf(&key, "%s://" STR_FMT ":%u|" STR_FMT, tls ? "https" : "http", STR_ARG(host), port,
-	           STR_ARG(identity));
-	struct origin *o = client->origins;
-	while (o && !str_equal(str_from(o->key), buf_str(&key)))
-		o = o->next;
-	if (!o) {
+	struct origin **at = &client->origins, *o;
+	while ((o = *at) && !origin_is(o, tls, host, port, identity))
+		at = &o->next;
+	if (o) {
+		*at = o->next; /* to the front: the busy ones are found first */
+	} else {
 		o = NEW(struct origin);
 		o->client = client;
-		o->key = str_dup(buf_str(&key));
 		o->host = str_dup(host);
 		o->identity = str_dup(identity);
 		o->port = port;
 		o->tls = tls;
 		o->waiting_tail = &o->waiting;
-		o->next = client->origins;
-		client->origins = o;
 	}
-	buf_fini(&key);
+	o->next = client->origins;
+	client->origins = o;
 	return o;
 }
 
@@ -48,7 +51,6 @@ static void origin_free(struct origin *o)
 	while (*at != o)
 		at = &(*at)->next;
 	*at = o->next;
-	free(o->key);
 	free(o->host);
 	free(o->identity);
 	free(o);

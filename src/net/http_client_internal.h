@@ -29,7 +29,6 @@ struct link {
 struct origin {
 	struct http_client *client;
 	struct origin *next;
-	char *key; /* "https://host:port|identity" */
 	char *host;
 	char *identity;
 	uint16_t port;

@@ -162,6 +162,8 @@ void server_refusal(struct http_server *server, int status, const struct error *
 
 void http_add_header(struct http_exchange *x, const char *name, struct str value)
 {
+	if (!x->extra.base)
+		buf_reserve(&x->extra, 240);
 	http_header_append(&x->extra, str_from(name), value);
 }
 
