@@ -234,9 +234,10 @@ def tensor_bytes(weights, dims, role, kind):
     return kind, weights.tensor(dims, kind, 0.01 if role == "embedding" else 0.25)
 
 
-def make(path, arch="llama", seed=1, tokenizer_from=None, vocab=4096, quant="f32", name=None, **shape):
-    """Writes one model; vocab 0 keeps the whole vocabulary. Further keywords: layers, embedding, heads, heads_kv,
-    head, ff, experts, experts_used, context."""
+def make(path, arch="llama", seed=1, tokenizer_from=None, vocab=4096, quant="f32", name=None, chat_template=None,
+         **shape):
+    """Writes one model; vocab 0 keeps the whole vocabulary, a chat_template replaces the tokenizer's. Further keywords:
+    layers, embedding, heads, heads_kv, head, ff, experts, experts_used, context."""
     if arch not in ARCHS:
         raise SystemExit("tiny_gguf: unknown architecture %s; one of %s" % (arch, ", ".join(ARCHS)))
     s = Shape(**shape)
@@ -252,6 +253,8 @@ def make(path, arch="llama", seed=1, tokenizer_from=None, vocab=4096, quant="f32
            "general.file_type": (U32, 7 if kind == TYPE_Q8_0 else 0), "general.quantization_version": (U32, 2)}
     kvs.update(params)
     kvs.update(tokenizer)
+    if chat_template is not None:
+        kvs["tokenizer.chat_template"] = (STRING, chat_template)
     weights, infos, data, offset = Weights(seed), [], [], 0
     for tensor, dims, role in all_tensors(arch, s, tokens):
         stored, content = tensor_bytes(weights, dims, role, kind)
