@@ -61,7 +61,8 @@ static int parse_term(struct selector *s, struct str term, struct error *err)
 		uint32_t roles = 0;
 		int rc = node_roles_parse(value, &roles, err);
 		if (rc == 0 && roles == 0)
-			rc = error_set(err, E_INVAL, "the selector's role= wants a role: repository, center, edge or scheduler");
+			rc = error_set(err, E_INVAL,
+			               "the selector's role= wants a role: repository, center, edge or scheduler");
 		s->roles |= roles;
 		return rc;
 	}
