@@ -78,7 +78,9 @@ void http_body_resume(struct http_exchange *x);
 typedef void http_on_body(void *arg, struct http_exchange *x, struct str body, const struct error *err);
 void http_body_collect(struct http_exchange *x, size_t max_bytes, http_on_body *on_body, void *arg);
 
-/* Response side. An unread body is drained (small) or the connection closed (large). */
+/* Response side. An unread body is drained (small) or the connection closed (large): who streams both ways calls
+ * http_body_read before http_respond_begin. Once answered, no more body callbacks come; on_gone comes on a later turn.
+ */
 void http_respond(struct http_exchange *x, int status, const char *content_type, struct str body);
 void http_respond_headers(struct http_exchange *x, int status, const struct http_header *headers, size_t count,
                           struct str body);
@@ -141,8 +143,9 @@ void http_call_cancel(struct http_call *call);      /* on_done will not be calle
 int http_call_status(const struct http_call *call); /* 0 before the head */
 bool http_call_header(const struct http_call *call, const char *name, struct str *ret_value);
 size_t http_call_headers(const struct http_call *call, const struct http_header **ret_headers);
-/* True when nothing of the request can have been acted upon (refused, unreachable, closed before a
- * byte came back on a fresh connection): safe to repeat elsewhere whatever the method. */
+/* True when nothing of an answer can exist (refused, unreachable, closed before a byte came back): a caller whose
+ * requests do no harm twice may repeat elsewhere. The client itself goes again only on a re-used connection, and for
+ * methods that are not idempotent only when the peer provably read nothing. */
 bool http_call_unsent(const struct http_call *call);
 /* Closes pooled and live connections to peers of that identity. */
 size_t http_client_cut(struct http_client *client, struct str identity);

@@ -21,7 +21,7 @@ struct http_exchange *exchange_new(struct session *s)
 		server->spare = x->next;
 		server->spare_count--;
 	} else {
-		x = mem_new(HTTP_EXCHANGE_BYTES);
+		x = mem_resize(NULL, HTTP_EXCHANGE_BYTES, 1);
 	}
 	memset(x, 0, sizeof(*x));
 	arena_init(&x->arena, x->first, HTTP_EXCHANGE_BYTES - sizeof(*x));

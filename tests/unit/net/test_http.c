@@ -97,9 +97,9 @@ static void handler(void *arg, struct http_exchange *x)
 	} else if (str_equal(path, STR("/small"))) {
 		http_body_collect(x, 10, echo_body, NULL);
 	} else if (str_equal(path, STR("/pipe"))) {
+		http_body_read(x, UINT64_MAX, stream_data, stream_done, x);
 		http_respond_begin(x, 200, "application/octet-stream", -1);
 		http_watch(x, stream_writable, gone, x);
-		http_body_read(x, UINT64_MAX, stream_data, stream_done, x);
 	} else if (str_equal(path, STR("/produce"))) {
 		w.x = x;
 		w.produced = 0;
@@ -306,6 +306,47 @@ static void test_bodies_stream_both_ways_with_length(void **state)
 {
 	(void)state;
 	streams_both_ways(20 << 20);
+}
+
+static int pieces, empty_pieces;
+static void resume_call(void *arg)
+{
+	(void)arg;
+	if (!w.done)
+		http_call_resume(w.call);
+}
+
+static bool pausing_data(void *arg, struct str data)
+{
+	(void)arg;
+	pieces++;
+	empty_pieces += data.len == 0;
+	buf_append_str(&w.body, data);
+	loop_post(w.loop, resume_call, NULL);
+	return false;
+}
+
+static void test_reader_that_pauses_gets_everything_once(void **state)
+{
+	(void)state;
+	static const char *const paths[] = {"/echo", "/pipe"}; /* with length, and chunked */
+	for (int i = 0; i < 2; i++) {
+		char url[128];
+		struct http_call_options o = call_to(paths[i], url, sizeof(url));
+		struct buf all = {0};
+		for (int n = 0; n < 30; n++)
+			buf_append(&all, pattern, sizeof(pattern));
+		o.method = STR("POST");
+		o.body = buf_str(&all);
+		o.on_data = pausing_data;
+		pieces = empty_pieces = 0;
+		call_wait(&o);
+		assert_int_equal(w.code, 0);
+		assert_true(str_equal(buf_str(&w.body), buf_str(&all)));
+		assert_true(pieces > 10);
+		assert_int_equal(empty_pieces, 0);
+		buf_fini(&all);
+	}
 }
 
 static void test_error_has_openai_shape_and_no_header_can_be_injected(void **state)
@@ -539,6 +580,35 @@ static void test_used_port_says_so(void **state)
 	assert_int_equal(http_server_new(w.loop, &options, &other, &err), E_NOTFOUND);
 }
 
+static void test_ipv6_and_inherited_sockets(void **state)
+{
+	(void)state;
+	char url[128];
+	struct http_server *other = NULL;
+	struct error err;
+	struct http_server_options options = {.address = STR("[::1]:0"), .inherited_fd = -1, .handler = handler};
+	if (http_server_new(w.loop, &options, &other, &err) == 0) { /* a container may have no ::1 */
+		struct http_call_options o = call_to("", url, sizeof(url));
+		snprintf(url, sizeof(url), "http://" STR_FMT "/", STR_ARG(http_server_address(other)));
+		o.url = str_from(url);
+		call_wait(&o);
+		assert_int_equal(w.code, 0);
+		http_server_free(other);
+	}
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	assert_int_equal(bind(fd, (struct sockaddr *)&name, sizeof(name)), 0);
+	listen(fd, 8);
+	options = (struct http_server_options){.inherited_fd = fd, .handler = handler};
+	assert_int_equal(http_server_new(w.loop, &options, &other, &err), 0);
+	struct http_call_options o = call_to("", url, sizeof(url));
+	snprintf(url, sizeof(url), "http://" STR_FMT "/", STR_ARG(http_server_address(other)));
+	o.url = str_from(url);
+	call_wait(&o);
+	assert_int_equal(w.code, 0);
+	http_server_free(other);
+}
+
 static void test_drain_finishes_what_runs(void **state)
 {
 	(void)state;
@@ -581,6 +651,8 @@ int main(void)
 	    T(test_bad_urls_are_told_through_on_done),
 	    T(test_fetch_collects_and_bounds),
 	    T(test_used_port_says_so),
+	    T(test_reader_that_pauses_gets_everything_once),
+	    T(test_ipv6_and_inherited_sockets),
 	    T(test_drain_finishes_what_runs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

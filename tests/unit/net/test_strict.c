@@ -11,6 +11,7 @@ static struct {
 	struct http_server *server;
 	int port;
 	int handled;
+	int flood_gone;
 } s;
 
 static void answer_body(void *arg, struct http_exchange *x, struct str body, const struct error *err)
@@ -22,13 +23,29 @@ static void answer_body(void *arg, struct http_exchange *x, struct str body, con
 		http_respond(x, 200, "text/plain", body.len ? body : STR("empty"));
 }
 
+static char block[65536];
+static void flood(void *arg)
+{
+	while (http_write(arg, (struct str){block, sizeof(block)}))
+		;
+}
+static void flood_gone(void *arg)
+{
+	(void)arg;
+	__atomic_add_fetch(&s.flood_gone, 1, __ATOMIC_SEQ_CST);
+}
+
 static void handler(void *arg, struct http_exchange *x)
 {
 	(void)arg;
 	s.handled++;
 	if (str_equal(http_path(x), STR("/unread")))
 		http_respond(x, 200, "text/plain", STR("unread"));
-	else if (str_equal(http_path(x), STR("/stream"))) {
+	else if (str_equal(http_path(x), STR("/flood"))) {
+		http_respond_begin(x, 200, NULL, -1);
+		http_watch(x, flood, flood_gone, x);
+		flood(x);
+	} else if (str_equal(http_path(x), STR("/stream"))) {
 		http_respond_begin(x, 200, NULL, -1);
 		http_write(x, STR("streamed"));
 		http_end(x);
@@ -292,6 +309,17 @@ static void test_slow_heads_and_bodies_get_408(void **state)
 	assert_int_equal(ask("", 0, answer, sizeof(answer)), 0); /* silence: closed without a word */
 }
 
+static void test_reader_that_takes_nothing_is_cut(void **state)
+{
+	(void)state;
+	int fd = raw_connect(s.port);
+	raw_send(fd, "GET /flood HTTP/1.1\r\n" H "\r\n", 32);
+	for (int i = 0; i < 40 && !__atomic_load_n(&s.flood_gone, __ATOMIC_SEQ_CST); i++)
+		usleep(50000);
+	assert_int_equal(s.flood_gone, 1);
+	close(fd);
+}
+
 static void test_keep_alive_ends_when_idle(void **state)
 {
 	(void)state;
@@ -414,6 +442,7 @@ int main(void)
 	    cmocka_unit_test(test_unusual_but_right_requests_are_answered),
 	    cmocka_unit_test(test_limits_have_their_statuses),
 	    cmocka_unit_test(test_slow_heads_and_bodies_get_408),
+	    cmocka_unit_test(test_reader_that_takes_nothing_is_cut),
 	    cmocka_unit_test(test_keep_alive_ends_when_idle),
 	    cmocka_unit_test(test_pipelined_requests_are_answered_in_order),
 	    cmocka_unit_test(test_head_byte_by_byte),
