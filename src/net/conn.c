@@ -527,6 +527,10 @@ void conn_deadline(struct conn *c, int64_t at_us)
 		conn_arm(c);
 }
 
+bool conn_is_open(const struct conn *c)
+{
+	return c->open;
+}
 const char *conn_identity(const struct conn *c)
 {
 	return c->identity;

@@ -64,6 +64,7 @@ typedef void conn_file_done(void *arg, const struct error *err);
 void conn_send_file(struct conn *c, int fd, uint64_t offset, uint64_t length, conn_file_done *done, void *arg);
 bool conn_can_send_file(const struct conn *c);
 
+bool conn_is_open(const struct conn *c);
 const char *conn_identity(const struct conn *c); /* verified SAN URI or "" */
 const char *conn_address(const struct conn *c);  /* the peer's IP address, text */
 

@@ -485,6 +485,9 @@ void call_deadline(struct http_call *call)
 		else
 			call_fail(call, E_TIMEOUT, STR_FMT " stopped in the middle of its answer",
 			          STR_ARG(call->options.url));
+	} else if (!conn_is_open(conn) && now >= call->deadline_us) {
+		call->unsent = true;
+		call_fail(call, E_TIMEOUT, STR_FMT " could not be reached in time", STR_ARG(call->options.url));
 	} else if (call->options.body_streams && !call->streams_ended) {
 		conn_deadline(conn, now + call->options.head_timeout_us); /* the request is still being made */
 	} else if (!request_whole(call) && now >= call->deadline_us) {

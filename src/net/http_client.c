@@ -220,6 +220,7 @@ static void client_waited(void *arg)
 			more = true;
 			continue;
 		}
+		call->unsent = true;
 		/* on_done may end other calls: look again from the start, next turn */
 		call_fail(call, E_TIMEOUT, "all connections to " STR_FMT " stayed busy", STR_ARG(call->options.url));
 		more = true;

@@ -224,7 +224,8 @@ static size_t feed_body(struct session *s, struct str in)
 static size_t feed_step(struct session *s, struct str in)
 {
 	if (!s->x) {
-		bool full = conn_buffered(s->conn) >= LIMIT_WRITE_BUFFER / 2; /* earlier answers are not yet read */
+		bool full =
+		    conn_buffered(s->conn) >= LIMIT_WRITE_BUFFER; /* earlier answers are unread; on_writable comes */
 		return in.len && !full ? feed_head(s, in) : 0;
 	}
 	if (!exchange_wants_body(s->x))
@@ -334,7 +335,8 @@ static void session_deadline(void *arg)
 {
 	struct session *s = arg;
 	struct error err;
-	if (s->lingering && conn_buffered(s->conn) > 0) {
+	if ((!s->x || s->x->ended) && conn_buffered(s->conn) > 0) {
+		/* The client still reads our answer; when it no longer does, the connection itself ends. */
 		conn_deadline(s->conn, loop_now_us(s->server->loop) + HTTP_LINGER_US);
 	} else if (s->x && !s->x->ended) {
 		s->x->stalled = s->x->close = true;
@@ -538,7 +540,7 @@ void http_server_drain(struct http_server *server)
 	for (struct session *s = server->sessions.next, *next; s != &server->sessions; s = next) {
 		next = s->next;
 		if (!s->x && s->rest.len == 0 && !s->lingering)
-			session_close(s, false);
+			session_linger(s); /* an answer may still be on its way */
 	}
 }
 

@@ -298,6 +298,43 @@ static void test_waiting_call_times_out(void **state)
 	close(listener);
 }
 
+static void test_silent_host_costs_no_more_than_the_timeout(void **state)
+{
+	(void)state;
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), full[8];
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(name);
+	assert_int_equal(bind(listener, (struct sockaddr *)&name, sizeof(name)), 0);
+	listen(listener, 0);
+	getsockname(listener, (struct sockaddr *)&name, &len);
+	for (int i = 0; i < 8; i++) { /* its queue is full: it drops what comes next */
+		full[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		connect(full[i], (struct sockaddr *)&name, sizeof(name));
+	}
+	snprintf(w.url, sizeof(w.url), "http://127.0.0.1:%d/", ntohs(name.sin_port));
+	int64_t start = clock_mono_us();
+	struct http_call_options o = {.url = str_from(w.url), .on_done = on_done, .head_timeout_us = 100000};
+	w.left = 1;
+	http_call_start(w.client, &o);
+	run_until(w.loop, &w.done);
+	assert_int_equal(w.code, E_TIMEOUT);
+	assert_true(w.unsent);
+	http_client_free(w.client);
+	w.client = http_client_new(w.loop, &(struct http_client_options){.connect_timeout_us = 100000});
+	w.done = 0;
+	w.left = 1;
+	o.head_timeout_us = 0;
+	http_call_start(w.client, &o);
+	run_until(w.loop, &w.done);
+	assert_int_equal(w.code, E_TIMEOUT);
+	assert_true(w.unsent);
+	assert_true(clock_mono_us() - start < 2000000);
+	for (int i = 0; i < 8; i++)
+		close(full[i]);
+	close(listener);
+	http_client_free(w.client);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -310,6 +347,7 @@ int main(void)
 	    T(test_bytes_nobody_asked_for_end_the_connection),
 	    T(test_calls_wait_when_all_connections_are_busy),
 	    T(test_waiting_call_times_out),
+	    T(test_silent_host_costs_no_more_than_the_timeout),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -38,9 +38,11 @@ static void flood_gone(void *arg)
 static void handler(void *arg, struct http_exchange *x)
 {
 	(void)arg;
-	s.handled++;
+	__atomic_add_fetch(&s.handled, 1, __ATOMIC_SEQ_CST);
 	if (str_equal(http_path(x), STR("/unread")))
 		http_respond(x, 200, "text/plain", STR("unread"));
+	else if (str_equal(http_path(x), STR("/big")))
+		http_respond(x, 200, NULL, (struct str){block, sizeof(block)});
 	else if (str_equal(http_path(x), STR("/flood"))) {
 		http_respond_begin(x, 200, NULL, -1);
 		http_watch(x, flood, flood_gone, x);
@@ -370,6 +372,29 @@ static void test_pipelined_requests_are_answered_in_order(void **state)
 	buf_fini(&b);
 }
 
+static void test_pipelining_client_that_reads_late_gets_all(void **state)
+{
+	(void)state;
+	struct buf b = {0};
+	static char answer[65536];
+	for (int i = 0; i < 300; i++)
+		buf_append_str(&b, i < 299 ? STR("GET /big HTTP/1.1\r\n" H "\r\n")
+		                           : STR("GET /big HTTP/1.1\r\n" H "Connection: close\r\n\r\n"));
+	int fd = raw_connect(s.port);
+	raw_send(fd, b.base, b.len);
+	usleep(100000);
+	int before = __atomic_load_n(&s.handled, __ATOMIC_SEQ_CST);
+	usleep(50000);
+	assert_int_equal(__atomic_load_n(&s.handled, __ATOMIC_SEQ_CST), before); /* it waits for us */
+	size_t total = 0;
+	ssize_t n;
+	while ((n = recv(fd, answer, sizeof(answer), 0)) > 0)
+		total += (size_t)n;
+	assert_true(total > 300 * sizeof(block));
+	close(fd);
+	buf_fini(&b);
+}
+
 static void test_head_byte_by_byte(void **state)
 {
 	(void)state;
@@ -445,6 +470,7 @@ int main(void)
 	    cmocka_unit_test(test_reader_that_takes_nothing_is_cut),
 	    cmocka_unit_test(test_keep_alive_ends_when_idle),
 	    cmocka_unit_test(test_pipelined_requests_are_answered_in_order),
+	    cmocka_unit_test(test_pipelining_client_that_reads_late_gets_all),
 	    cmocka_unit_test(test_head_byte_by_byte),
 	    cmocka_unit_test(test_continue_is_said_when_the_body_is_wanted),
 	    cmocka_unit_test(test_unread_bodies_are_drained_when_small),
