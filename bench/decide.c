@@ -4,7 +4,6 @@
  * Between decisions reports come in and dispatches open and close, as they would: each decision meets a map that has
  * just changed and a ledger that is not empty. Prints one figure line for the 99th percentile.
  */
-#include "base/clock.h"
 #include "core/score.h"
 
 #include <stdio.h>

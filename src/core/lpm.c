@@ -1,30 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A path-compressed binary trie per family: at most two nodes a prefix, whatever its length. lpm_seal fills in, for
- * every node, whether all addresses under it have one answer; with that the RFC 7871 scope costs no more than the walk.
- * A map that was changed since keeps answering, but works the flags out anew on each find (correct, slow): seal after
- * building. */
+/* A path-compressed binary trie per family: at most two nodes a prefix, whatever its length. lpm_seal works out for
+ * every node the answer in force there, the one answer of its whole subtree (or that there are several), and how far
+ * the region around it with that one answer reaches; so a find, with its RFC 7871 scope, is one walk down. For IPv4 a
+ * table over the first 16 bits skips the upper half of the walk. A map changed since it was sealed is sealed anew, in a
+ * copy, by every find. */
 #include "core/lpm.h"
 
 #include "base/limits.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <stdlib.h>
 
 #define NIL UINT32_MAX
-
-/* What an address, or a whole subtree, is answered with. */
-struct answer {
-	bool mixed; /* subtree: not all the same */
-	bool has;
-	uint32_t value;
-};
+#define NONE UINT32_MAX        /* no answer */
+#define MIXED (UINT32_MAX - 1) /* not one answer */
+#define JUMP_BITS 16
+#define JUMP_NODES_LEAST 64 /* smaller tables are walked */
 
 struct lpm_node {
-	struct ip_prefix prefix;
-	bool has;
-	uint32_t value;
+	uint8_t bytes[16];
 	uint32_t child[2];
-	struct answer all; /* of its subtree, while sealed */
+	uint32_t value; /* its own; NONE: a mere fork */
+	/* while sealed */
+	uint32_t answer; /* its own or the nearest above */
+	uint32_t all;    /* of every address under it, or MIXED */
+	uint8_t length;
+	uint8_t wide; /* length of the widest prefix around it with that one answer */
 };
 
 struct lpm {
@@ -32,6 +34,7 @@ struct lpm {
 	uint32_t count, cap;
 	uint32_t root[2]; /* v4, v6 */
 	uint32_t prefixes;
+	uint32_t *jump; /* the deepest node of at most 16 bits that these first 16 bits are under; NIL: none */
 	bool sealed;
 };
 
@@ -70,20 +73,28 @@ bool ip_is_loopback(const struct ip *ip)
 	return ip->bits == 32 ? ip->bytes[0] == 127 : memcmp(ip->bytes, one, 16) == 0;
 }
 
-static unsigned bit_at(const struct ip *ip, unsigned i)
+static unsigned bit_at(const uint8_t bytes[static 16], unsigned i)
 {
-	return (ip->bytes[i / 8] >> (7 - i % 8)) & 1u;
+	return (bytes[i / 8] >> (7 - i % 8)) & 1u;
+}
+
+static uint64_t word_at(const uint8_t *bytes)
+{
+	uint64_t word;
+	memcpy(&word, bytes, sizeof(word));
+	return __builtin_bswap64(word);
 }
 
 /* Leading bits that a and b share, at most `most`. */
-static unsigned common_bits(const struct ip *a, const struct ip *b, unsigned most)
+static unsigned common_bits(const uint8_t a[static 16], const uint8_t b[static 16], unsigned most)
 {
-	unsigned n = 0;
-	while (n + 8 <= most && a->bytes[n / 8] == b->bytes[n / 8])
-		n += 8;
-	while (n < most && bit_at(a, n) == bit_at(b, n))
-		n++;
-	return n;
+	uint64_t differ = word_at(a) ^ word_at(b);
+	unsigned same = differ ? (unsigned)__builtin_clzll(differ) : 64;
+	if (same == 64 && most > 64) {
+		differ = word_at(a + 8) ^ word_at(b + 8);
+		same += differ ? (unsigned)__builtin_clzll(differ) : 64;
+	}
+	return same < most ? same : most;
 }
 
 static void cut_bits(struct ip *ip, unsigned length)
@@ -131,16 +142,20 @@ void lpm_free(struct lpm *l)
 	if (!l)
 		return;
 	free(l->nodes);
+	free(l->jump);
 	free(l);
 }
 
-static uint32_t node_add(struct lpm *l, const struct ip_prefix *prefix)
+static uint32_t node_add(struct lpm *l, const struct ip_prefix *prefix, uint32_t value)
 {
 	if (l->count == l->cap) {
 		l->cap = l->cap ? l->cap * 2 : 64;
 		l->nodes = mem_resize(l->nodes, l->cap, sizeof(*l->nodes));
 	}
-	l->nodes[l->count] = (struct lpm_node){.prefix = *prefix, .child = {NIL, NIL}};
+	struct lpm_node *n = &l->nodes[l->count];
+	*n = (struct lpm_node){.length = prefix->length, .value = value, .child = {NIL, NIL}};
+	memcpy(n->bytes, prefix->ip.bytes, sizeof(n->bytes));
+	l->prefixes += value != NONE;
 	return l->count++;
 }
 
@@ -155,6 +170,7 @@ static void link_set(struct lpm *l, uint32_t parent, unsigned side, unsigned fam
 
 int lpm_set(struct lpm *l, const struct ip_prefix *prefix, uint32_t value)
 {
+	assert(value < MIXED);
 	if (l->prefixes >= LIMIT_ZONES)
 		return E_LIMIT;
 	unsigned family = prefix->ip.bits == 128, side = 0;
@@ -162,134 +178,158 @@ int lpm_set(struct lpm *l, const struct ip_prefix *prefix, uint32_t value)
 	l->sealed = false;
 	while (at != NIL) {
 		struct lpm_node *n = &l->nodes[at];
-		unsigned most = n->prefix.length < prefix->length ? n->prefix.length : prefix->length;
-		unsigned same = common_bits(&n->prefix.ip, &prefix->ip, most);
-		if (same == n->prefix.length && same == prefix->length) {
-			l->prefixes += !n->has;
-			n->has = true;
+		unsigned most = n->length < prefix->length ? n->length : prefix->length;
+		unsigned same = common_bits(n->bytes, prefix->ip.bytes, most);
+		if (same == n->length && same == prefix->length) {
+			l->prefixes += n->value == NONE;
 			n->value = value;
 			return 0;
 		}
-		if (same < n->prefix.length) { /* the new one goes above, or a fork does */
+		if (same < n->length) { /* the new one goes above, or a fork does */
 			struct ip_prefix fork = *prefix;
+			bool is_it = same == prefix->length;
 			fork.length = (uint8_t)same;
 			cut_bits(&fork.ip, same);
-			unsigned old_side = bit_at(&n->prefix.ip, same);
-			uint32_t above = node_add(l, &fork);
+			unsigned old_side = bit_at(n->bytes, same);
+			uint32_t above = node_add(l, &fork, is_it ? value : NONE);
 			l->nodes[above].child[old_side] = at;
 			link_set(l, parent, side, family, above);
-			parent = above;
-			if (same == prefix->length) {
-				l->nodes[above].has = true;
-				l->nodes[above].value = value;
-				l->prefixes++;
+			if (is_it)
 				return 0;
-			}
+			parent = above;
 			side = !old_side;
 			break;
 		}
 		parent = at;
-		side = bit_at(&prefix->ip, same);
+		side = bit_at(prefix->ip.bytes, same);
 		at = n->child[side];
 	}
-	uint32_t leaf = node_add(l, prefix);
-	l->nodes[leaf].has = true;
-	l->nodes[leaf].value = value;
-	link_set(l, parent, side, family, leaf);
-	l->prefixes++;
+	link_set(l, parent, side, family, node_add(l, prefix, value));
 	return 0;
 }
 
-static bool same_answer(const struct answer *a, const struct answer *b)
+/* ---- sealing --------------------------------------------------------------------------------- */
+
+/* Upwards: answers, and whether a subtree has one only. Depth is at most 129. */
+static void seal_answers(struct lpm *l, uint32_t at, uint32_t above)
 {
-	return !a->mixed && !b->mixed && a->has == b->has && (!a->has || a->value == b->value);
+	struct lpm_node *n = &l->nodes[at];
+	uint32_t halves[2];
+	n->answer = n->value != NONE ? n->value : above;
+	for (unsigned side = 0; side < 2; side++) {
+		halves[side] = n->answer;
+		if (n->child[side] == NIL)
+			continue;
+		const struct lpm_node *c = &l->nodes[n->child[side]];
+		seal_answers(l, n->child[side], n->answer);
+		/* A child that does not fill the half leaves the rest of it to us. */
+		halves[side] = c->length > n->length + 1 && c->all != n->answer ? MIXED : c->all;
+	}
+	n->all = halves[0] == halves[1] ? halves[0] : MIXED;
 }
 
-static struct answer own_answer(const struct lpm_node *n, const struct answer *above)
+/* Downwards: how far around the node its one answer reaches. */
+static void seal_widths(struct lpm *l, uint32_t at, const struct lpm_node *parent)
 {
-	return n->has ? (struct answer){.has = true, .value = n->value} : *above;
+	struct lpm_node *n = &l->nodes[at];
+	unsigned floor = parent ? parent->length + 1u : 0;
+	n->wide = n->length;
+	if (n->all != MIXED && (n->length == floor || n->all == (parent ? parent->answer : NONE)))
+		n->wide = parent && parent->all == n->all ? parent->wide : (uint8_t)floor;
+	for (unsigned side = 0; side < 2; side++) {
+		if (n->child[side] != NIL)
+			seal_widths(l, n->child[side], n);
+	}
 }
 
-/* The one answer of all addresses under a node, or mixed. Depth is at most 129. */
-static struct answer subtree_answer(struct lpm *store, const struct lpm *l, uint32_t at, const struct answer *above)
+static void seal_jumps(struct lpm *l, uint32_t at)
 {
 	const struct lpm_node *n = &l->nodes[at];
-	struct answer own = own_answer(n, above), all = own;
-	for (unsigned side = 0; side < 2 && n->prefix.length < n->prefix.ip.bits; side++) {
-		struct answer half = own;
-		uint32_t c = n->child[side];
-		if (c != NIL) {
-			half = subtree_answer(store, l, c, &own);
-			/* A child that does not fill the half leaves part of it to us. */
-			if (l->nodes[c].prefix.length > n->prefix.length + 1 && !same_answer(&half, &own))
-				half.mixed = true;
-		}
-		if (side == 0)
-			all = half;
-		else if (!same_answer(&all, &half))
-			all.mixed = true;
+	if (n->length > JUMP_BITS)
+		return;
+	uint32_t first = (uint32_t)n->bytes[0] << 8 | n->bytes[1], count = 1u << (JUMP_BITS - n->length);
+	for (uint32_t i = 0; i < count; i++)
+		l->jump[first + i] = at;
+	for (unsigned side = 0; side < 2; side++) {
+		if (n->child[side] != NIL)
+			seal_jumps(l, n->child[side]);
 	}
-	if (store)
-		store->nodes[at].all = all;
-	return all;
 }
 
 void lpm_seal(struct lpm *l)
 {
-	static const struct answer none = {0};
 	for (int family = 0; family < 2; family++) {
-		if (l->root[family] != NIL)
-			subtree_answer(l, l, l->root[family], &none);
+		if (l->root[family] == NIL)
+			continue;
+		seal_answers(l, l->root[family], NONE);
+		seal_widths(l, l->root[family], NULL);
+	}
+	free(l->jump);
+	l->jump = NULL;
+	if (l->root[0] != NIL && l->count >= JUMP_NODES_LEAST) {
+		l->jump = mem_resize(NULL, (size_t)1 << JUMP_BITS, sizeof(*l->jump));
+		memset(l->jump, 0xff, ((size_t)1 << JUMP_BITS) * sizeof(*l->jump));
+		seal_jumps(l, l->root[0]);
 	}
 	l->sealed = true;
 }
 
-bool lpm_find(const struct lpm *l, const struct ip *ip, uint32_t *ret_value, uint8_t *ret_scope)
+/* ---- finding --------------------------------------------------------------------------------- */
+
+/* Everything in n's half towards us has the answer `now`: how far does that reach? */
+static unsigned widen(const struct lpm_node *n, uint32_t now)
 {
-	uint32_t path[130];
-	struct answer above[130]; /* what holds around path[i] */
-	size_t depth = 0;
-	struct answer now = {0};
+	if (!n)
+		return 0;
+	return n->all == now ? n->wide : n->length + 1u;
+}
+
+static uint32_t find(const struct lpm *l, const struct ip *ip, unsigned *ret_scope)
+{
+	const struct lpm_node *under = NULL; /* the deepest that we are under */
 	uint32_t at = l->root[ip->bits == 128];
-	unsigned scope = 0; /* the region known to have one answer, before looking upwards */
+	if (ip->bits == 32 && l->jump) {
+		uint32_t jump = l->jump[(uint32_t)ip->bytes[0] << 8 | ip->bytes[1]];
+		if (jump != NIL) {
+			under = &l->nodes[jump];
+			at = under->child[bit_at(ip->bytes, under->length)];
+		}
+	}
 	while (at != NIL) {
 		const struct lpm_node *n = &l->nodes[at];
-		unsigned same = common_bits(&n->prefix.ip, ip, n->prefix.length);
-		path[depth] = at;
-		above[depth++] = now;
-		if (same < n->prefix.length) {
-			scope = same + 1;
-			break;
+		unsigned same = common_bits(n->bytes, ip->bytes, n->length);
+		if (same < n->length) { /* we part from n on the way to it */
+			uint32_t now = under ? under->answer : NONE;
+			*ret_scope = n->all == now ? widen(under, now) : same + 1;
+			return now;
 		}
-		now = own_answer(n, &now);
-		scope = n->prefix.length;
-		if (n->prefix.length == ip->bits)
-			break;
-		scope++;
-		at = n->child[bit_at(ip, n->prefix.length)];
+		under = n;
+		at = n->length < ip->bits ? n->child[bit_at(ip->bytes, n->length)] : NIL;
 	}
-	/* Widen while everything around still has the same answer. */
-	while (depth > 0) {
-		const struct lpm_node *n = &l->nodes[path[--depth]];
-		struct answer all = l->sealed ? n->all : subtree_answer(NULL, l, path[depth], &above[depth]);
-		if (scope > n->prefix.length) {
-			/* We left inside n's subtree; does all of n agree? When we left on the way to n, `scope` is
-			 * at most n's length and the region one bit shorter holds n as well. */
-			if (!same_answer(&all, &now))
-				break;
-			scope = n->prefix.length;
-		} else if (!same_answer(&all, &now)) {
-			break;
-		}
-		unsigned floor = depth > 0 ? l->nodes[path[depth - 1]].prefix.length + 1u : 0;
-		if (scope > floor) {
-			if (!same_answer(&above[depth], &now))
-				break;
-			scope = floor;
-		}
+	uint32_t now = under ? under->answer : NONE;
+	*ret_scope = widen(under, now);
+	return now;
+}
+
+bool lpm_find(const struct lpm *l, const struct ip *ip, uint32_t *ret_value, uint8_t *ret_scope)
+{
+	unsigned scope;
+	uint32_t found;
+	if (l->sealed) {
+		found = find(l, ip, &scope);
+	} else {
+		struct lpm copy = *l;
+		copy.jump = NULL;
+		copy.nodes = mem_resize(NULL, l->count, sizeof(*l->nodes));
+		memcpy(copy.nodes, l->nodes, l->count * sizeof(*l->nodes));
+		lpm_seal(&copy);
+		found = find(&copy, ip, &scope);
+		free(copy.nodes);
+		free(copy.jump);
 	}
 	*ret_scope = (uint8_t)scope;
-	if (now.has)
-		*ret_value = now.value;
-	return now.has;
+	if (found == NONE)
+		return false;
+	*ret_value = found;
+	return true;
 }

@@ -32,7 +32,8 @@ bool ip_is_loopback(const struct ip *ip);
 struct lpm;
 struct lpm *lpm_new(void);
 void lpm_free(struct lpm *l);
-int lpm_set(struct lpm *l, const struct ip_prefix *prefix, uint32_t value); /* replaces; E_LIMIT past LIMIT_ZONES */
+/* Replaces; E_LIMIT past LIMIT_ZONES. Values are below UINT32_MAX - 1. */
+int lpm_set(struct lpm *l, const struct ip_prefix *prefix, uint32_t value);
 /* After the last lpm_set: makes lpm_find fast. Finding without it is correct but slow. */
 void lpm_seal(struct lpm *l);
 /* False when nothing covers the address; *ret_scope is set in both cases (ECS answers need it for "no" too). */

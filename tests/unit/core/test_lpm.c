@@ -84,7 +84,7 @@ static void test_scope_never_covers_an_exception_and_widens_over_equals(void **u
 	lpm_free(l);
 }
 
-#define PREFIXES 60
+#define PREFIXES 90
 struct naive {
 	struct ip_prefix p[PREFIXES];
 	uint32_t value[PREFIXES];
