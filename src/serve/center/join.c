@@ -233,8 +233,7 @@ static int find_token(struct center *c, const struct asked *a, struct record *t,
 	int rc = state_get(c->state, "token", str_from(a->token.id), text, err);
 	if (rc < 0 && rc != E_NOTFOUND)
 		return rc;
-	if (rc == E_NOTFOUND || (rc = record_parse(buf_str(text), t, err)) < 0 ||
-	    !hash_equal(t->hash, a->token.secret_hash))
+	if (rc == E_NOTFOUND || record_parse(buf_str(text), t, err) < 0 || !hash_equal(t->hash, a->token.secret_hash))
 		return error_set(err, E_AUTH, "this join token is not known: make a new one with `mdn token`");
 	if (t->pin[0] && strcmp(t->pin, a->pin) != 0)
 		return error_set(err, E_FORBIDDEN,

@@ -52,7 +52,7 @@ static int use_answer(struct member *m, struct str body, struct error *err)
 		return rc;
 	if ((rc = member_tls_set(m, err)) < 0)
 		return rc;
-	if ((rc = identity_write_cert(str_from(m->data), &m->self, err)) < 0)
+	if (identity_write_cert(str_from(m->data), &m->self, err) < 0)
 		log_warn(ROOM, "the new certificate is in use but not on disk: %s", err->text);
 	return 0;
 }

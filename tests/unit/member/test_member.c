@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "core/api_key.h"
 #include "net/x509.h"
 
 #include <stdio.h>
@@ -443,6 +444,41 @@ static void test_what_the_center_said_outlives_it(void **state)
 	loop_free(loop);
 }
 
+static bool knows_one_key(void *arg)
+{
+	return member_roster(((struct node *)arg)->member)->key_count == 1;
+}
+static bool knows_no_key(void *arg)
+{
+	return member_roster(((struct node *)arg)->member)->key_count == 0;
+}
+
+static void test_api_keys_reach_nodes_as_hashes_and_leave_them(void **state)
+{
+	struct world *w = *state;
+	struct loop *loop;
+	struct node edge = {0};
+	char *reply, path[96];
+	assert_int_equal(loop_new(&loop), 0);
+	node_join(&edge, w, loop, "keys-edge", "x", ROLE_EDGE);
+	run_until(loop, has_roster, &edge, 3 * US_PER_S);
+	assert_int_equal(say(w, loop, "POST", "/mdn/v1/keys", "{\"name\":\"alice\"}", &reply), 200);
+	struct buf made = {reply, strlen(reply), 0, 0, false};
+	char *key = json_get(&made, "key"), *id = json_get(&made, "id");
+	run_until(loop, knows_one_key, &edge, 3 * US_PER_S);
+	const struct roster_key *kept = &member_roster(edge.member)->keys[0];
+	assert_string_equal(kept->id, id);
+	assert_true(api_key_matches(str_from(key), str_from(kept->hash)));
+	snprintf(path, sizeof(path), "/mdn/v1/keys/%s", id);
+	assert_int_equal(say(w, loop, "DELETE", path, NULL, NULL), 204);
+	run_until(loop, knows_no_key, &edge, 3 * US_PER_S);
+	free(reply);
+	free(key);
+	free(id);
+	node_stop(&edge);
+	loop_free(loop);
+}
+
 static bool cert_changed(void *arg)
 {
 	struct node *n = ((void **)arg)[0];
@@ -688,6 +724,7 @@ int main(void)
 	    cmocka_unit_test(test_joining_again_after_a_lost_reply_uses_the_same_key),
 	    cmocka_unit_test(test_placed_models_reach_nodes_and_later_joiners),
 	    cmocka_unit_test(test_what_the_center_said_outlives_it),
+	    cmocka_unit_test(test_api_keys_reach_nodes_as_hashes_and_leave_them),
 	    cmocka_unit_test(test_reports_go_to_schedulers_one_at_a_time_with_round_trips),
 	    cmocka_unit_test(test_a_removed_node_is_cut_off_within_five_seconds),
 	    cmocka_unit_test(test_certificates_renew_and_expiry_without_a_center_stops_nothing),
