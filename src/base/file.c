@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How: open(2) and friends with EINTR loops. The temporary name carries process and thread, so two writers of one file
- * never share it; what a killed writer leaves behind is overwritten or swept with the folder. */
+/* How: open(2) and friends with EINTR loops. The temporary name is always the same, so that a killed writer leaves at
+ * most one behind and the next overwrites it; two writers of one file at a time are the caller's to prevent. */
 #include "base/file.h"
 
 #include <errno.h>
@@ -75,9 +75,9 @@ static int sync_parent(const char *path, struct error *err)
 int file_write(const char *path, unsigned mode, struct str content, struct error *err)
 {
 	struct buf temporary = {0};
-	buf_printf(&temporary, "%s.tmp-%d-%d", path, (int)getpid(), (int)gettid());
+	buf_printf(&temporary, "%s.tmp", path);
 	int rc = 0;
-	unlink(temporary.base);
+	unlink(temporary.base); /* of a writer that was killed */
 	int fd = open(temporary.base, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
 	if (fd < 0) {
 		rc = error_errno(err, errno, "cannot create %s", temporary.base);

@@ -15,7 +15,7 @@
 char *file_join(struct str folder, const char *name);
 /* Appends the content to *out; E_NOTFOUND, E_LIMIT past max_bytes, E_IO. */
 int file_read(const char *path, size_t max_bytes, struct buf *out, struct error *err);
-/* Written to a temporary name beside it with `mode`, fsynced, renamed, folder fsynced. */
+/* Written to PATH.tmp with `mode`, fsynced, renamed, folder fsynced. One writer of a path at a time. */
 int file_write(const char *path, unsigned mode, struct str content, struct error *err);
 bool file_exists(const char *path);
 /* The folder and its missing parents; one that exists is fine. */
