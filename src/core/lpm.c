@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A path-compressed binary trie per family: at most two nodes a prefix, whatever its length. lpm_seal works out for
  * every node the answer in force there, the one answer of its whole subtree (or that there are several), and how far
- * the region around it with that one answer reaches; so a find, with its RFC 7871 scope, is one walk down. For IPv4 a
- * table over the first 16 bits skips the upper half of the walk. A map changed since it was sealed is sealed anew, in a
- * copy, by every find. */
+ * the region around it with that one answer reaches; so a find, with its RFC 7871 scope, is one walk down. For IPv4
+ * tables over the first 16 and the next 8 bits skip most of it (after DIR-24-8, Gupta et al., 1998). A map changed
+ * since it was sealed is sealed anew, in a copy, by every find. */
 #include "core/lpm.h"
 
 #include "base/limits.h"
@@ -16,6 +16,8 @@
 #define NONE UINT32_MAX        /* no answer */
 #define MIXED (UINT32_MAX - 1) /* not one answer */
 #define JUMP_BITS 16
+#define BLOCK (UINT32_C(1) << 31)
+#define BLOCK_SIZE 256u
 #define JUMP_NODES_LEAST 64 /* smaller tables are walked */
 
 struct lpm_node {
@@ -34,7 +36,10 @@ struct lpm {
 	uint32_t count, cap;
 	uint32_t root[2]; /* v4, v6 */
 	uint32_t prefixes;
-	uint32_t *jump; /* the deepest node of at most 16 bits that these first 16 bits are under; NIL: none */
+	/* By the first 16 bits: the deepest node of so many bits that they are under, NIL, or BLOCK and the number of a
+	 * block that tells the same by the next 8. */
+	uint32_t *jump, *blocks;
+	uint32_t block_count, block_cap;
 	bool sealed;
 };
 
@@ -137,12 +142,20 @@ struct lpm *lpm_new(void)
 	return l;
 }
 
+static void jumps_drop(struct lpm *l)
+{
+	free(l->jump);
+	free(l->blocks);
+	l->jump = l->blocks = NULL;
+	l->block_count = l->block_cap = 0;
+}
+
 void lpm_free(struct lpm *l)
 {
 	if (!l)
 		return;
 	free(l->nodes);
-	free(l->jump);
+	jumps_drop(l);
 	free(l);
 }
 
@@ -242,14 +255,34 @@ static void seal_widths(struct lpm *l, uint32_t at, const struct lpm_node *paren
 	}
 }
 
+static uint32_t *block_of(struct lpm *l, uint32_t first16)
+{
+	uint32_t here = l->jump[first16];
+	if (here != NIL && here & BLOCK)
+		return &l->blocks[(here & ~BLOCK) * BLOCK_SIZE];
+	if (l->block_count == l->block_cap) {
+		l->block_cap = l->block_cap ? l->block_cap * 2 : 16;
+		l->blocks = mem_resize(l->blocks, (size_t)l->block_cap * BLOCK_SIZE, sizeof(*l->blocks));
+	}
+	uint32_t *block = &l->blocks[l->block_count * BLOCK_SIZE];
+	for (uint32_t i = 0; i < BLOCK_SIZE; i++)
+		block[i] = here;
+	l->jump[first16] = BLOCK | l->block_count++;
+	return block;
+}
+
+/* Parents before children, so that the deepest stays. */
 static void seal_jumps(struct lpm *l, uint32_t at)
 {
 	const struct lpm_node *n = &l->nodes[at];
-	if (n->length > JUMP_BITS)
+	uint32_t first16 = (uint32_t)n->bytes[0] << 8 | n->bytes[1];
+	if (n->length > 24)
 		return;
-	uint32_t first = (uint32_t)n->bytes[0] << 8 | n->bytes[1], count = 1u << (JUMP_BITS - n->length);
+	bool fine = n->length > JUMP_BITS;
+	uint32_t *to = fine ? block_of(l, first16) + n->bytes[2] : l->jump + first16;
+	uint32_t count = 1u << ((fine ? 24 : JUMP_BITS) - n->length);
 	for (uint32_t i = 0; i < count; i++)
-		l->jump[first + i] = at;
+		to[i] = at;
 	for (unsigned side = 0; side < 2; side++) {
 		if (n->child[side] != NIL)
 			seal_jumps(l, n->child[side]);
@@ -264,8 +297,7 @@ void lpm_seal(struct lpm *l)
 		seal_answers(l, l->root[family], NONE);
 		seal_widths(l, l->root[family], NULL);
 	}
-	free(l->jump);
-	l->jump = NULL;
+	jumps_drop(l);
 	if (l->root[0] != NIL && l->count >= JUMP_NODES_LEAST) {
 		l->jump = mem_resize(NULL, (size_t)1 << JUMP_BITS, sizeof(*l->jump));
 		memset(l->jump, 0xff, ((size_t)1 << JUMP_BITS) * sizeof(*l->jump));
@@ -290,6 +322,8 @@ static uint32_t find(const struct lpm *l, const struct ip *ip, unsigned *ret_sco
 	uint32_t at = l->root[ip->bits == 128];
 	if (ip->bits == 32 && l->jump) {
 		uint32_t jump = l->jump[(uint32_t)ip->bytes[0] << 8 | ip->bytes[1]];
+		if (jump != NIL && jump & BLOCK)
+			jump = l->blocks[(jump & ~BLOCK) * BLOCK_SIZE + ip->bytes[2]];
 		if (jump != NIL) {
 			under = &l->nodes[jump];
 			at = under->child[bit_at(ip->bytes, under->length)];
@@ -319,13 +353,14 @@ bool lpm_find(const struct lpm *l, const struct ip *ip, uint32_t *ret_value, uin
 		found = find(l, ip, &scope);
 	} else {
 		struct lpm copy = *l;
-		copy.jump = NULL;
+		copy.jump = copy.blocks = NULL;
+		copy.block_count = copy.block_cap = 0;
 		copy.nodes = mem_resize(NULL, l->count, sizeof(*l->nodes));
 		memcpy(copy.nodes, l->nodes, l->count * sizeof(*l->nodes));
 		lpm_seal(&copy);
 		found = find(&copy, ip, &scope);
 		free(copy.nodes);
-		free(copy.jump);
+		jumps_drop(&copy);
 	}
 	*ret_scope = (uint8_t)scope;
 	if (found == NONE)

@@ -114,13 +114,21 @@ static int64_t naive_find(const struct naive *n, const struct ip *ip)
 	return found;
 }
 
-/* Addresses of few bits, so that tables are dense: bits beyond the 10th are 0 or all alike. */
+/* Addresses of few bits, so that tables are dense: at the front, or in the middle where lookups jump. */
+static bool in_the_middle;
+
 static struct ip random_ip(struct rng *rng, unsigned bits)
 {
 	struct ip ip = {.bits = (uint8_t)bits};
 	uint64_t v = rng_next(rng);
-	ip.bytes[0] = (uint8_t)v;
-	ip.bytes[1] = (uint8_t)(v >> 8) & 0xc0;
+	if (in_the_middle) {
+		ip.bytes[0] = 10;
+		ip.bytes[1] = (uint8_t)(v & 3);
+		ip.bytes[2] = (uint8_t)(v >> 8);
+	} else {
+		ip.bytes[0] = (uint8_t)v;
+		ip.bytes[1] = (uint8_t)(v >> 8) & 0xc0;
+	}
 	if (v >> 63)
 		ip.bytes[bits / 8 - 1] = (uint8_t)(v >> 16);
 	return ip;
@@ -150,9 +158,11 @@ static void test_map_agrees_with_trying_every_entry_and_scope_holds(void **unuse
 		struct lpm *l = lpm_new();
 		struct naive n = {.count = 1 + rng_below(&rng, PREFIXES)};
 		unsigned bits = rng_below(&rng, 2) ? 32 : 128;
+		in_the_middle = rng_below(&rng, 2);
 		for (size_t i = 0; i < n.count; i++) {
 			n.p[i].ip = random_ip(&rng, bits);
-			n.p[i].length = (uint8_t)(rng_below(&rng, 8) ? rng_below(&rng, 11) : rng_below(&rng, bits + 1));
+			n.p[i].length = (uint8_t)(rng_below(&rng, 8) ? (in_the_middle ? 13 : 0) + rng_below(&rng, 12)
+			                                             : rng_below(&rng, bits + 1));
 			cut(&n.p[i].ip, n.p[i].length);
 			n.value[i] = (uint32_t)rng_below(&rng, 3);
 			assert_int_equal(lpm_set(l, &n.p[i], n.value[i]), 0);
