@@ -15,7 +15,7 @@ help:
 	@echo 'make build   only build: build/mdn'
 	@echo 'make test    unit, fuzz corpus, thread, end-to-end and lab tests'
 	@echo 'make check   format, include law, lint'
-	@echo 'make bench   list the benchmarks; NAME=x runs one of them'
+	@echo 'make bench   benchmarks against real peers; NAME=x runs one: decide, engine, gateway, dns, distribution'
 	@echo 'make fuzz    look for new crashes in the parsers, FUZZ_SECONDS=30 each'
 	@echo 'make install install what was built; DESTDIR and PREFIX as usual'
 	@echo 'make clean   remove what was built (not .deps; state/ holds your models and is yours to remove)'
@@ -39,7 +39,8 @@ check:
 	@tools/check
 
 bench:
-	@$(if $(NAME),tools/setup bench && bench/run $(NAME),bench/run)
+	@tools/setup bench
+	@bench/run $(NAME)
 
 fuzz:
 	@tools/setup fuzz
@@ -50,4 +51,4 @@ install: build
 	meson install -C $(BUILD)
 
 clean:
-	rm -rf $(BUILD) build-asan build-tsan build-fuzz
+	rm -rf $(BUILD) build-asan build-tsan build-fuzz build-bench
