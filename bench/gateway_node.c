@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* gateway_node.c - the gateway of a node alone, over plain HTTP: the room that ships, without a network around it.
+ *
+ *   gateway_node API-PORT forward MODEL URL         sends every request for MODEL on to the node at URL
+ *   gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS    answers it with an engine of its own
+ *
+ * To forward, it follows a map like any edge: a scheduler that knows one node publishes it once a second on the same
+ * loop. Hops are plain HTTP here so that proxies without TLS to their upstream can be compared.
+ */
+#include "base/clock.h"
+#include "base/log.h"
+#include "core/node_map.h"
+#include "net/sse.h"
+#include "serve/gateway/gateway.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static struct {
+	struct loop *loop;
+	struct gateway *gateway;
+	struct node_report upstream;
+	struct node_map *map;
+	struct http_exchange *watcher;
+} bench;
+
+static void die(const struct error *err)
+{
+	fprintf(stderr, "gateway_node: %s\n", err->text);
+	exit(1);
+}
+
+static struct http_server *listen_on(int port, http_handler *handler)
+{
+	char address[32];
+	struct http_server *server;
+	struct error err;
+	snprintf(address, sizeof(address), "127.0.0.1:%d", port);
+	const struct http_server_options options = {
+	    .address = str_from(address), .inherited_fd = -1, .handler = handler, .room = "bench"};
+	if (http_server_new(bench.loop, &options, &server, &err) < 0)
+		die(&err);
+	return server;
+}
+
+static void on_request(void *arg, struct http_exchange *x)
+{
+	if (!gateway_handle_public(bench.gateway, x))
+		http_respond(x, 404, "text/plain", STR("not the gateway's"));
+}
+
+/* ---- the scheduler --------------------------------------------------------------------------------------- */
+
+static void publish(void *arg)
+{
+	struct buf map = {0}, event = {0};
+	struct error err;
+	if (!bench.watcher)
+		return;
+	bench.upstream.seq++;
+	if (node_map_report(bench.map, &bench.upstream, loop_now_us(bench.loop), &err) < 0)
+		die(&err);
+	node_map_format(bench.map, loop_now_us(bench.loop), &map);
+	sse_append(&event, STR("map"), buf_str(&map));
+	http_write(bench.watcher, buf_str(&event));
+	buf_fini(&map);
+	buf_fini(&event);
+}
+
+static void watcher_gone(void *arg)
+{
+	bench.watcher = NULL;
+}
+
+static void on_map(void *arg, struct http_exchange *x)
+{
+	bench.watcher = x;
+	http_watch(x, NULL, watcher_gone, NULL);
+	http_respond_begin(x, 200, "text/event-stream", -1);
+	publish(NULL);
+}
+
+static void follow_map(const char *model, const char *url)
+{
+	struct node_report *r = &bench.upstream;
+	char urls[1][NODE_URL_SIZE] = {{0}};
+	struct http_server *server = listen_on(0, on_map);
+	struct str address = http_server_address(server);
+	*r = (struct node_report){
+	    .id = "n-upstream", .site = "bench", .roles = ROLE_EDGE, .state = NODE_READY, .boot = 1, .model_count = 1};
+	r->models = NEW(struct model_report);
+	*r->models = (struct model_report){
+	    .state = MODEL_READY, .slots = 256, .context_tokens = 1 << 20, .prefill_tokens_per_s = 1e6, .itl_us = 1000};
+	snprintf(r->name, sizeof(r->name), "upstream");
+	snprintf(r->node_url, sizeof(r->node_url), "%s", url);
+	snprintf(r->models->name, sizeof(r->models->name), "%s:latest", model);
+	bench.map = node_map_new();
+	snprintf(urls[0], sizeof(urls[0]), "http://" STR_FMT, STR_ARG(address));
+	gateway_set_schedulers(bench.gateway, (const char(*)[NODE_URL_SIZE])urls, 1);
+	loop_timer_start(loop_timer_new(bench.loop, publish, NULL), US_PER_S, US_PER_S);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- */
+
+int main(int argc, char **argv)
+{
+	bool forward = argc == 5 && strcmp(argv[2], "forward") == 0, llama = argc == 8 && strcmp(argv[2], "llama") == 0;
+	struct error err;
+	if (!forward && !llama) {
+		fprintf(stderr, "usage: gateway_node API-PORT forward MODEL URL\n"
+		                "       gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS\n");
+		return 2;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	log_set_level(LOG_WARN);
+	loop_new(&bench.loop);
+	const struct http_client_options client_options = {.conns_per_origin = 1024};
+	struct gateway_options options = {
+	    .client = http_client_new(bench.loop, &client_options),
+	    .self_id = STR("n-bench"),
+	    .self_name = STR("bench"),
+	    .site = STR("bench"),
+	    .domain = STR("bench.test"),
+	    .engine = {.kind = llama ? STR("llama") : STR("synthetic")},
+	    .open = true,
+	    .plain_hops = true,
+	};
+	if (llama) {
+		options.engine.slots = atoi(argv[5]);
+		options.engine.context_tokens = atoi(argv[6]);
+		options.engine.threads = atoi(argv[7]);
+	}
+	if (gateway_new(bench.loop, &options, &bench.gateway, &err) < 0)
+		die(&err);
+	if (llama &&
+	    gateway_model_add(bench.gateway, str_from(argv[3]), STR("sha256:bench"), str_from(argv[4]), &err) < 0)
+		die(&err);
+	if (forward)
+		follow_map(argv[3], argv[4]);
+	listen_on(atoi(argv[1]), on_request);
+	loop_run(bench.loop);
+	return 0;
+}
