@@ -120,6 +120,7 @@ struct http_call_options {
 	const struct http_header *headers;
 	size_t header_count;
 	struct str body;          /* whole body; copied */
+	bool body_lent;           /* not copied: the caller keeps `body` where it is until the call is over */
 	bool body_streams;        /* body comes by http_call_write/http_call_end, chunked or body_length */
 	int64_t body_length;      /* with body_streams: -1 chunked */
 	int64_t head_timeout_us;  /* until response head; 0: 30 s */

@@ -180,7 +180,7 @@ static int request_build(struct http_call *call, struct error *err)
 	if (!u.tls && o->peer_identity.len)
 		return error_set(err, E_INVAL, STR_FMT ": the peer's identity can only be checked over https://",
 		                 STR_ARG(o->url));
-	buf_reserve(&call->request, 1024 + o->body.len); /* once, instead of growing header by header */
+	buf_reserve(&call->request, 1024 + (o->body_lent ? 0 : o->body.len)); /* once, instead of growing header by header */
 	buf_append_str(&call->request, o->method);
 	buf_append_str(&call->request, STR(" "));
 	if (u.target.len == 0 || u.target.base[0] != '/')
@@ -190,8 +190,11 @@ static int request_build(struct http_call *call, struct error *err)
 	request_headers(call, &u);
 	buf_append_str(&call->request, STR("\r\n"));
 	call->head_len = call->request.len;
-	if (!o->body_streams)
-		buf_append_str(&call->request, o->body);
+	if (!o->body_lent) { /* else it is sent from where the caller keeps it */
+		if (!o->body_streams)
+			buf_append_str(&call->request, o->body);
+		o->body = (struct str){0};
+	}
 	call->origin = origin_get(call->client, u.tls, u.host, u.port, o->peer_identity);
 	return 0;
 }
@@ -249,8 +252,7 @@ struct http_call *http_call_start(struct http_client *client, const struct http_
 		loop_task_add(client->loop, &call->start_task);
 	else
 		origin_assign(call);
-	call->options.headers = NULL; /* the caller's memory, copied into the request */
-	call->options.body = (struct str){0};
+	call->options.headers = NULL; /* the caller's memory */
 	return call;
 }
 
@@ -270,8 +272,8 @@ void call_begin(struct http_call *call, struct link *l)
 	call->tries++;
 	l->call = call;
 	message_begin(call);
-	struct str all = buf_str(&call->request);
-	conn_write(l->conn, &all, 1);
+	const struct str parts[2] = {buf_str(&call->request), call->options.body}; /* a copied one is in the first */
+	conn_write(l->conn, parts, 2);
 	conn_flush(l->conn);
 	conn_deadline(l->conn, call->deadline_us);
 	if (call->want_writable && conn_buffered(l->conn) < LIMIT_WRITE_BUFFER)

@@ -239,6 +239,15 @@ static bool body_too_large(struct http_exchange *x)
 	return false;
 }
 
+/* Grows in steps of four, never past what was declared: few copies, and memory only for what really comes. */
+static void collect(struct http_exchange *x, struct str data)
+{
+	size_t left = x->message.content_length > 0 ? (size_t)x->message.content_length - x->body.len : 0;
+	if (x->body.len + data.len >= x->body.cap && left > data.len && left <= x->body_max)
+		buf_reserve(&x->body, left < 4 * x->body.len ? left : data.len + 3 * x->body.len);
+	buf_append_str(&x->body, data);
+}
+
 bool exchange_body_data(void *arg, struct str data)
 {
 	struct http_exchange *x = arg;
@@ -250,7 +259,7 @@ bool exchange_body_data(void *arg, struct str data)
 	if (x->body_got > x->body_max)
 		return body_too_large(x);
 	if (x->reader == READER_COLLECT) {
-		buf_append_str(&x->body, data);
+		collect(x, data);
 		return true;
 	}
 	bool more = x->on_data(x->body_arg, data);

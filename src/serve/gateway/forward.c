@@ -320,6 +320,7 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	    .headers = headers,
 	    .header_count = sizeof(headers) / sizeof(headers[0]),
 	    .body = r->body,
+	    .body_lent = true, /* it lives as long as the exchange, and request_finish comes before its end */
 	    .head_timeout_us = head_timeout(r, to),
 	    .stall_timeout_us = STALL_US,
 	    .on_head = on_head,
