@@ -180,7 +180,8 @@ static int request_build(struct http_call *call, struct error *err)
 	if (!u.tls && o->peer_identity.len)
 		return error_set(err, E_INVAL, STR_FMT ": the peer's identity can only be checked over https://",
 		                 STR_ARG(o->url));
-	buf_reserve(&call->request, 1024 + (o->body_lent ? 0 : o->body.len)); /* once, instead of growing header by header */
+	buf_reserve(&call->request,
+	            1024 + (o->body_lent ? 0 : o->body.len)); /* once, instead of growing header by header */
 	buf_append_str(&call->request, o->method);
 	buf_append_str(&call->request, STR(" "));
 	if (u.target.len == 0 || u.target.base[0] != '/')

@@ -228,6 +228,13 @@ static void test_whole_body_is_echoed(void **state)
 	call_wait(&o);
 	assert_int_equal(w.code, 0);
 	assert_true(str_equal(buf_str(&w.body), o.body));
+	o.body_lent = true; /* also when it waits for its connection, and when that is there already */
+	for (int i = 0; i < 2; i++) {
+		call_wait(&o);
+		assert_int_equal(w.code, 0);
+		assert_true(str_equal(buf_str(&w.body), o.body));
+	}
+	o.body_lent = false;
 	o.body = STR("");
 	call_wait(&o);
 	assert_int_equal(w.code, 0);
