@@ -172,6 +172,7 @@ static int synthetic_submit(struct engine *engine, const struct engine_params *p
 		r->echo_due = true;
 	}
 	kept.logprobs = p->logprobs;
+	kept.max_tokens = p->max_tokens;
 	engine_copy_init(&r->copy, &kept);
 	answer_init(&r->answer, r->copy.params.stops, r->copy.params.stop_count);
 	r->prompt_tokens = (int32_t)((prompt.len + TOKEN_BYTES - 1) / TOKEN_BYTES);

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the models of the engine's tests: models.py STAMP; they lie beside it.
+
+llama, qwen2, gemma3, llama-moe: random weights. tools: with a template that has tool calls and reasoning. broken-template,
+raising-template: templates that cannot be parsed, cannot be rendered. cut, text: files that are no whole model.
+"""
+import os
+import sys
+
+here = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(here, "..", "..", "tools"))
+import tiny_gguf  # noqa: E402
+
+
+def main():
+    stamp = sys.argv[1]
+    folder = os.path.dirname(os.path.abspath(stamp))
+
+    def path(name):
+        return os.path.join(folder, name + ".gguf")
+
+    for arch in ("llama", "qwen2", "gemma3", "llama-moe"):
+        tiny_gguf.make(path(arch), arch=arch)
+    with open(os.path.join(here, "tools.jinja"), encoding="utf-8") as f:
+        tiny_gguf.make(path("tools"), chat_template=f.read())
+    tiny_gguf.make(path("broken-template"), chat_template="{% for m in messages %}{{ m.content }")
+    tiny_gguf.make(path("raising-template"), chat_template="{{ raise_exception('never') }}")
+    with open(path("llama"), "rb") as f:
+        whole = f.read()
+    with open(path("cut"), "wb") as f:
+        f.write(whole[: len(whole) // 2])
+    with open(path("text"), "wb") as f:
+        f.write(b"this is not a model, but it is long enough to have a head\n")
+    open(stamp, "w").close()
+
+
+main()
