@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "net/tls.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -47,7 +48,10 @@ struct running {
 const char *client_operator_dir_default(char *buffer, size_t size)
 {
 	const char *env = getenv("MDN_OPERATOR"), *home = getenv("HOME");
-	snprintf(buffer, size, "%s%s", env ? env : home ? home : ".", env ? "" : "/.mdn/operator");
+	if (env)
+		snprintf(buffer, size, "%s", env);
+	else
+		snprintf(buffer, size, "%s/.mdn/operator", home ? home : ".");
 	return buffer;
 }
 
@@ -337,6 +341,7 @@ int client_run(struct client *c, const struct client_call *call, int *ret_status
 	struct running *r = NEW(struct running);
 	char url[4096], identity[TLS_IDENTITY_SIZE] = "";
 	bool at_center = call->url[0] == '/';
+	assert(!at_center || c->center_url);
 	snprintf(url, sizeof url, "%s%s", at_center ? c->center_url : "", call->url);
 	if (at_center && c->center_id) {
 		snprintf(identity, sizeof identity, "%s", c->center_id);

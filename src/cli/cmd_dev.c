@@ -210,6 +210,13 @@ static void format_distances(const struct dev *d, struct buf *out)
 	}
 }
 
+/* The edges share this machine: engines with more threads than cores spend them waiting for each other. */
+static long threads_each(const struct dev *d)
+{
+	long share = sysconf(_SC_NPROCESSORS_ONLN) / (long)(d->count - FIXED);
+	return share > 1 ? share : 1;
+}
+
 static int write_config(const struct dev *d, const struct dev_node *n, struct error *err)
 {
 	struct buf out = {0};
@@ -220,8 +227,9 @@ static int write_config(const struct dev *d, const struct dev_node *n, struct er
 	           "node_listen: 127.0.0.1:%d\n",
 	           n->name, n->roles, n->site, n->data, d->nodes[0].node_port, n->node_port);
 	if (is_edge(n))
-		buf_printf(&out, "api_listen: 127.0.0.1:%d\nopen: true\nengine: %s\nslots: 4\ncontext: 2048\n",
-		           n->api_port, engine ? engine : "llama");
+		buf_printf(&out,
+		           "api_listen: 127.0.0.1:%d\nopen: true\nengine: %s\nslots: 4\ncontext: 2048\nthreads: %ld\n",
+		           n->api_port, engine ? engine : "llama", threads_each(d));
 	if (strcmp(n->roles, "repository") == 0)
 		buf_printf(&out, "repository_listen: 127.0.0.1:%d\nchunk_size: 1M\n", d->repository_port);
 	if (strcmp(n->roles, "scheduler") == 0) {
