@@ -57,6 +57,7 @@ const char *client_operator_dir_default(char *buffer, size_t size)
 
 static int read_part(const char *dir, const char *name, struct buf *out, struct error *err)
 {
+	assert(dir);
 	char *path = file_join(str_from(dir), name);
 	int rc = file_read(path, 1 << 20, out, err);
 	free(path);
