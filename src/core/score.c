@@ -18,8 +18,10 @@
 #define SUSPECT_US (INT64_C(1) << 50)     /* added to a suspect node's score: behind everybody */
 #define PREFILL_MOST_US 1e12
 #define KEY_PREFILL_MOST_US (1 << 30)
-#define KEY_ROUND 0.999999f       /* keys must not come out above the exact score */
-#define PROMPT_UNKNOWN_TOKENS 256 /* taken when the query does not say */
+#define KEY_ROUND 0.999999f /* keys must not come out above the exact score */
+/* Taken when the query does not say (DNS, route): a short turn. More would let noise in measured rates outweigh
+ * distance. */
+#define PROMPT_UNKNOWN_TOKENS 32
 
 struct pick {
 	const struct map_place *place;
