@@ -233,13 +233,11 @@ void gateway_saw(struct gateway *g, struct str sender, uint64_t dispatched)
 
 size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max)
 {
-	size_t count = g->sender_count < max ? g->sender_count : max;
-
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < g->sender_count && i < max; i++) {
 		memcpy(out[i].id, g->senders[i].id, sizeof(out[i].id));
 		out[i].dispatched = g->senders[i].dispatched;
 	}
-	return count;
+	return g->sender_count;
 }
 
 /* ---- life -----------------------------------------------------------------------------------------------------------

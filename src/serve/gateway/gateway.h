@@ -42,7 +42,7 @@ bool gateway_model_report(const struct gateway *g, struct str name_tag, struct m
 void gateway_set_schedulers(struct gateway *g, const char (*urls)[NODE_URL_SIZE], size_t count);
 void gateway_set_keys(struct gateway *g, const struct gateway_key *keys, size_t count);
 void gateway_set_removed(struct gateway *g, const char (*ids)[NODE_ID_SIZE], size_t count);
-/* Senders whose dispatches this node has seen, for the report; returns a count, fills at most max. */
+/* Senders whose dispatches this node has seen, for the report; returns how many there are, fills at most max. */
 size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max);
 void gateway_set_open(struct gateway *g, bool open);
 void gateway_set_access_log(struct gateway *g, bool on);

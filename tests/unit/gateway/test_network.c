@@ -3,11 +3,10 @@
 #include "world.h"
 
 #include "base/log.h"
+#include "net/x509.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define CHAT "/v1/chat/completions"
 #define ASK(rest) "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"where am I?\"}]" rest "}"
@@ -525,6 +524,111 @@ static void test_load_in_answers_steers_the_next_request(void **state)
 	place_stop(&far);
 }
 
+/* ---- certificates
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* A CA, and contexts of nodes it knows; what a node port is given in a network. */
+struct authority {
+	char *cert, *key;
+};
+
+static struct tls_context *node_tls(const struct authority *ca, const char *identity)
+{
+	char *key, *csr, *cert;
+	struct tls_context *tls;
+	struct error err = {0};
+	int64_t now = clock_wall_us();
+
+	assert_int_equal(x509_key_new(&key, &err), 0);
+	assert_int_equal(x509_request_new(str_from(key), STR("node"), &csr, &err), 0);
+	const struct x509_issue issue = {.ca_cert_pem = str_from(ca->cert),
+	                                 .ca_key_pem = str_from(ca->key),
+	                                 .csr_pem = str_from(csr),
+	                                 .identity = str_from(identity),
+	                                 .ip = STR("127.0.0.1"),
+	                                 .not_before_wall_us = now - US_PER_S,
+	                                 .not_after_wall_us = now + 3600 * US_PER_S};
+	assert_int_equal(x509_issue(&issue, &cert, &err), 0);
+	const struct tls_options options = {.cert_pem = str_from(cert),
+	                                    .key_pem = str_from(key),
+	                                    .ca_pem = str_from(ca->cert),
+	                                    .peer = TLS_PEER_REQUIRED};
+	assert_int_equal(tls_context_new(&options, &tls, &err), 0);
+	free(key);
+	free(csr);
+	free(cert);
+	return tls;
+}
+
+static void on_node_tls(void *arg, struct http_exchange *x)
+{
+	struct place *p = arg;
+
+	if (!gateway_handle_node(p->g, x))
+		http_respond(x, 404, "text/plain", STR("?"));
+}
+
+static void test_nodes_know_each_other_by_certificate(void **state)
+{
+	struct fixture *f = *state;
+	struct authority ca;
+	struct error err;
+	struct place b, c;
+	struct reply r = {0};
+	struct node_seen seen[4];
+	char url[96];
+	const char removed[1][NODE_ID_SIZE] = {"n-c"};
+	struct gateway_options o = place_options("n-b", "east");
+
+	o.plain_hops = false;
+	assert_int_equal(
+	    x509_ca_new(STR("mdn.test"), clock_wall_us() - US_PER_S, 3600 * US_PER_S, &ca.cert, &ca.key, &err), 0);
+	struct tls_context *tls_b = node_tls(&ca, "spiffe://mdn.test/node/n-b");
+	struct tls_context *tls_c = node_tls(&ca, "spiffe://mdn.test/node/n-c");
+	const struct http_client_options client = {.tls = tls_c};
+	struct http_client *plain = f->w.between;
+	place_start(&f->w, &b, &o);
+	place_model(&f->w, &b, "m:latest");
+	http_server_free(b.node_port);
+	const struct http_server_options server = {.address = STR("127.0.0.1:0"),
+	                                           .inherited_fd = -1,
+	                                           .tls = tls_b,
+	                                           .handler = on_node_tls,
+	                                           .handler_arg = &b,
+	                                           .room = "test"};
+	assert_int_equal(http_server_new(f->w.loop, &server, &b.node_port, &err), 0);
+	snprintf(url, sizeof(url), "https://" STR_FMT, STR_ARG(http_server_address(b.node_port)));
+
+	f->w.between = http_client_new(f->w.loop, &client); /* n-c's, with its certificate */
+	o.self_id = o.self_name = STR("n-c");
+	o.site = STR("west");
+	place_start(&f->w, &c, &o);
+	report(f, "n-x", "west", url); /* says it is n-x, but its certificate is n-b's */
+	report(f, "n-b", "east", url);
+	follow(&c, &f->s);
+	ask(&f->w, &r, "POST", c.api, CHAT, ASK(STREAM));
+	expect_node(&r, "n-b");
+	reply_fini(&r);
+	assert_true(metric(f, &c, "mdn_retries_total") == 1);
+	ask(&f->w, &r, "POST", c.api, CHAT, ASK(STREAM));
+	reply_fini(&r);
+	assert_int_equal(gateway_seen(b.g, seen, 4), 1);
+	assert_string_equal(seen[0].id, "n-c");
+	assert_int_equal(seen[0].dispatched, 2);
+	gateway_set_removed(b.g, removed, 1);
+	ask(&f->w, &r, "POST", c.api, CHAT, ASK(STREAM));
+	assert_int_equal(r.status, 503); /* b turns it away */
+	reply_fini(&r);
+	place_stop(&c);
+	place_stop(&b);
+	http_client_free(f->w.between);
+	f->w.between = plain;
+	tls_context_free(tls_b);
+	tls_context_free(tls_c);
+	free(ca.cert);
+	free(ca.key);
+}
+
 static int group_setup(void **state)
 {
 	log_setup(LOG_ERROR, true, "test");
@@ -549,6 +653,7 @@ int main(void)
 	    TEST(test_the_last_map_serves_on_when_the_scheduler_dies),
 	    TEST(test_a_draining_node_points_at_another),
 	    TEST(test_a_removed_node_gets_nothing),
+	    TEST(test_nodes_know_each_other_by_certificate),
 	    TEST(test_load_in_answers_steers_the_next_request),
 	};
 	return cmocka_run_group_tests(tests, group_setup, NULL);
