@@ -24,6 +24,7 @@
 #define POLL_WAIT_MS 8000
 #define POLL_AGAIN_US INT64_C(1000000)
 #define NEWS_US INT64_C(30000) /* waiters hear of new chunks at most this often */
+#define SAY_EVERY_US (5 * US_PER_S)
 #define SMALL_MAX LIMIT_JSON_BODY
 
 struct chunk_call {
@@ -87,6 +88,7 @@ struct fetch {
 
 	uint64_t counted_bytes; /* received since the last tick */
 	double rate;
+	int64_t said_us; /* progress was logged */
 };
 
 static void check_start(struct fetch *f);
@@ -446,6 +448,7 @@ static void chunks_start(struct fetch *f)
 {
 	struct peer *p = f->peer;
 	f->stage = FETCH_CHUNKS;
+	f->said_us = loop_now_us(p->loop);
 	f->plan = chunk_plan_new(f->list.count, blob_partial_bitmap(f->partial), p->self_key, rng_next(&p->rng));
 	if (chunk_plan_held(f->plan))
 		log_info("peer", "%s: %u of %u chunks are here already", f->file.path, chunk_plan_held(f->plan),
@@ -860,6 +863,11 @@ void fetch_tick(struct fetch *f, int64_t now_us)
 	f->rate = f->rate > 0 ? f->rate * 0.6 + now_rate * 0.4 : now_rate;
 	f->counted_bytes = 0;
 	waiters_tell(f, now_us, false);
+	if (f->stage == FETCH_CHUNKS && now_us - f->said_us >= SAY_EVERY_US) {
+		f->said_us = now_us;
+		log_info("peer", "%s: %d %%, %.1f MB/s", f->file.path, (int)(fetch_have_bytes(f) * 100 / f->file.size),
+		         f->rate / 1e6);
+	}
 	if (f->stage == FETCH_FAILED && now_us - f->failed_us >= RETRY_US && !f->job_running)
 		check_start(f);
 	else if (f->stage == FETCH_LIST || f->stage == FETCH_CHUNKS)
