@@ -43,8 +43,10 @@ int cmd_init(const struct args *args)
 	struct error err = {0};
 	uint32_t roles;
 	char url[512], operator_dir[4096];
-	if (args_config(args, &c, &err))
-		return args_fail(args, &err);
+	if (args_config(args, &c, &err)) {
+		args_fail(args, &err);
+		return EXIT_USAGE;
+	}
 	const char *dir = args_value(args, "operator");
 	if (!dir)
 		dir = client_operator_dir_default(operator_dir, sizeof operator_dir);
@@ -113,8 +115,10 @@ int cmd_join(const struct args *args)
 	struct config *c;
 	struct error err = {0};
 	uint32_t roles;
-	if (args_config(args, &c, &err))
-		return args_fail(args, &err);
+	if (args_config(args, &c, &err)) {
+		args_fail(args, &err);
+		return EXIT_USAGE;
+	}
 	int rc = roles_of(c, &roles, &err);
 	if (rc == 0 && roles == 0)
 		rc = error_set(&err, E_INVAL, "say with --roles what this node will do: edge, repository, scheduler");
@@ -136,8 +140,10 @@ int cmd_serve(const struct args *args)
 	struct config *c;
 	struct error err = {0};
 	enum log_level level = LOG_INFO;
-	if (args_config(args, &c, &err))
-		return args_fail(args, &err);
+	if (args_config(args, &c, &err)) {
+		args_fail(args, &err);
+		return EXIT_USAGE;
+	}
 	bool json =
 	    strcmp(c->log_format, "json") == 0 || (strcmp(c->log_format, "auto") == 0 && !isatty(STDERR_FILENO));
 	if (log_level_parse(c->log_level, &level)) {

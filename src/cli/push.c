@@ -238,19 +238,31 @@ static int push_open(struct client *c, const struct repository_at *at, const str
 	return rc;
 }
 
+/* The repository reads the whole header; here only what would otherwise be sent and stored for nothing. */
+static int check_file(int fd, const char *file, uint64_t *ret_size, struct error *err)
+{
+	struct stat st;
+	char magic[4];
+	if (fstat(fd, &st))
+		return error_errno(err, errno, "cannot read %s", file);
+	if (!S_ISREG(st.st_mode) || st.st_size == 0)
+		return error_set(err, E_INVAL, "%s is not a file with content", file);
+	if (pread(fd, magic, sizeof magic, 0) != sizeof magic || memcmp(magic, "GGUF", sizeof magic) != 0)
+		return error_set(err, E_INVAL, "%s is not a GGUF model file", file);
+	*ret_size = (uint64_t)st.st_size;
+	return 0;
+}
+
 int push_model(struct client *c, const struct repository_at *at, const struct push_options *o,
                struct digest *ret_manifest, struct error *err)
 {
-	struct stat st;
+	uint64_t size = 0;
 	int fd = open(o->file, O_RDONLY | O_CLOEXEC), rc;
 	if (fd < 0)
 		return error_errno(err, errno, "cannot open %s", o->file);
-	if (fstat(fd, &st))
-		rc = error_errno(err, errno, "cannot read %s", o->file);
-	else if (!S_ISREG(st.st_mode) || st.st_size == 0)
-		rc = error_set(err, E_INVAL, "%s is not a file with content", o->file);
-	else
-		rc = push_open(c, at, o, fd, (uint64_t)st.st_size, ret_manifest, err);
+	rc = check_file(fd, o->file, &size, err);
+	if (rc == 0)
+		rc = push_open(c, at, o, fd, size, ret_manifest, err);
 	close(fd);
 	return rc;
 }

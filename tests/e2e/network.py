@@ -70,7 +70,7 @@ def run_mdn(*args, env=None, code=0, cwd=None, timeout=60, stdin=None):
     """Runs mdn to its end; CommandFailed unless it exits with `code`. Returns (stdout, stderr)."""
     done = subprocess.run([MDN, *map(str, args)], env=os.environ | (env or {}), cwd=cwd, text=True, capture_output=True,
                           timeout=timeout, input=stdin)
-    if done.returncode != code:
+    if code is None or done.returncode != code:
         raise CommandFailed(args, done.returncode, done.stdout, done.stderr)
     return done.stdout, done.stderr
 
