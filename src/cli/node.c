@@ -445,7 +445,7 @@ static void on_reload(void *arg)
 	struct node *n = arg;
 	struct config *now;
 	struct error err = {0};
-	systemd_notify("RELOADING=1");
+	systemd_notify_reloading();
 	int rc = config_load(n->source->path, n->source->overrides, n->source->override_count, &now, &err);
 	if (rc == 0 && (rc = apply(n, now, &err)))
 		config_free(now);

@@ -2,10 +2,12 @@
 /* systemd.c - see systemd.h. */
 #include "cli/systemd.h"
 
+#include "base/clock.h"
 #include "base/str.h"
 
 #include <fcntl.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -28,6 +30,13 @@ void systemd_notify(const char *state)
 		return;
 	(void)!sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&to, size);
 	close(fd);
+}
+
+void systemd_notify_reloading(void)
+{
+	char state[64];
+	snprintf(state, sizeof state, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)clock_mono_us());
+	systemd_notify(state);
 }
 
 int systemd_socket(const char *name)

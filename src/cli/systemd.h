@@ -7,6 +7,7 @@
 #define MDN_CLI_SYSTEMD_H
 
 void systemd_notify(const char *state); /* "READY=1"; nothing when nobody listens */
+void systemd_notify_reloading(void);    /* with the time, as Type=notify-reload wants it */
 /* The socket passed under that name (FileDescriptorName=), or -1. The first call reads and clears the environment. */
 int systemd_socket(const char *name);
 
