@@ -5,6 +5,8 @@
 #include "cli/answers.h"
 #include "cli/table.h"
 
+#include <stdlib.h>
+
 /* What a node does now, over all its models. */
 struct load {
 	int64_t running, waiting, slots;
@@ -35,14 +37,38 @@ static struct load load_of(yyjson_val *node)
 	return l;
 }
 
+/* Edges last, as there are many; by name. */
+static int node_order(const void *a, const void *b)
+{
+	yyjson_val *x = *(yyjson_val *const *)a, *y = *(yyjson_val *const *)b;
+	bool x_edge = str_equal(answer_text(x, "roles"), STR("edge"));
+	bool y_edge = str_equal(answer_text(y, "roles"), STR("edge"));
+	struct str m = answer_text(x, "name"), n = answer_text(y, "name");
+	if (x_edge != y_edge)
+		return x_edge - y_edge;
+	int order = memcmp(m.base, n.base, m.len < n.len ? m.len : n.len);
+	return order ? order : (m.len > n.len) - (m.len < n.len);
+}
+
+static yyjson_val **nodes_sorted(yyjson_val *root, size_t *ret_count)
+{
+	yyjson_val *list = yyjson_obj_get(root, "nodes"), *node, **nodes;
+	size_t i, max;
+	nodes = mem_new((yyjson_arr_size(list) + 1) * sizeof *nodes);
+	yyjson_arr_foreach(list, i, max, node) nodes[i] = node;
+	*ret_count = yyjson_arr_size(list);
+	qsort(nodes, *ret_count, sizeof *nodes, node_order);
+	return nodes;
+}
+
 void node_table_print(yyjson_val *nodes, const char *(*distance)(struct str site), FILE *out)
 {
 	struct table *t = table_new(distance ? "NODE,ROLES,SITE,>DISTANCE,HEALTH,>RUNNING,>WAITING,>TOKENS/S,~MODELS"
 	                                     : "NODE,ROLES,SITE,HEALTH,STATE,>RUNNING,>WAITING,>TOKENS/S,~MODELS");
-	yyjson_val *node;
-	size_t i, max;
-	yyjson_arr_foreach(yyjson_obj_get(nodes, "nodes"), i, max, node)
-	{
+	size_t count;
+	yyjson_val **sorted = nodes_sorted(nodes, &count);
+	for (size_t i = 0; i < count; i++) {
+		yyjson_val *node = sorted[i];
 		struct load l = load_of(node);
 		struct str name = answer_text(node, "name"), roles = answer_text(node, "roles"),
 			   site = answer_text(node, "site");
@@ -68,6 +94,7 @@ void node_table_print(yyjson_val *nodes, const char *(*distance)(struct str site
 	}
 	table_print(t, out);
 	table_free(t);
+	free(sorted);
 }
 
 struct network_summary node_table_summary(yyjson_val *nodes, yyjson_val *models)
