@@ -163,6 +163,13 @@ def test_mdn_pull_gives_back_what_mdn_push_took_and_goes_on_where_it_stopped(net
     assert out.read_bytes() == data and not Path(str(out) + ".part").exists()
 
 
+def test_a_large_model_is_pushed_and_pulled_over_tls(net, big, folder):
+    """To the node port, which the command finds by itself."""
+    net.mdn("push", big, "by-tls", timeout=30)
+    net.mdn("pull", "by-tls", "-o", folder / "back.gguf", timeout=30)
+    assert (folder / "back.gguf").read_bytes() == Path(big).read_bytes()
+
+
 # ---- kill -9 -----------------------------------------------------------------------------------------
 
 
