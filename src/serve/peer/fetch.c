@@ -6,6 +6,9 @@
  *     +--> LIST --(small file)-----------------------------> DONE
  *   any failure --> FAILED --RETRY_US--> CHECK
  *
+ * A file that is dropped and wanted again begins anew, but only once the job of the dropped fetch is over: one partial
+ * blob is open once.
+ *
  * Disk and hashing run in one job at a time per fetch: chunks that arrive meanwhile wait in `arrived` and count as
  * running, so memory stays within `parallel` chunks. Each source is asked "what do you hold?" by long poll; origins
  * hold everything. A chunk counts, and is shown to others, only after the store verified it.
@@ -23,9 +26,11 @@
 
 #define POLL_WAIT_MS 8000
 #define POLL_AGAIN_US INT64_C(1000000)
-#define NEWS_US INT64_C(30000) /* waiters hear of new chunks at most this often */
+#define NEWS_US INT64_C(30000) /* of new chunks we tell others, and ask others, at most this often */
 #define SAY_EVERY_US (5 * US_PER_S)
 #define SMALL_MAX LIMIT_JSON_BODY
+#define OFFER_MAX (LIMIT_CHUNKS / 6 + 1024) /* a bitmap of LIMIT_CHUNKS in base64url, and some words */
+#define CORRUPT_RETRY_US (600 * US_PER_S)   /* the same list would bring the same bytes, all of them again */
 
 struct chunk_call {
 	struct fetch *fetch;
@@ -36,6 +41,7 @@ struct chunk_call {
 	struct buf data;
 	int64_t started_us, first_us, took_us;
 	bool refused; /* the head was not what was asked for */
+	bool orphan;  /* its source was dropped: the number may be another's by now */
 	int result;   /* of the write */
 };
 
@@ -44,7 +50,7 @@ struct poll {
 	uint32_t source;
 	bool used, complete;
 	struct http_call *call;
-	int64_t again_us;
+	int64_t asked_us, again_us;
 	uint32_t held;
 };
 
@@ -64,7 +70,7 @@ struct fetch {
 	struct version_file file;
 	enum fetch_stage stage;
 	struct error error;
-	int64_t failed_us;
+	int64_t retry_at_us;
 	bool chunked;
 
 	struct chunk_list list;
@@ -339,8 +345,9 @@ static void fail(struct fetch *f, const struct error *why)
 {
 	f->error = *why;
 	f->stage = FETCH_FAILED;
-	f->failed_us = loop_now_us(f->peer->loop);
+	f->retry_at_us = loop_now_us(f->peer->loop) + (why->code == E_CORRUPT ? CORRUPT_RETRY_US : RETRY_US);
 	quiet(f);
+	buf_fini(&f->list_bytes);
 	calls_free(f, &f->writing);
 	close_partial(f);
 	log_warn("peer", "%s: %s; trying again", f->file.path, why->text);
@@ -459,6 +466,15 @@ static void chunks_start(struct fetch *f)
 	pump(f);
 }
 
+static void corrupt(struct fetch *f, const struct chunk_call *c)
+{
+	if (c->orphan)
+		return; /* who sent it is gone, and so is its request in the plan */
+	log_warn("peer", "%s: chunk %u from %s is not what was asked for; not using that node for a minute",
+	         f->file.path, c->at.chunk, f->peer->sources[c->at.source].at.id);
+	chunk_plan_failed(f->plan, c->at.chunk, c->at.source, true, loop_now_us(f->peer->loop));
+}
+
 static void written(struct fetch *f)
 {
 	struct chunk_call *list = f->writing;
@@ -468,15 +484,23 @@ static void written(struct fetch *f)
 		if (c->result == 0) {
 			chunk_plan_arrived(f->plan, c->at.chunk, c->at.source, c->first_us, c->took_us);
 		} else {
-			log_warn("peer",
-			         "%s: chunk %u from %s is not what was asked for; not using that node for a minute",
-			         f->file.path, c->at.chunk, f->peer->sources[c->at.source].at.id);
-			chunk_plan_failed(f->plan, c->at.chunk, c->at.source, true, loop_now_us(f->peer->loop));
+			corrupt(f, c);
 		}
 		call_free(f, c);
 	}
 	news(f);
 	pump(f);
+}
+
+/* The same file may be wanted again, and wait for this. */
+static void dropped_done(struct fetch *f)
+{
+	struct peer *p = f->peer;
+	struct digest d = f->file.digest;
+	fetch_destroy(f);
+	struct fetch *next = peer_fetch(p, &d);
+	if (next && next->stage == FETCH_CHECK && !next->job_running)
+		check_start(next);
 }
 
 static void job_done(void *arg)
@@ -489,7 +513,7 @@ static void job_done(void *arg)
 	f->job_running = false;
 	sem_wait(&f->job_ended); /* posted already: for the next job's count */
 	if (f->dropped) {
-		fetch_destroy(f);
+		dropped_done(f);
 		return;
 	}
 	if (f->job_error.code) {
@@ -518,7 +542,6 @@ static void job_done(void *arg)
 		return;
 	}
 	buf_fini(&f->list_bytes);
-	f->list_bytes = (struct buf){0};
 	pump(f);
 }
 
@@ -535,6 +558,9 @@ static void check_start(struct fetch *f)
 {
 	f->stage = FETCH_CHECK;
 	f->job_on_disk = false;
+	for (const struct fetch *d = f->peer->dropped; d; d = d->next)
+		if (fetch_is(d, &f->file.digest))
+			return; /* dropped_done goes on */
 	job_start(f, JOB_CHECK);
 }
 
@@ -638,9 +664,9 @@ static void on_offer(void *arg, int status, struct str body, const struct error 
 	struct poll *q = arg;
 	struct fetch *f = q->fetch;
 	q->call = NULL;
-	q->again_us = loop_now_us(f->peer->loop);
+	q->again_us = q->asked_us + NEWS_US;
 	if (err || status != 200 || offer_load(q, body, NULL))
-		q->again_us += POLL_AGAIN_US;
+		q->again_us = loop_now_us(f->peer->loop) + POLL_AGAIN_US;
 	pump(f);
 }
 
@@ -653,7 +679,8 @@ static void poll_ask(struct fetch *f, struct poll *q)
 	         POLL_WAIT_MS);
 	struct http_call_options o = call_options(s, url);
 	o.head_timeout_us += POLL_WAIT_MS * US_PER_MS;
-	q->call = http_fetch(f->peer->o.client, &o, SMALL_MAX, on_offer, q);
+	q->asked_us = loop_now_us(f->peer->loop);
+	q->call = http_fetch(f->peer->o.client, &o, OFFER_MAX, on_offer, q);
 }
 
 void fetch_add_source(struct fetch *f, uint32_t source)
@@ -683,8 +710,11 @@ void fetch_drop_source(struct fetch *f, uint32_t source)
 		*at = c->next;
 		call_free(f, c);
 	}
-	if (f->plan)
-		chunk_plan_drop_source(f->plan, source);
+	for (struct chunk_call *c = f->arrived; c; c = c->next)
+		c->orphan = c->orphan || c->at.source == source;
+	for (struct chunk_call *c = f->writing; c; c = c->next)
+		c->orphan = c->orphan || c->at.source == source;
+	chunk_plan_drop_source(f->plan, source);
 	loop_timer_start(f->pump_timer, 0, 0);
 }
 
@@ -804,6 +834,22 @@ static void calls_drop_held(struct fetch *f)
 	}
 }
 
+/* How long until the next one is due. */
+static int64_t polls_ask(struct fetch *f, int64_t now_us)
+{
+	int64_t wait_us = INT64_MAX;
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		struct poll *q = &f->polls[i];
+		if (!q->used || q->complete || q->call)
+			continue;
+		if (now_us >= q->again_us)
+			poll_ask(f, q);
+		else if (q->again_us - now_us < wait_us)
+			wait_us = q->again_us - now_us;
+	}
+	return wait_us;
+}
+
 static void pump_chunks(struct fetch *f, int64_t now_us)
 {
 	struct chunk_request at;
@@ -822,12 +868,8 @@ static void pump_chunks(struct fetch *f, int64_t now_us)
 	}
 	while (f->call_count < (uint32_t)f->peer->o.parallel && chunk_plan_next(f->plan, now_us, &at))
 		chunk_ask(f, at);
-	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
-		struct poll *q = &f->polls[i];
-		if (q->used && !q->complete && !q->call && now_us >= q->again_us)
-			poll_ask(f, q);
-	}
-	loop_timer_start(f->pump_timer, chunk_plan_wait_us(f->plan, now_us), 0);
+	int64_t wait_us = chunk_plan_wait_us(f->plan, now_us), poll_us = polls_ask(f, now_us);
+	loop_timer_start(f->pump_timer, wait_us < poll_us ? wait_us : poll_us, 0);
 }
 
 static void pump(void *arg)
@@ -868,7 +910,7 @@ void fetch_tick(struct fetch *f, int64_t now_us)
 		log_info("peer", "%s: %d %%, %.1f MB/s", f->file.path, (int)(fetch_have_bytes(f) * 100 / f->file.size),
 		         f->rate / 1e6);
 	}
-	if (f->stage == FETCH_FAILED && now_us - f->failed_us >= RETRY_US && !f->job_running)
+	if (f->stage == FETCH_FAILED && now_us >= f->retry_at_us)
 		check_start(f);
 	else if (f->stage == FETCH_LIST || f->stage == FETCH_CHUNKS)
 		pump(f);

@@ -131,7 +131,8 @@ void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t 
 	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
 		const struct source *s = &p->sources[i];
 		const struct peer_source *now = s->used ? source_in(sources, count, s->at.id) : NULL;
-		bool same = now && strcmp(now->url, s->at.url) == 0 && now->origin == s->at.origin;
+		bool same = now && strcmp(now->url, s->at.url) == 0 && strcmp(now->site, s->at.site) == 0 &&
+		            now->origin == s->at.origin;
 		if (s->used && !same)
 			source_drop(p, i);
 	}

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,7 +28,9 @@ struct node {
 	struct http_client *client;
 	struct peer *peer;
 	bool ready;
-	bool lies;                 /* blob bytes are turned over on their way out */
+	bool lies;     /* blob bytes are turned over on their way out */
+	bool chatters; /* says at once, whenever asked, that it holds nothing new */
+	unsigned have_asked;
 	unsigned blobs_asked;      /* requests for bytes answered here */
 	unsigned stop_after_blobs; /* 0: never; then it refuses */
 };
@@ -56,6 +59,11 @@ static void on_request(void *arg, struct http_exchange *x)
 		return;
 	}
 	n->blobs_asked += bytes;
+	n->have_asked += str_ends(http_path(x), STR("/have"));
+	if (n->chatters && str_ends(http_path(x), STR("/have"))) {
+		http_respond(x, 200, "application/json", STR("{\"count\":40,\"held\":0,\"bitmap\":\"AAAAAAA\"}"));
+		return;
+	}
 	if (n->lies && bytes && http_header(x, "range", &range)) {
 		static char wrong[CHUNK];
 		memset(wrong, 'x', sizeof wrong);
@@ -315,6 +323,85 @@ static void test_dropping_an_assignment_midway_leaves_nothing_behind(void **stat
 	assert_whole(w, a);
 }
 
+/* How often this process has the partial file of the digest open. */
+static unsigned partial_opens(const struct digest *d)
+{
+	char hex[65], link[64], target[512];
+	unsigned count = 0;
+	DIR *dir = opendir("/proc/self/fd");
+	hex_encode(d->bytes, sizeof d->bytes, hex);
+	for (struct dirent *e; (e = readdir(dir));) {
+		snprintf(link, sizeof link, "/proc/self/fd/%.32s", e->d_name);
+		ssize_t len = readlink(link, target, sizeof target);
+		count += len > 0 && str_ends((struct str){target, (size_t)len}, str_from(hex));
+	}
+	closedir(dir);
+	return count;
+}
+
+static void test_file_wanted_again_waits_for_the_job_of_the_dropped_fetch(void **state)
+{
+	struct world *w = *state;
+	struct node *a = node_add(w);
+	struct buf text = {0};
+	struct error err = {0};
+	struct digest d;
+	assert_int_equal(blob_read_all(w->nodes[0].store, &w->version.files[0].chunks, 1 << 20, &text, &err), 0);
+	assert_int_equal(blob_put(a->store, buf_str(&text), &d, &err), 0); /* so that a check opens the partial blob */
+	buf_fini(&text);
+	node_knows(a, (struct node *[]){&w->nodes[0]}, 1);
+	for (int i = 0; i < 20; i++) {
+		peer_set_assigned(a->peer, &w->version, 1);
+		peer_set_assigned(a->peer, NULL, 0);
+	}
+	peer_set_assigned(a->peer, &w->version, 1);
+	usleep(200 * 1000); /* the pool runs what it was given; the loop has not turned yet */
+	assert_in_range(partial_opens(&w->version.files[0].digest), 0, 1);
+	run_until(w, all_ready);
+	assert_whole(w, a);
+}
+
+static bool failed(struct world *w)
+{
+	struct model_report r;
+	return peer_progress(w->nodes[1].peer, STR("tiny:latest"), &r) && r.state == MODEL_FAILED;
+}
+
+static void test_chunk_list_that_could_not_be_stored_is_fetched_and_stored_again(void **state)
+{
+	struct world *w = *state;
+	struct node *a = node_add(w);
+	char place[256], hex[65];
+	struct error err = {0};
+	hex_encode(w->version.files[0].chunks.bytes, 32, hex);
+	snprintf(place, sizeof place, "%s/blobs/sha256/%.2s", a->folder, hex);
+	assert_int_equal(file_write(place, 0600, STR("in the way"), &err), 0);
+	node_knows(a, (struct node *[]){&w->nodes[0]}, 1);
+	peer_set_assigned(a->peer, &w->version, 1);
+	run_until(w, failed);
+	assert_int_equal(unlink(place), 0);
+	run_until(w, all_ready);
+	assert_whole(w, a);
+}
+
+static bool chattered(struct world *w)
+{
+	return w->nodes[2].have_asked >= 10;
+}
+
+static void test_source_that_answers_at_once_is_not_asked_in_a_circle(void **state)
+{
+	struct world *w = *state;
+	struct node *a = node_add(w), *chatterer = node_add(w);
+	int64_t from = clock_mono_us();
+	chatterer->chatters = true;
+	w->nodes[0].stop_after_blobs = 2; /* so that it stays unfinished */
+	node_knows(a, (struct node *[]){&w->nodes[0], chatterer}, 2);
+	peer_set_assigned(a->peer, &w->version, 1);
+	run_until(w, chattered);
+	assert_true(clock_mono_us() - from > 9 * 30 * US_PER_MS);
+}
+
 static void test_rate_limit_holds_back_and_still_finishes(void **state)
 {
 	struct world *w = *state;
@@ -336,6 +423,11 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_liar_is_not_believed_and_not_passed_on, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_restart_goes_on_where_it_was, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_dropping_an_assignment_midway_leaves_nothing_behind, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_file_wanted_again_waits_for_the_job_of_the_dropped_fetch, setup,
+	                                    teardown),
+	    cmocka_unit_test_setup_teardown(test_chunk_list_that_could_not_be_stored_is_fetched_and_stored_again, setup,
+	                                    teardown),
+	    cmocka_unit_test_setup_teardown(test_source_that_answers_at_once_is_not_asked_in_a_circle, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_rate_limit_holds_back_and_still_finishes, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
