@@ -125,6 +125,19 @@ static int name_files(const struct manifest *m, struct version *v, bool *is_gguf
 	return 0;
 }
 
+/* A node passes on only whole chunks: until the first ones are there, receivers have nothing to give each other. So a
+ * file has CHUNKS_FEW pieces or more, as far as they stay worth a request each; chunk_size is the most. */
+#define CHUNKS_FEW 1024
+#define CHUNK_SIZE_LEAST (UINT64_C(1) << 20)
+
+static uint64_t chunk_size_for(uint64_t file_size, uint64_t most)
+{
+	uint64_t size = most;
+	while (size / 2 >= CHUNK_SIZE_LEAST && file_size / size < CHUNKS_FEW)
+		size /= 2;
+	return size;
+}
+
 static int add_chunks(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size, const bool *is_gguf,
                       struct version *v, struct error *err)
 {
@@ -132,7 +145,7 @@ static int add_chunks(struct blob_store *store, struct catalog *catalog, uint64_
 		struct version_file *f = &v->files[i];
 		if (!is_gguf[i] && f->size <= chunk_size)
 			continue; /* fetched whole */
-		int rc = chunks_of(store, catalog, chunk_size, &f->digest, &f->chunks, err);
+		int rc = chunks_of(store, catalog, chunk_size_for(f->size, chunk_size), &f->digest, &f->chunks, err);
 		if (rc)
 			return rc;
 	}
