@@ -38,7 +38,7 @@ static char *bio_text(BIO *bio)
 static EVP_PKEY *key_read(struct str pem)
 {
 	BIO *in = BIO_new_mem_buf(pem.base, (int)pem.len);
-	EVP_PKEY *key = PEM_read_bio_PrivateKey(in, NULL, NULL, NULL);
+	EVP_PKEY *key = PEM_read_bio_PrivateKey(in, NULL, NULL, NO_PASSWORD);
 	BIO_free(in);
 	return key;
 }

@@ -29,7 +29,7 @@ int x509_issue(const struct x509_issue *issue, char **ret_cert_pem, struct error
 /* Hex SHA-256 of the SubjectPublicKeyInfo: of a certificate's, of a request's key. 65 bytes with NUL. */
 int x509_cert_pin(struct str cert_pem, char ret_hex[static 65], struct error *err);
 int x509_request_pin(struct str csr_pem, char ret_hex[static 65], struct error *err);
-/* First SAN URI and the dates of the leaf. */
+/* The SAN URI (exactly one) and the dates of the leaf. */
 int x509_cert_info(struct str cert_pem, char *ret_identity, size_t identity_size, int64_t *ret_not_before_us,
                    int64_t *ret_not_after_us, struct error *err);
 

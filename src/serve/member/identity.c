@@ -141,7 +141,10 @@ int identity_load(struct str data, struct identity *ret_identity, struct error *
 int identity_key(struct str data, char **ret_key, struct error *err)
 {
 	char *folder = file_join(data, "identity"), *key = NULL;
-	int rc = read_part(data, "key.pem", ret_key, NULL);
+	struct error why = {0};
+	int rc = read_part(data, "key.pem", ret_key, &why);
+	if (rc < 0 && rc != E_NOTFOUND && err)
+		*err = why;
 	if (rc == E_NOTFOUND && (rc = folder_make(folder, 0700, err)) == 0 && (rc = x509_key_new(&key, err)) == 0 &&
 	    (rc = write_part(data, "key.pem", 0600, str_from(key), err)) == 0) {
 		*ret_key = key;
@@ -197,6 +200,16 @@ static int check_certificate(const struct identity *i, const char *id, const cha
 	return rc;
 }
 
+/* Whom we trust does not change by an answer: a center's old key, stolen, must not bring a CA of its own. */
+static int check_ca(const struct identity *i, struct str ca, struct error *err)
+{
+	char pin[65], ours[65];
+	int rc = x509_cert_pin(ca, pin, err);
+	if (rc == 0 && i->ca_pem && (rc = x509_cert_pin(str_from(i->ca_pem), ours, err)) == 0 && strcmp(pin, ours) != 0)
+		rc = error_set(err, E_PEER, "the center answered with another CA than this network's");
+	return rc;
+}
+
 int identity_take(struct identity *i, struct str json, struct error *err)
 {
 	yyjson_doc *doc;
@@ -217,7 +230,7 @@ int identity_take(struct identity *i, struct str json, struct error *err)
 		rc = error_set(err, E_PEER, "the center answered for node %s of %s, not for %s", id, domain, i->id);
 		goto out;
 	}
-	if ((rc = check_certificate(i, id, domain, cert, err)) < 0)
+	if ((rc = check_ca(i, ca, err)) < 0 || (rc = check_certificate(i, id, domain, cert, err)) < 0)
 		goto out;
 	str_copy(str_from(id), i->id, sizeof(i->id));
 	str_copy(str_from(domain), i->domain, sizeof(i->domain));

@@ -8,9 +8,11 @@
 #include "serve/member/member.h"
 
 #define ROOM "member"
-/* Certificates of other nodes are taken this long past their dates: the center may be away. docs/rooms/member.md. */
+/* Certificates of other nodes (not of operators) are taken this long past their dates: the center may be away.
+ * docs/rooms/member.md. */
 #define CERT_GRACE_US (24 * 3600 * INT64_C(1000000))
 #define CERT_BACKDATE_US (10 * 60 * INT64_C(1000000)) /* the center dates them back by this, for clocks */
+#define JOIN_SKEW_US (10 * 60 * INT64_C(1000000))     /* of the joiner's clock; no grace: a center has a fresh one */
 #define PING_TARGETS_MAX 8
 #define PING_SAMPLES 4
 

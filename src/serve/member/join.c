@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Joining, on a loop of its own that lives for the call. The center is known by the CA pin in the token: whoever cannot
- * show a chain up to that key never sees the token. A try that got no answer is repeated as it was, with the same key.
+/* Joining, on a loop of its own that lives for the call. The center is known by the CA pin in the token and its host
+ * name: whoever cannot show a chain up to that key, or is another node of that network, never sees the token. A try
+ * that got no answer is repeated as it was, with the same key.
  */
 #include "serve/member/inside.h"
 
@@ -70,12 +71,15 @@ static int ask_center(struct identity *identity, const char *csr, struct str tok
 	struct joining j = {.identity = identity, .err = err};
 	struct tls_context *tls = NULL;
 	struct tls_options tls_options = {
-	    .ca_pin_hex = str_from(ca_pin), .peer = TLS_PEER_NONE, .skew_us = CERT_GRACE_US};
+	    .ca_pin_hex = str_from(ca_pin), .peer = TLS_PEER_NONE, .skew_us = JOIN_SKEW_US};
 	struct buf roles = {0};
 	int rc = tls_context_new(&tls_options, &tls, err);
 	if (rc < 0)
 		return rc;
-	loop_new(&j.loop);
+	if (loop_new(&j.loop) < 0) {
+		tls_context_free(tls);
+		return error_set(err, E_INTERNAL, "no event loop can be made: are there too many open files?");
+	}
 	struct http_client_options client_options = {.tls = tls};
 	j.client = http_client_new(j.loop, &client_options);
 	j.pause = loop_timer_new(j.loop, try_once, &j);

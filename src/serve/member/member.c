@@ -37,15 +37,19 @@ int member_tls_set(struct member *m, struct error *err)
 	buf_append_str(&chain, str_from(m->self.cert_pem));
 	if (m->roles & ROLE_CENTER)
 		buf_append_str(&chain, str_from(m->self.ca_pem));
+	struct buf nodes = {0};
+	member_identity_of(m, "", &nodes);
 	struct tls_options own = {
 	    .cert_pem = buf_str(&chain),
 	    .key_pem = str_from(m->self.key_pem),
 	    .ca_pem = str_from(m->self.ca_pem),
 	    .peer = m->roles & ROLE_CENTER ? TLS_PEER_OPTIONAL : TLS_PEER_REQUIRED,
 	    .skew_us = CERT_GRACE_US,
+	    .skew_for = buf_str(&nodes),
 	};
 	int rc = m->tls ? tls_context_replace(m->tls, &own, err) : tls_context_new(&own, &m->tls, err);
 	buf_fini(&chain);
+	buf_fini(&nodes);
 	return rc;
 }
 

@@ -503,20 +503,6 @@ static void test_what_was_answered_survives_kill_9(void **unused)
 	world_free(&w);
 }
 
-static int setup(void **state)
-{
-	static struct world w;
-	world_new(&w);
-	*state = &w;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	world_free(*state);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -537,5 +523,5 @@ int main(void)
 	};
 	log_set_level(LOG_ERROR);
 	int failed = cmocka_run_group_tests_name("init", init_tests, NULL, NULL);
-	return failed + cmocka_run_group_tests_name("center", tests, setup, teardown);
+	return failed + cmocka_run_group_tests_name("center", tests, world_setup, world_teardown);
 }

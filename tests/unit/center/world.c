@@ -135,6 +135,20 @@ void world_free(struct world *w)
 	assert_int_equal(folder_remove(w->folder, NULL), 0);
 }
 
+int world_setup(void **state)
+{
+	static struct world w;
+	world_new(&w);
+	*state = &w;
+	return 0;
+}
+
+int world_teardown(void **state)
+{
+	world_free(*state);
+	return 0;
+}
+
 char *read_file(const char *folder, const char *name)
 {
 	struct buf b = {0};

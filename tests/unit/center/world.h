@@ -33,6 +33,8 @@ struct world {
 void world_init(struct world *w); /* a network nobody runs yet */
 void world_new(struct world *w);  /* init and start */
 void world_free(struct world *w);
+int world_setup(void **state); /* of a group of tests: one world for all */
+int world_teardown(void **state);
 void world_start(struct world *w);
 void world_stop(struct world *w);
 int free_port(void);

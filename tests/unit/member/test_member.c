@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "core/api_key.h"
 #include "net/x509.h"
+#include "serve/member/inside.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -565,7 +566,7 @@ static void test_a_removed_node_is_cut_off_within_five_seconds(void **state)
 	struct loop *loop;
 	struct node good = {.cutting = true}, bad = {0};
 	struct fetched held = {0};
-	char url[96], path[96], identity[TLS_IDENTITY_SIZE];
+	char url[96], path[128], identity[TLS_IDENTITY_SIZE];
 	assert_int_equal(loop_new(&loop), 0);
 	node_join(&good, w, loop, "good", "x", ROLE_EDGE);
 	node_join(&bad, w, loop, "bad", "x", ROLE_EDGE);
@@ -586,6 +587,23 @@ static void test_a_removed_node_is_cut_off_within_five_seconds(void **state)
 	assert_int_not_equal(held.err.code, 0);
 	struct fetched f = call_node(&bad, &good);
 	assert_int_equal(f.status, 403);
+	/* The center, which lets strangers in to join, has nothing for it behind any path, its own or another room's.
+	 */
+	static const char *const calls[][2] = {{"GET", "/mdn/v1/watch"},
+	                                       {"POST", "/mdn/v1/report"},
+	                                       {"GET", "/mdn/v1/nodes"},
+	                                       {"GET", "/mdn/v1/ping"},
+	                                       {"GET", "/v2/"},
+	                                       {"GET", "/mdn/v1/catalog"},
+	                                       {"GET", "/mdn/v1/blobs/x/have"}};
+	for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++) {
+		int status;
+		snprintf(path, sizeof(path), "%s/identity", bad.data);
+		while ((status = ask(w, path, calls[i][0], calls[i][1], "{}", NULL)) != 403 &&
+		       clock_mono_us() < began + 5 * US_PER_S)
+			run_for(loop, 20 * US_PER_MS);
+		assert_int_equal(status, 403);
+	}
 	node_stop(&good);
 	node_stop(&bad);
 	loop_free(loop);
@@ -673,6 +691,36 @@ static void test_joining_again_after_a_lost_reply_uses_the_same_key(void **state
 	buf_fini(&reply);
 }
 
+/* Who holds a center's old key may answer a renewal, but not say whom to trust. */
+static void test_a_renewal_brings_no_other_ca(void **state)
+{
+	struct world *w = *state;
+	struct identity i;
+	struct error err = {0};
+	struct buf answer = {0};
+	char data[96], *ca, *key;
+	world_join(w, "faithful", "x", ROLE_EDGE, data);
+	assert_int_equal(identity_load(str_from(data), &i, &err), 0);
+	assert_int_equal(x509_ca_new(STR("test.mdn"), clock_wall_us(), 3600 * US_PER_S, &ca, &key, &err), 0);
+	const char *cas[] = {i.ca_pem, ca, ""};
+	for (int k = 2; k >= 0; k--) {
+		char *cert = str_dup(str_from(i.cert_pem)), *trusted = str_dup(str_from(cas[k]));
+		buf_clear(&answer);
+		buf_printf(&answer, "{\"id\":\"%s\",\"domain\":\"test.mdn\",\"certificate\":", i.id);
+		buf_append_json(&answer, str_from(cert));
+		buf_append_str(&answer, STR(",\"ca\":"));
+		buf_append_json(&answer, str_from(trusted));
+		buf_append_str(&answer, STR("}"));
+		assert_int_equal(identity_take(&i, buf_str(&answer), &err) == 0, k == 0);
+		free(cert);
+		free(trusted);
+	}
+	identity_fini(&i);
+	buf_fini(&answer);
+	free(ca);
+	free(key);
+}
+
 static void test_rosters_are_whole_or_refused(void **unused)
 {
 	struct roster r;
@@ -703,25 +751,12 @@ static void test_rosters_are_whole_or_refused(void **unused)
 		assert_true(roster_parse(str_from(bad[i]), &r, &err) < 0);
 }
 
-static int setup(void **state)
-{
-	static struct world w;
-	world_new(&w);
-	*state = &w;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	world_free(*state);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_rosters_are_whole_or_refused),
 	    cmocka_unit_test(test_joining_again_after_a_lost_reply_uses_the_same_key),
+	    cmocka_unit_test(test_a_renewal_brings_no_other_ca),
 	    cmocka_unit_test(test_placed_models_reach_nodes_and_later_joiners),
 	    cmocka_unit_test(test_what_the_center_said_outlives_it),
 	    cmocka_unit_test(test_api_keys_reach_nodes_as_hashes_and_leave_them),
@@ -729,5 +764,5 @@ int main(void)
 	    cmocka_unit_test(test_a_removed_node_is_cut_off_within_five_seconds),
 	    cmocka_unit_test(test_certificates_renew_and_expiry_without_a_center_stops_nothing),
 	};
-	return cmocka_run_group_tests_name("member", tests, setup, teardown);
+	return cmocka_run_group_tests_name("member", tests, world_setup, world_teardown);
 }

@@ -26,6 +26,8 @@ static struct {
 	struct http_exchange *held;
 	struct buf body;
 	char error[512];
+	const char *skew_for; /* of contexts made from now on */
+	bool hostless;        /* certificates made from now on say no host, as those of plain nodes */
 } w;
 
 static char *node_cert(const char *ca, const char *ca_key, const char *key, const char *identity, int64_t from_us,
@@ -38,8 +40,8 @@ static char *node_cert(const char *ca, const char *ca_key, const char *key, cons
 	                           .ca_key_pem = str_from(ca_key),
 	                           .csr_pem = str_from(csr),
 	                           .identity = str_from(identity),
-	                           .dns_name = STR("node.test"),
-	                           .ip = STR("127.0.0.1"),
+	                           .dns_name = w.hostless ? STR("") : STR("node.test"),
+	                           .ip = w.hostless ? STR("") : STR("127.0.0.1"),
 	                           .not_before_wall_us = clock_wall_us() + from_us,
 	                           .not_after_wall_us = clock_wall_us() + until_us};
 	int rc = x509_issue(&issue, &cert, &err);
@@ -74,7 +76,8 @@ static struct tls_context *context(struct who who, enum tls_peer peer, const cha
 	                              .ca_pem = str_from(trust),
 	                              .ca_pin_hex = str_from(pin),
 	                              .peer = peer,
-	                              .skew_us = 600 * US_PER_S};
+	                              .skew_us = 600 * US_PER_S,
+	                              .skew_for = str_from(w.skew_for)};
 	int rc = replace ? tls_context_replace(tls, &options, &err) : tls_context_new(&options, &tls, &err);
 	if (rc != 0)
 		fail_msg("%s", err.text);
@@ -238,6 +241,47 @@ static void test_dates_count_with_ten_minutes_of_tolerance(void **state)
 	assert_non_null(strstr(w.error, "certificate has expired"));
 }
 
+static void test_tolerance_can_be_for_some_identities_only(void **state)
+{
+	(void)state;
+	struct who node = good(CLIENT_ID), operator= good("spiffe://test/operator/admin");
+	node.until_us = operator.until_us = - 60 * US_PER_S;
+	assert_int_equal(once(good(SERVER_ID), operator, SERVER_ID), 0);
+	w.skew_for = "spiffe://test/node/";
+	assert_int_equal(once(good(SERVER_ID), node, SERVER_ID), 0);
+	assert_int_equal(once(good(SERVER_ID), operator, SERVER_ID), E_PEER);
+	assert_int_equal(once(good(SERVER_ID), good("spiffe://test/operator/admin"), SERVER_ID), 0);
+	w.skew_for = NULL;
+}
+
+/* SPIFFE X509-SVID section 2: who shows two names has none. */
+static void test_two_identities_in_one_certificate_are_none(void **state)
+{
+	(void)state;
+	struct error err;
+	char *key, *cert, identity[TLS_IDENTITY_SIZE], *text;
+	int64_t from, until;
+	assert_int_equal(x509_key_new(&key, &err), 0);
+	cert = node_cert(w.ca, w.ca_key, key, CLIENT_ID, -HOUR_US, HOUR_US);
+	BIO *in = BIO_new_mem_buf(cert, -1), *out = BIO_new(BIO_s_mem());
+	X509 *x = PEM_read_bio_X509(in, NULL, NULL, NULL);
+	X509_EXTENSION *two = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name,
+	                                          "URI:spiffe://test/node/a,URI:spiffe://test/operator/b");
+	X509_EXTENSION_free(X509_delete_ext(x, X509_get_ext_by_NID(x, NID_subject_alt_name, -1)));
+	assert_int_equal(X509_add_ext(x, two, -1), 1);
+	i2d_re_X509_tbs(x, NULL); /* forget the text it was read from */
+	PEM_write_bio_X509(out, x);
+	long len = BIO_get_mem_data(out, &text);
+	assert_int_equal(
+	    x509_cert_info((struct str){text, (size_t)len}, identity, sizeof(identity), &from, &until, &err), E_INVAL);
+	X509_EXTENSION_free(two);
+	X509_free(x);
+	BIO_free(in);
+	BIO_free(out);
+	free(cert);
+	free(key);
+}
+
 static void test_join_trusts_the_pinned_ca_only(void **state)
 {
 	(void)state;
@@ -253,6 +297,14 @@ static void test_join_trusts_the_pinned_ca_only(void **state)
 	http_client_cut(w.client, STR(SERVER_ID));
 	assert_int_equal(ask(NULL), E_PEER);
 	stop();
+	/* A node of the network, which has such a chain, too, but is not the host asked for. */
+	w.hostless = true;
+	start(context(good(SERVER_ID), TLS_PEER_OPTIONAL, w.ca, NULL, NULL),
+	      context((struct who){0}, TLS_PEER_NONE, NULL, pin, NULL));
+	assert_int_equal(ask(NULL), E_PEER);
+	assert_non_null(strstr(w.error, "mismatch"));
+	stop();
+	w.hostless = false;
 	/* An impostor whose chain merely encloses the pinned CA. */
 	char *key, *cert;
 	struct tls_context *tls;
@@ -435,6 +487,8 @@ int main(void)
 	    cmocka_unit_test(test_both_sides_know_each_other),
 	    cmocka_unit_test(test_strangers_are_refused),
 	    cmocka_unit_test(test_dates_count_with_ten_minutes_of_tolerance),
+	    cmocka_unit_test(test_tolerance_can_be_for_some_identities_only),
+	    cmocka_unit_test(test_two_identities_in_one_certificate_are_none),
 	    cmocka_unit_test(test_join_trusts_the_pinned_ca_only),
 	    cmocka_unit_test(test_renewal_keeps_what_lives),
 	    cmocka_unit_test(test_cut_ends_live_connections_of_an_identity),
