@@ -87,7 +87,7 @@ def folder():
 
 
 @pytest.fixture
-def recovery(request):
+def recovery():
     """recovery(what, seconds): noted, and printed when all tests are done."""
     return lambda what, seconds: recoveries.append((what, seconds))
 

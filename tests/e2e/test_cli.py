@@ -90,7 +90,7 @@ def test_exit_codes_tell_what_went_wrong(net, folder):
         assert e.value.err.startswith("mdn") and len(e.value.err) > 20
 
 
-def test_an_operator_of_another_network_is_refused(net, folder, make_network):
+def test_an_operator_of_another_network_is_refused(net, folder):
     other = folder / "other"
     run_mdn("init", "--data", folder / "center", "--name", "other", "--roles", "center", "--operator", other,
             "--node-listen", net.center.config["node_listen"])

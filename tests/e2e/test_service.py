@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node as a service: systemd's protocols, SIGTERM, SIGHUP, what listens, what logs never hold."""
+import json
 import os
 import signal
 import socket
@@ -27,7 +28,7 @@ class Stream:
     """A stream that is read in a thread."""
 
     def __init__(self, edge, tokens):
-        self.chunks, self.error, self.url = [], None, edge.api_url
+        self.chunks, self.error = [], None
         self.thread = threading.Thread(target=self.read, args=(edge, tokens))
         self.thread.start()
         eventually(lambda: len(self.chunks) > 3 or self.error, every=0.01)
@@ -37,7 +38,6 @@ class Stream:
             with httpx.stream("POST", edge.api_url + "/v1/chat/completions", timeout=30, json={
                     "model": "tiny", "messages": HELLO, "max_tokens": tokens, "stream": True}) as answer:
                 self.node = answer.headers["x-mdn-node-name"]
-                self.chunks += [line for line in answer.iter_lines() if line] if tokens == 0 else []
                 for line in answer.iter_lines():
                     if line:
                         self.chunks.append(line)
@@ -227,7 +227,6 @@ def test_nothing_listens_but_what_the_configuration_says(net):
 
 
 def test_the_defaults_listen_on_loopback_only(folder):
-    import json
     shown = json.loads(subprocess.run([MDN, "config", "show", "--json", "--data", folder], check=True,
                                       capture_output=True, cwd=folder).stdout)
     for key in ("node_listen", "repository_listen", "scheduler_listen", "dns_listen", "api_listen"):
