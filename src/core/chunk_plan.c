@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* chunk_plan.c - bitmaps for what is held, asked for and offered; a rarity count per chunk; a short list in flight.
  *
- * One call looks at a bounded sample of the open chunks from a random place, so its cost does not grow with the file
- * but for skipping full words. It does not know sites beyond near/far, nor rates other than what it saw itself.
+ * One call looks at a bounded sample of the chunks that may be asked for, from a random place; what grows with the file
+ * is skipping those at home elsewhere (a hash or two each) and full words. It does not know sites beyond near/far, nor
+ * rates other than what it saw itself.
  */
 #include "core/chunk_plan.h"
 
@@ -63,20 +64,19 @@ static void bit_clear(uint64_t *bits, uint32_t i)
 	bits[i / 64] &= ~(UINT64_C(1) << (i % 64));
 }
 
-/* Bytes LSB first into words; bits past count stay zero whatever the peer sent. */
-static uint32_t bits_load(uint64_t *bits, const uint8_t *bytes, uint32_t count)
+/* The wire's bitmap is bytes, LSB first: on this (little-endian) machine that is the words' own layout. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bitmaps are sent as they lie in memory");
+
+/* A word of a bitmap of bytes, LSB first (NULL: all set); bits past count stay zero whatever the peer sent. */
+static uint64_t word_of(const uint8_t *bytes, uint32_t count, uint32_t at)
 {
-	uint32_t set = 0;
-	for (uint32_t i = 0; i < count; i++) {
-		bool on = !bytes || ((bytes[i / 8] >> (i % 8)) & 1);
-		if (on) {
-			bit_set(bits, i);
-			set++;
-		} else {
-			bit_clear(bits, i);
-		}
+	uint32_t bits = count - at * 64 < 64 ? count - at * 64 : 64;
+	uint64_t word = UINT64_MAX;
+	if (bytes) {
+		word = 0;
+		memcpy(&word, bytes + (size_t)at * 8, (bits + 7) / 8);
 	}
-	return set;
+	return bits < 64 ? word & ((UINT64_C(1) << bits) - 1) : word;
 }
 
 struct chunk_plan *chunk_plan_new(uint32_t count, const uint8_t *held, uint64_t self_key, uint64_t seed)
@@ -90,8 +90,10 @@ struct chunk_plan *chunk_plan_new(uint32_t count, const uint8_t *held, uint64_t 
 	p->rarity = mem_new(count * sizeof *p->rarity);
 	p->self_key = self_key;
 	rng_init(&p->rng, seed);
-	if (held)
-		p->held_count = bits_load(p->held, held, count);
+	for (uint32_t w = 0; held && w < p->words; w++) {
+		p->held[w] = word_of(held, count, w);
+		p->held_count += (uint32_t)__builtin_popcountll(p->held[w]);
+	}
 	return p;
 }
 
@@ -117,9 +119,6 @@ uint32_t chunk_plan_held(const struct chunk_plan *p)
 	return p->held_count;
 }
 
-/* The wire's bitmap is bytes, LSB first: on this (little-endian) machine that is the words' own layout. */
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bitmaps are sent as they lie in memory");
-
 const uint8_t *chunk_plan_bitmap(const struct chunk_plan *p)
 {
 	return (const uint8_t *)p->held;
@@ -139,13 +138,18 @@ void chunk_plan_add_source(struct chunk_plan *p, uint32_t source, uint64_t key, 
 	};
 }
 
-static void rarity_add(struct chunk_plan *p, const struct source *s, int by)
+/* A word of what the source offers becomes `now`; only what changed is counted. */
+static void offer_word(struct chunk_plan *p, struct source *s, uint32_t at, uint64_t now)
 {
-	if (s->origin)
-		return;
-	for (uint32_t i = 0; i < p->count; i++)
-		if (bit_get(s->offers, i))
-			p->rarity[i] = (uint16_t)(p->rarity[i] + by);
+	uint64_t changed = s->offers[at] ^ now;
+	for (uint64_t left = s->origin ? 0 : changed; left; left &= left - 1) {
+		uint32_t bit = (uint32_t)__builtin_ctzll(left);
+		uint16_t *rarity = &p->rarity[at * 64 + bit];
+		*rarity = (uint16_t)((now >> bit) & 1 ? *rarity + 1 : *rarity - 1);
+	}
+	s->offered += (uint32_t)__builtin_popcountll(now & changed);
+	s->offered -= (uint32_t)__builtin_popcountll(s->offers[at] & changed);
+	s->offers[at] = now;
 }
 
 static void flight_end(struct chunk_plan *p, uint32_t i)
@@ -167,7 +171,8 @@ void chunk_plan_drop_source(struct chunk_plan *p, uint32_t source)
 	for (uint32_t i = p->flight_count; i-- > 0;)
 		if (p->flights[i].source == source)
 			flight_end(p, i);
-	rarity_add(p, s, -1);
+	for (uint32_t w = 0; w < p->words; w++)
+		offer_word(p, s, w, 0);
 	free(s->offers);
 	*s = (struct source){0};
 }
@@ -176,13 +181,12 @@ void chunk_plan_offer(struct chunk_plan *p, uint32_t source, const uint8_t *bitm
 {
 	struct source *s = &p->sources[source];
 	assert(s->used);
-	rarity_add(p, s, -1);
 	uint32_t before = s->offered;
-	s->offered = bits_load(s->offers, bitmap, p->count);
+	for (uint32_t w = 0; w < p->words; w++)
+		offer_word(p, s, w, word_of(bitmap, p->count, w));
 	s->complete = s->offered == p->count;
 	if (s->offered > before)
 		s->gained_us = now_us;
-	rarity_add(p, s, 1);
 }
 
 /* splitmix64's finaliser: one good mix of receiver and chunk. */
@@ -202,16 +206,27 @@ static bool source_is_home(const struct chunk_plan *p, const struct source *s, i
 	       s->offered + LAG_CHUNKS >= p->held_count / 2;
 }
 
-/* How many homes come before this node for the chunk: 0 means that it is at home here. */
-static uint32_t home_rank(const struct chunk_plan *p, uint32_t chunk, int64_t now_us)
+/* The keys of the others that can be homes now. */
+struct homes {
+	uint64_t keys[CHUNK_SOURCES_MAX];
+	uint32_t count;
+};
+
+static void homes_list(const struct chunk_plan *p, int64_t now_us, struct homes *ret_homes)
+{
+	ret_homes->count = 0;
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
+		if (source_is_home(p, &p->sources[i], now_us))
+			ret_homes->keys[ret_homes->count++] = p->sources[i].key;
+}
+
+/* How many homes come before this node for the chunk: 0 means that it is at home here. Counts no further than most. */
+static uint32_t home_rank(const struct chunk_plan *p, const struct homes *homes, uint32_t chunk, uint32_t most)
 {
 	uint64_t mine = weight(p->self_key, chunk);
 	uint32_t rank = 0;
-	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
-		const struct source *s = &p->sources[i];
-		if (source_is_home(p, s, now_us) && weight(s->key, chunk) > mine)
-			rank++;
-	}
+	for (uint32_t i = 0; i < homes->count && rank < most; i++)
+		rank += weight(homes->keys[i], chunk) > mine;
 	return rank;
 }
 
@@ -225,14 +240,18 @@ static bool pick_chunk(struct chunk_plan *p, const struct source *s, bool steal,
 {
 	uint32_t start = (uint32_t)rng_below(&p->rng, p->words), seen = 0;
 	uint64_t best = UINT64_MAX;
+	struct homes homes = {.count = 0};
+	if (s->origin)
+		homes_list(p, now_us, &homes);
 	for (uint32_t w = 0; w < p->words && seen < SAMPLE; w++) {
 		uint32_t at = (start + w) % p->words;
 		uint64_t open = s->offers[at] & ~p->held[at] & ~p->asked[at];
 		while (open) {
 			uint32_t chunk = at * 64 + (uint32_t)__builtin_ctzll(open);
 			open &= open - 1;
-			uint32_t rank = s->origin ? home_rank(p, chunk, now_us) : 0;
-			if (rank > 0 && (!steal || p->rarity[chunk] > 0))
+			bool may_steal = steal && p->rarity[chunk] == 0;
+			uint32_t rank = home_rank(p, &homes, chunk, may_steal ? CHUNK_SOURCES_MAX : 1);
+			if (rank > 0 && !may_steal)
 				continue;
 			seen++;
 			/* order: nearest to home, then rarest, then by chance so that equal nodes part ways */

@@ -26,7 +26,8 @@
 
 #define POLL_WAIT_MS 8000
 #define POLL_AGAIN_US INT64_C(1000000)
-#define NEWS_US INT64_C(30000) /* of new chunks we tell others, and ask others, at most this often */
+#define POLL_LEAST_US INT64_C(5000) /* between two questions to one source, however fast it answers */
+#define NEWS_US INT64_C(30000)      /* waiters hear of new chunks at most this often */
 #define SAY_EVERY_US (5 * US_PER_S)
 #define SMALL_MAX LIMIT_JSON_BODY
 #define OFFER_MAX (LIMIT_CHUNKS / 6 + 1024) /* a bitmap of LIMIT_CHUNKS in base64url, and some words */
@@ -664,7 +665,7 @@ static void on_offer(void *arg, int status, struct str body, const struct error 
 	struct poll *q = arg;
 	struct fetch *f = q->fetch;
 	q->call = NULL;
-	q->again_us = q->asked_us + NEWS_US;
+	q->again_us = q->asked_us + POLL_LEAST_US;
 	if (err || status != 200 || offer_load(q, body, NULL))
 		q->again_us = loop_now_us(f->peer->loop) + POLL_AGAIN_US;
 	pump(f);

