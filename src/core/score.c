@@ -271,7 +271,8 @@ static void fill(const struct sweep *s, const struct pick *k, struct route_candi
 	describe(k, c->reason);
 }
 
-/* Of those as good as the best, two at random; the better of the two. */
+/* Of those as good as the best: ourselves, for a hop and a cold KV cache cost something; else two at random, the better
+ * of the two. */
 static size_t draw(const struct sweep *s, struct rng *rng)
 {
 	int64_t best_us = s->heap[0].score_us;
@@ -282,6 +283,9 @@ static size_t draw(const struct sweep *s, struct rng *rng)
 		near_us = SCORE_NEAR_US;
 	while (near < s->count && s->heap[near].score_us <= best_us + near_us)
 		near++;
+	for (size_t i = 0; i < near && s->self != MAP_NONE; i++)
+		if (s->heap[i].place->node == s->self)
+			return i;
 	if (near == 1 || !rng)
 		return 0;
 	size_t a = rng_below(rng, near), b = rng_below(rng, near);

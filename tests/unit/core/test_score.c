@@ -71,7 +71,7 @@ static void test_near_wins_until_its_queue_costs_more_than_the_way(void **unused
 static void test_own_dispatches_count_until_a_report_has_seen_them(void **unused)
 {
 	struct node_map *m = two_sites();
-	struct ledger *l = ledger_new();
+	struct ledger *l = ledger_new(1);
 	struct ledger_ticket *tickets[8];
 	uint64_t number;
 	struct route_query q = {.model = STR("x"), .client_site = STR("west"), .self_id = STR("me")};
@@ -181,7 +181,7 @@ static void test_sweep_finds_the_best_of_many(void **unused)
 	rng_init(&rng, 99);
 	for (int round = 0; round < 40; round++) {
 		struct node_map *m = node_map_new();
-		struct ledger *l = ledger_new();
+		struct ledger *l = ledger_new(1);
 		char ids[200][24], site[24];
 		size_t count = 1 + rng_below(&rng, 200);
 		for (size_t i = 0; i < count; i++) {
@@ -248,6 +248,13 @@ static void test_equals_share_the_load(void **unused)
 	}
 	assert_int_equal(used, 40);
 	assert_true(most < 300); /* of 100 each */
+	q.self_id = STR("7");
+	for (int i = 0; i < 100; i++) { /* but a node among them keeps what comes to it */
+		struct route_decision d;
+		assert_int_equal(route_decide(m, NULL, &q, T, &rng, &d, NULL), 0);
+		assert_string_equal(d.candidates[d.choice].id, "7");
+		route_decision_fini(&d);
+	}
 	node_map_free(m);
 }
 
