@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define INTERIM_MAX 8 /* 1xx answers before the real one: each costs memory */
+
 #ifndef MDN_VERSION
 #define MDN_VERSION "0"
 #endif
@@ -357,6 +359,11 @@ static size_t call_head(struct http_call *call, struct str in)
 	l->scanned = 0;
 	if (call->message.status == 101) {
 		call_fail(call, E_PEER, STR_FMT " changed the protocol unasked", STR_ARG(call->options.url));
+		return 0;
+	}
+	if (call->message.status < 200 && ++call->interim > INTERIM_MAX) {
+		call_fail(call, E_PEER, STR_FMT " says one thing after another but answers nothing",
+		          STR_ARG(call->options.url));
 		return 0;
 	}
 	if (call->message.status < 200) {

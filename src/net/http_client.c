@@ -14,8 +14,6 @@
 
 #define WAIT_TICK_US 20000
 
-static const struct conn_events link_events;
-
 /* ---- origins ---- */
 
 static bool origin_is(const struct origin *o, bool tls, struct str host, uint16_t port, struct str identity)
@@ -83,7 +81,7 @@ static void link_feed_task(void *arg)
 		call_feed(l->call, buf_str(&l->rest), true);
 }
 
-static struct link *link_new(struct origin *o)
+struct link *link_add(struct origin *o)
 {
 	struct link *l = NEW(struct link);
 	l->origin = o;
@@ -94,6 +92,12 @@ static struct link *link_new(struct origin *o)
 		l->next->prev = l;
 	o->links = l;
 	o->link_count++;
+	return l;
+}
+
+static struct link *link_dial(struct origin *o)
+{
+	struct link *l = link_add(o);
 	const struct http_client_options *options = &o->client->options;
 	struct conn_options dial = {.tls = o->tls ? options->tls : NULL,
 	                            .stall_us = 60 * US_PER_S,
@@ -164,7 +168,7 @@ static bool origin_try(struct origin *o, struct http_call *call)
 	if (l)
 		link_unidle(l);
 	else if (o->link_count < o->client->options.conns_per_origin)
-		l = link_new(o);
+		l = link_dial(o);
 	if (l)
 		call_begin(call, l);
 	return l != NULL;
@@ -286,7 +290,7 @@ static void link_deadline(void *arg)
 		link_close(l);
 }
 
-static const struct conn_events link_events = {
+const struct conn_events link_events = {
     .on_open = link_open,
     .on_data = link_data,
     .on_end = link_end,
@@ -330,10 +334,12 @@ void http_client_free(struct http_client *client)
 
 static struct link *link_of(struct http_client *client, struct str identity)
 {
-	for (struct origin *o = client->origins; o; o = o->next)
+	for (struct origin *o = client->origins; o; o = o->next) {
+		bool whole = str_equal(str_from(o->identity), identity); /* those that still dial, too */
 		for (struct link *l = o->links; l; l = l->next)
-			if (str_equal(str_from(conn_identity(l->conn)), identity))
+			if (whole || str_equal(str_from(conn_identity(l->conn)), identity))
 				return l;
+	}
 	return NULL;
 }
 

@@ -60,7 +60,7 @@ struct http_call {
 	    request; /* head and whole body, ready to send (again); or what is streamed before the link is open */
 	size_t head_len;
 	bool streams_ended, want_writable, replayable, idempotent;
-	unsigned tries;
+	unsigned tries, interim;
 	int64_t deadline_us, last_us;
 	struct http_message message;
 	bool got_byte, headed, body_paused, sent;
@@ -80,6 +80,9 @@ void origin_assign(struct http_call *call); /* a link now, or a place in the que
 void origin_forget(struct http_call *call); /* out of the queue */
 void link_return(struct link *l);           /* its call is over and it can serve another */
 void link_close(struct link *l);
+/* A link whose connection, with these events, is its maker's to give. */
+struct link *link_add(struct origin *o);
+extern const struct conn_events link_events;
 void client_wait_tick(struct http_client *client);
 
 /* http_call.c */

@@ -11,6 +11,7 @@ enum step {
 	CUT_SHORT, /* half of the promised body */
 	UNTIL_CLOSE,
 	CONTINUE_FIRST,
+	CONTINUE_ALWAYS,
 	EXTRA_BYTES,
 	SMUGGLE, /* Content-Length and Transfer-Encoding */
 	NO_BODY_304,
@@ -51,6 +52,9 @@ static bool request_read(int fd)
 	return false;
 }
 
+#define HINT "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+#define HINTS HINT HINT HINT HINT
+
 /* False: the connection is over. */
 static bool step_play(int fd, enum step step)
 {
@@ -64,6 +68,7 @@ static bool step_play(int fd, enum step step)
 	    [UNTIL_CLOSE] = "HTTP/1.1 200 OK\r\n\r\nok",
 	    [CONTINUE_FIRST] = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: "
 			       "chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+	    [CONTINUE_ALWAYS] = HINTS HINTS HINTS HINTS "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
 	    [EXTRA_BYTES] =
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
 	    [SMUGGLE] =
@@ -186,6 +191,15 @@ static void test_connection_is_used_again(void **state)
 	}
 	script_end();
 	assert_int_equal(server.connections, 2);
+}
+
+static void test_endless_interim_answers_are_no_answer(void **state)
+{
+	(void)state;
+	SCRIPT(CONTINUE_ALWAYS);
+	call("GET");
+	assert_int_equal(w.code, E_PEER);
+	script_end();
 }
 
 static void test_stale_connection_is_retried_unseen(void **state)
@@ -340,6 +354,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    T(test_connection_is_used_again),
+	    T(test_endless_interim_answers_are_no_answer),
 	    T(test_stale_connection_is_retried_unseen),
 	    T(test_post_read_by_a_server_that_hung_up_is_not_repeated),
 	    T(test_fresh_connection_is_not_retried),
