@@ -51,7 +51,7 @@ static int by_value(const void *a, const void *b)
 int main(void)
 {
 	struct node_map *map = node_map_new();
-	struct ledger *ledger = ledger_new();
+	struct ledger *ledger = ledger_new(1);
 	struct node_report r = {
 	    .roles = ROLE_EDGE, .state = NODE_READY, .boot = 1, .model_count = MODELS, .rtt_count = 50};
 	static struct ledger_ticket *open[OPEN_DISPATCHES];

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Tickets of one (node, model) hang in a list in the order of their numbers, with the totals beside it, so that what a
  * report has not seen is found from the newest end without a walk over what it has. A node's counter stays for good:
- * numbers must never repeat within the life of a dispatcher, or the node's `seen` would hide new work. */
+ * numbers must never repeat, or the node's `seen` would hide new work. */
 #include "core/ledger.h"
 
 #include "core/hash.h"
 #include "core/ledger_hash.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 struct ledger_node {
 	char *id;
-	uint64_t hash, last_number;
+	uint64_t hash, next_number;
 };
 
 /* Work in flight on one (node, model); lives while it has tickets. */
@@ -40,11 +41,15 @@ struct ledger {
 	uint32_t place_count, place_cap, free_count;
 	struct hash_index by_place;
 	size_t tickets;
+	uint64_t first_number;
 };
 
-struct ledger *ledger_new(void)
+struct ledger *ledger_new(uint64_t first)
 {
-	return NEW(struct ledger);
+	struct ledger *l = NEW(struct ledger);
+	assert(first > 0);
+	l->first_number = first;
+	return l;
 }
 
 static void place_free(struct ledger_place *p)
@@ -89,7 +94,7 @@ static uint32_t node_of(struct ledger *l, struct str id)
 		l->node_cap = l->node_cap ? l->node_cap * 2 : 16;
 		l->nodes = mem_resize(l->nodes, l->node_cap, sizeof(*l->nodes));
 	}
-	l->nodes[l->node_count] = (struct ledger_node){.id = str_dup(id), .hash = hash};
+	l->nodes[l->node_count] = (struct ledger_node){.id = str_dup(id), .hash = hash, .next_number = l->first_number};
 	hash_index_add(&l->by_node, hash, l->node_count);
 	return l->node_count++;
 }
@@ -135,7 +140,7 @@ struct ledger_ticket *ledger_open(struct ledger *l, struct str node, struct str 
 		p = place_new(l, at, model, hash);
 	struct ledger_ticket *t = NEW(struct ledger_ticket);
 	t->place = p;
-	t->number = ++l->nodes[at].last_number;
+	t->number = l->nodes[at].next_number++;
 	t->prompt_tokens = prompt_tokens > 0 ? prompt_tokens : 0;
 	t->older = p->newest;
 	if (p->newest)

@@ -18,7 +18,9 @@ struct ledger_load {
 	int64_t tokens_to_prefill; /* of requests without a first token */
 };
 
-struct ledger *ledger_new(void);
+/* Dispatches towards each node are numbered from `first` (at least 1) on: a wall clock makes numbers rise over
+ * restarts, so that what a node's report saw of an earlier life hides nothing of this one. */
+struct ledger *ledger_new(uint64_t first);
 void ledger_free(struct ledger *l); /* closes what is open */
 /* *ret_number: this dispatch's number towards that node, to travel with the request (x-mdn-dispatch). */
 struct ledger_ticket *ledger_open(struct ledger *l, struct str node, struct str model, int32_t prompt_tokens,

@@ -109,7 +109,8 @@ static void take_hop_headers(struct request *r, struct str sender)
 	if (http_header(r->x, "x-mdn-priority", &value) && str_to_i64(value, &priority) == 0 && priority > -1000 &&
 	    priority < 1000)
 		r->priority = (int)priority;
-	if (sender.len && http_header(r->x, "x-mdn-dispatch", &value) && str_to_u64(value, &dispatch) == 0)
+	if (sender.len && http_header(r->x, "x-mdn-dispatch", &value) && str_to_u64(value, &dispatch) == 0 &&
+	    dispatch <= INT64_MAX) /* a report that holds more would be refused whole */
 		gateway_saw(r->g, sender, dispatch);
 }
 

@@ -207,8 +207,6 @@ static void sender_evict(struct gateway *g)
 	memmove(&g->senders[oldest], &g->senders[oldest + 1], (--g->sender_count - oldest) * sizeof(*g->senders));
 }
 
-#define REORDER_MAX 4096 /* a number further back is that of a sender that began anew */
-
 void gateway_saw(struct gateway *g, struct str sender, uint64_t dispatched)
 {
 	bool found;
@@ -227,7 +225,7 @@ void gateway_saw(struct gateway *g, struct str sender, uint64_t dispatched)
 	}
 	struct sender *s = &g->senders[at];
 	s->last_us = loop_now_us(g->loop);
-	if (dispatched > s->dispatched || dispatched + REORDER_MAX < s->dispatched)
+	if (dispatched > s->dispatched)
 		s->dispatched = dispatched;
 }
 
@@ -306,7 +304,7 @@ int gateway_new(struct loop *loop, const struct gateway_options *options, struct
 	g->begun_wall_s = clock_wall_us() / US_PER_S;
 	rng_init(&g->rng, rng_seed());
 	copy_engine_options(g, &options->engine);
-	g->ledger = ledger_new();
+	g->ledger = ledger_new((uint64_t)clock_wall_us());
 	map_init(g);
 	g->tick = loop_timer_new(loop, on_tick, g);
 	loop_timer_start(g->tick, TICK_US, TICK_US);

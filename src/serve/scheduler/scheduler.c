@@ -229,7 +229,7 @@ int scheduler_new(struct loop *loop, const struct scheduler_options *options, st
 	struct scheduler *s = NEW(struct scheduler);
 	s->loop = loop;
 	s->map = node_map_new();
-	s->ledger = ledger_new();
+	s->ledger = ledger_new(1);
 	rng_init(&s->rng, rng_seed());
 	s->dispatches = dispatches_new();
 	s->watch = watch_new(s);

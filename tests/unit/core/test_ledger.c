@@ -13,6 +13,7 @@
 #define NODES 5
 #define MODELS 3
 #define OPEN_MAX 400
+#define FIRST UINT64_C(1700000000000000) /* a wall clock */
 
 struct open {
 	struct ledger_ticket *ticket;
@@ -36,7 +37,7 @@ static struct str model_name(unsigned i)
 static void check(const struct ledger *l, const struct open *open, size_t count, struct rng *rng, const uint64_t *last)
 {
 	unsigned node = (unsigned)rng_below(rng, NODES), model = (unsigned)rng_below(rng, MODELS);
-	uint64_t seen = rng_below(rng, last[node] + 2);
+	uint64_t seen = FIRST - 1 + rng_below(rng, last[node] - FIRST + 3);
 	struct ledger_load want = {0}, got = ledger_unseen(l, node_name(node), model_name(model), seen);
 	for (size_t i = 0; i < count; i++) {
 		if (open[i].node == node && open[i].model == model && open[i].number > seen) {
@@ -52,8 +53,8 @@ static void check(const struct ledger *l, const struct open *open, size_t count,
 static void test_ledger_agrees_with_a_plain_list_and_leaks_nothing(void **unused)
 {
 	static struct open open[OPEN_MAX];
-	struct ledger *l = ledger_new();
-	uint64_t last[NODES] = {0};
+	struct ledger *l = ledger_new(FIRST);
+	uint64_t last[NODES] = {FIRST - 1, FIRST - 1, FIRST - 1, FIRST - 1, FIRST - 1};
 	size_t count = 0;
 	struct rng rng;
 	rng_init(&rng, 5);
