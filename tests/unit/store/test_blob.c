@@ -4,6 +4,7 @@
 
 #include "base/limits.h"
 
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -198,7 +199,9 @@ static void test_killed_process_loses_no_finished_blob(void **state)
 			child_uploads(fds[1]);
 		}
 		close(fds[1]);
-		usleep(60000 + (unsigned)round * 17000);
+		struct pollfd first = {.fd = fds[0], .events = POLLIN}; /* however slow the machine is */
+		assert_int_equal(poll(&first, 1, 30000), 1);
+		usleep(20000 + (unsigned)round * 17000);
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 		struct blob_store *s = open_store();
