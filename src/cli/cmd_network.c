@@ -27,16 +27,6 @@ static void print_options(const struct args *args)
 	}
 }
 
-static int roles_of(const struct config *c, uint32_t *ret_roles, struct error *err)
-{
-	struct buf text = {0};
-	for (unsigned i = 0; i < c->roles.count; i++)
-		buf_printf(&text, "%s%s", i ? "," : "", c->roles.items[i]);
-	int rc = node_roles_parse(buf_str(&text), ret_roles, err);
-	buf_fini(&text);
-	return rc;
-}
-
 int cmd_init(const struct args *args)
 {
 	struct config *c;
@@ -51,7 +41,7 @@ int cmd_init(const struct args *args)
 	if (!dir)
 		dir = client_operator_dir_default(operator_dir, sizeof operator_dir);
 	snprintf(url, sizeof url, "https://%s", c->node_advertise[0] ? c->node_advertise : c->node_listen);
-	int rc = roles_of(c, &roles, &err);
+	int rc = node_roles_of(c, &roles, &err);
 	if (rc == 0)
 		rc = center_init(str_from(c->data), str_from(c->domain), str_from(url), str_from(c->name),
 		                 str_from(c->site), roles | ROLE_CENTER, str_from(dir), &err);
@@ -119,7 +109,7 @@ int cmd_join(const struct args *args)
 		args_fail(args, &err);
 		return EXIT_USAGE;
 	}
-	int rc = roles_of(c, &roles, &err);
+	int rc = node_roles_of(c, &roles, &err);
 	if (rc == 0 && roles == 0)
 		rc = error_set(&err, E_INVAL, "say with --roles what this node will do: edge, repository, scheduler");
 	if (rc == 0)

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "cli/log_ring.h"
 #include "cli/systemd.h"
@@ -21,6 +22,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +30,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define PEM_MAX (1 << 20)
 #define DRAIN_CHECK_US (50 * US_PER_MS)
 #define DRAIN_LEAST_US (300 * US_PER_MS) /* so that the others hear of it before the port closes */
 
@@ -71,21 +74,24 @@ static void not_found(struct http_exchange *x)
 	http_respond_error(x, &err);
 }
 
-static bool is_operator(struct str identity)
+/* spiffe://DOMAIN/operator/NAME, of this network. */
+static bool is_operator(const struct node *n, struct str identity)
 {
-	struct str rest = identity;
-	for (size_t i = 0; i + 10 <= identity.len; i++, rest = (struct str){identity.base + i, identity.len - i})
-		if (str_starts(rest, STR("/operator/")))
-			return true;
-	return false;
+	struct str domain = member_domain(n->member), name, kind, own;
+	if (!str_starts(identity, STR("spiffe://")))
+		return false;
+	own = str_cut((struct str){identity.base + 9, identity.len - 9}, '/', &kind);
+	kind = str_cut(kind, '/', &name);
+	return str_equal(own, domain) && str_equal(kind, STR("operator")) && name.len > 0 &&
+	       !memchr(name.base, '/', name.len);
 }
 
 /* Whatever the rooms think of a request, only operators change things and read logs over the node port. */
-static bool forbidden_to_nodes(struct http_exchange *x)
+static bool forbidden_to_nodes(const struct node *n, struct http_exchange *x)
 {
 	bool reads = str_equal(http_method(x), STR("GET")) || str_equal(http_method(x), STR("HEAD"));
 	bool own = (str_starts(http_path(x), STR("/v2/")) && !reads) || str_equal(http_path(x), STR("/mdn/v1/logs"));
-	return own && !is_operator(http_peer_identity(x));
+	return own && !is_operator(n, http_peer_identity(x));
 }
 
 static void on_node_request(void *arg, struct http_exchange *x)
@@ -98,7 +104,7 @@ static void on_node_request(void *arg, struct http_exchange *x)
 		http_respond_error(x, &err);
 		return;
 	}
-	if (forbidden_to_nodes(x)) {
+	if (forbidden_to_nodes(n, x)) {
 		error_set(&err, E_FORBIDDEN, "only an operator may do that");
 		http_respond_error(x, &err);
 		return;
@@ -142,32 +148,39 @@ static void name_tag_of(const struct version *v, char *ret_text, size_t size)
 	snprintf(ret_text, size, "%s:%s", v->name, v->tag);
 }
 
+/* A node's lines of one version. On disk is one thing, whether it can answer is the engine's to say. While a newer
+ * version of a name is fetched, or waits for the engine to be idle, the older one goes on answering: then the first
+ * line, the one that counts for requests, is the older one's, and the second tells how far the newer one is. */
+static bool fill_line(const struct node *n, const struct version *v, bool second, struct model_report *ret_line)
+{
+	char name[2 * NODE_TEXT_SIZE];
+	struct model_report disk, engine;
+	name_tag_of(v, name, sizeof name);
+	if (!peer_progress(n->peer, str_from(name), &disk))
+		return false;
+	bool on_disk = disk.state == MODEL_READY;
+	if (on_disk)
+		disk.state = MODEL_LOADING;
+	bool loaded = gateway_model_report(n->gateway, str_from(name), &engine);
+	bool same = loaded && strcmp(engine.digest, disk.digest) == 0, answers = loaded && engine.state == MODEL_READY;
+	if (same) {
+		engine.have_bytes = disk.have_bytes;
+		engine.total_bytes = disk.total_bytes;
+	}
+	*ret_line = !second && (answers || (same && on_disk)) ? engine : disk;
+	return !second || (answers && !same);
+}
+
 static void fill_report(void *arg, struct node_report *report)
 {
 	struct node *n = arg;
 	report->state = n->draining ? NODE_DRAINING : n->started ? NODE_READY : NODE_STARTING;
 	if (!n->gateway)
 		return;
-	report->models = mem_new((n->version_count + 1) * sizeof *report->models);
-	for (size_t i = 0; i < n->version_count; i++) {
-		char name[2 * NODE_TEXT_SIZE];
-		struct model_report *m = &report->models[report->model_count], engine;
-		name_tag_of(&n->versions[i], name, sizeof name);
-		if (!peer_progress(n->peer, str_from(name), m))
-			continue;
-		if (m->state == MODEL_READY) {
-			/* On disk; whether it can answer is the engine's to say. */
-			m->state = MODEL_LOADING;
-			if (gateway_model_report(n->gateway, str_from(name), &engine)) {
-				engine.have_bytes = m->have_bytes;
-				engine.total_bytes = m->total_bytes;
-				memcpy(engine.name, m->name, sizeof engine.name);
-				memcpy(engine.digest, m->digest, sizeof engine.digest);
-				*m = engine;
-			}
-		}
-		report->model_count++;
-	}
+	report->models = mem_new((2 * n->version_count + 1) * sizeof *report->models);
+	for (size_t i = 0; i < 2 * n->version_count && report->model_count < LIMIT_NODE_MODELS; i++)
+		report->model_count += fill_line(n, &n->versions[i % n->version_count], i >= n->version_count,
+		                                 &report->models[report->model_count]);
 	size_t count = gateway_seen(n->gateway, NULL, 0);
 	report->seen = mem_new((count + 1) * sizeof *report->seen);
 	report->seen_count = gateway_seen(n->gateway, report->seen, count);
@@ -379,22 +392,19 @@ static struct scheduler_options scheduler_options_of(const struct config *c, str
 	};
 }
 
-static int read_pem(const char *path, struct buf *out, struct error *err)
-{
-	return path[0] ? file_read(path, 1 << 20, out, err) : 0;
-}
-
 static int api_tls_load(struct node *n, const struct config *c, struct error *err)
 {
 	struct buf cert = {0}, key = {0};
 	int rc = 0;
 	if (!c->api_tls_cert[0] != !c->api_tls_key[0])
 		return error_set(err, E_INVAL, "api_tls_cert and api_tls_key belong together: set both or none");
+	if (n->started && !c->api_tls_cert[0] != !n->api_tls)
+		return error_set(err, E_INVAL, "api_tls_cert: TLS on the API port comes and goes only with a restart");
 	if (!c->api_tls_cert[0])
 		return 0;
-	rc = read_pem(c->api_tls_cert, &cert, err);
+	rc = file_read(c->api_tls_cert, PEM_MAX, &cert, err);
 	if (rc == 0)
-		rc = read_pem(c->api_tls_key, &key, err);
+		rc = file_read(c->api_tls_key, PEM_MAX, &key, err);
 	struct tls_options o = {.cert_pem = buf_str(&cert), .key_pem = buf_str(&key), .any_version = true};
 	if (rc == 0)
 		rc = n->api_tls ? tls_context_replace(n->api_tls, &o, err) : tls_context_new(&o, &n->api_tls, err);
@@ -661,13 +671,19 @@ static int start_listeners(struct node *n, struct error *err)
 	return rc;
 }
 
+int node_roles_of(const struct config *config, uint32_t *ret_roles, struct error *err)
+{
+	struct buf text = {0};
+	for (unsigned i = 0; i < config->roles.count; i++)
+		buf_printf(&text, "%s%s", i ? "," : "", config->roles.items[i]);
+	int rc = node_roles_parse(buf_str(&text), ret_roles, err);
+	buf_fini(&text);
+	return rc;
+}
+
 static int node_start(struct node *n, struct error *err)
 {
-	struct buf roles = {0};
-	for (unsigned i = 0; i < n->config->roles.count; i++)
-		buf_printf(&roles, "%s%s", i ? "," : "", n->config->roles.items[i]);
-	int rc = node_roles_parse(buf_str(&roles), &n->roles, err);
-	buf_fini(&roles);
+	int rc = node_roles_of(n->config, &n->roles, err);
 	if (rc == 0 && n->roles == 0)
 		rc = error_set(err, E_INVAL, "roles: say what this node does: repository, center, edge, scheduler");
 	if (rc || (rc = lock_data(n, err)))
@@ -710,13 +726,21 @@ static void node_stop(struct node *n)
 		close(n->lock_fd);
 }
 
+/* Bodies of some hundred KB come and go with every request. By default each is a mapping of its own, or the heap's end
+ * is given back after it, and a third of a gateway's time goes into page faults. */
+static void keep_pages(void)
+{
+	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+	mallopt(M_TRIM_THRESHOLD, 256 << 20);
+}
+
 int node_run(struct config *config, const struct node_source *source, struct error *err)
 {
 	struct node n = {.config = config, .current = config, .source = source, .lock_fd = -1};
 	int rc = loop_new(&n.loop);
 	if (rc)
 		return error_set(err, rc, "cannot make an event loop");
-	signal(SIGPIPE, SIG_IGN);
+	keep_pages();
 	loop_on_signal(n.loop, SIGTERM, on_stop_signal, &n);
 	loop_on_signal(n.loop, SIGINT, on_stop_signal, &n);
 	loop_on_signal(n.loop, SIGHUP, on_reload, &n);

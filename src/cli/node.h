@@ -16,6 +16,9 @@ struct node_source {      /* where the configuration came from, to read it again
 	size_t override_count;
 };
 
+/* What `roles` of the configuration says; 0 when it says nothing. */
+int node_roles_of(const struct config *config, uint32_t *ret_roles, struct error *err);
+
 int node_run(struct config *config, const struct node_source *source, struct error *err);
 
 #endif

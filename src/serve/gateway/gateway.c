@@ -7,7 +7,6 @@
 #include "serve/gateway/internal.h"
 
 #include <assert.h>
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -270,15 +269,6 @@ static void copy_engine_options(struct gateway *g, const struct engine_options *
 	}
 }
 
-/* Bodies of some hundred KB come and go with every request. By default each is a mapping of its own, or the heap's end
- * is given back after it, and a third of a gateway's time goes into page faults. Holds for the process; setting it
- * again does nothing. */
-static void keep_pages(void)
-{
-	mallopt(M_MMAP_THRESHOLD, 32 << 20);
-	mallopt(M_TRIM_THRESHOLD, 256 << 20);
-}
-
 int gateway_new(struct loop *loop, const struct gateway_options *options, struct gateway **ret_gateway,
                 struct error *err)
 {
@@ -292,7 +282,6 @@ int gateway_new(struct loop *loop, const struct gateway_options *options, struct
 		return error_set(err, E_LIMIT, "the name of the node, its site or its domain is longer than %d bytes",
 		                 LIMIT_NAME);
 	}
-	keep_pages();
 	g->loop = loop;
 	g->client = options->client;
 	g->open = options->open;
