@@ -37,7 +37,7 @@
 	X(LIMIT_GGUF_TENSORS, 262144, 400, "tensors of a GGUF file") \
 	X(LIMIT_GGUF_HEADER, 268435456, 400, "bytes of a GGUF header") \
 	X(LIMIT_DNS_TCP_CONNS, 256, 0, "DNS connections over TCP") \
-	X(LIMIT_CONTROL_DOCUMENT, 67108864, 0, "bytes of a roster or an assignment") \
+	X(LIMIT_CONTROL_DOCUMENT, 67108864, 0, "bytes of a roster, an assignment or a catalog") \
 	X(LIMIT_JOIN_TOKENS, 4096, 429, "join tokens not yet used or expired") \
 	X(LIMIT_API_KEYS, 65536, 429, "API keys of one network") \
 	X(LIMIT_PLACEMENT_RULES, 4096, 429, "placement rules of one network") \

@@ -85,6 +85,19 @@ int state_put(struct state *s, const char *space, struct str key, struct str val
 	return sql_run(put, "cannot write the state", err);
 }
 
+int state_begin(struct state *s, struct error *err)
+{
+	return sql_exec(s->db, "BEGIN IMMEDIATE", err);
+}
+
+int state_commit(struct state *s, struct error *err)
+{
+	int rc = sql_exec(s->db, "COMMIT", err);
+	if (rc)
+		sql_exec(s->db, "ROLLBACK", NULL);
+	return rc;
+}
+
 static int put_if(struct state *s, const char *space, struct str key, struct str expected, struct str value,
                   struct error *err)
 {
@@ -103,14 +116,13 @@ static int put_if(struct state *s, const char *space, struct str key, struct str
 int state_put_if(struct state *s, const char *space, struct str key, struct str expected, struct str value,
                  struct error *err)
 {
-	int rc = sql_exec(s->db, "BEGIN IMMEDIATE", err);
+	int rc = state_begin(s, err);
 	if (rc)
 		return rc;
 	rc = put_if(s, space, key, expected, value, err);
 	if (!rc)
-		rc = sql_exec(s->db, "COMMIT", err);
-	if (rc)
-		sql_exec(s->db, "ROLLBACK", NULL);
+		return state_commit(s, err);
+	sql_exec(s->db, "ROLLBACK", NULL);
 	return rc;
 }
 

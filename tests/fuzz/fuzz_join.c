@@ -3,6 +3,7 @@
 #include "serve/center/inside.h"
 
 #include "base/json.h"
+#include "net/x509.h"
 
 #include <stdlib.h>
 
@@ -19,7 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (token_parse(text, &token, &err) == 0 && (strlen(token.secret_hash) != 64 || strlen(token.ca_pin) != 64))
 		abort();
 	if (json_parse(text, &doc, &err) == 0 && join_asked_parse(&c, yyjson_doc_get_root(doc), &asked, &err) == 0 &&
-	    (asked.name[0] == '\0' || asked.roles == 0 || strlen(asked.pin) != 64))
+	    (asked.name[0] == '\0' || asked.roles == 0 ||
+	     (x509_request_pin(asked.csr, asked.pin, &err) == 0 && strlen(asked.pin) != 64)))
 		abort();
 	yyjson_doc_free(doc);
 	return 0;

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #define BODY_MAX 65536
+#define STRANGER_BODY_MAX 8192 /* a token and a certificate request */
 #define FLUSH_AFTER_US (30 * US_PER_MS)
 #define FLUSH_PER_WATCHER_US (1 * US_PER_MS) /* whole documents to many nodes: the more, the rarer; at most */
 #define FLUSH_MOST_US (2 * US_PER_S)         /* this, so that a removed node is cut off in time */
@@ -79,18 +80,19 @@ static void on_json(void *arg, struct http_exchange *x, struct str body, const s
 		http_respond_error(x, &err);
 }
 
-void center_with_json(struct center *c, struct http_exchange *x, center_json_fn *fn)
+void center_with_json(struct center *c, struct http_exchange *x, size_t max_bytes, center_json_fn *fn)
 {
 	struct json_call *call = http_alloc(x, sizeof(*call));
 	*call = (struct json_call){c, fn};
-	http_body_collect(x, BODY_MAX, on_json, call);
+	http_body_collect(x, max_bytes, on_json, call);
 }
 
 static void on_flush(void *arg)
 {
 	struct center *c = arg;
-	c->flush_armed = false;
-	streams_flush(c);
+	c->flush_armed = !streams_flush(c);
+	if (c->flush_armed)
+		loop_timer_start(c->flush, FLUSH_MOST_US, 0);
 }
 
 void center_touch(struct center *c)
@@ -277,7 +279,7 @@ bool center_handle(struct center *c, struct http_exchange *x)
 	if (!found)
 		rc = error_set(&err, E_METHOD, STR_FMT " does not take " STR_FMT, STR_ARG(path), STR_ARG(method));
 	else if ((rc = admit(c, found->who, &q, &err)) == 0 && found->json)
-		center_with_json(c, x, found->json);
+		center_with_json(c, x, found->who == WHO_ANYBODY ? STRANGER_BODY_MAX : BODY_MAX, found->json);
 	else if (rc == 0)
 		rc = found->plain(c, &q, &err);
 	if (rc < 0)
@@ -324,6 +326,7 @@ static int load_revision(struct center *c, struct error *err)
 	else if (rc == 0 && str_to_u64(buf_str(&text), &c->revision) < 0)
 		rc = error_set(err, E_CORRUPT,
 		               "the center's state has a damaged revision: restore center.db from a backup");
+	c->revisions_kept = c->revision;
 	buf_fini(&text);
 	return rc;
 }
@@ -361,7 +364,7 @@ int center_new(struct loop *loop, const struct center_options *options, struct c
 	loop_timer_start(c->beat, BEAT_US, BEAT_US);
 	loop_timer_start(c->tick, TICK_US, TICK_US);
 	loop_timer_start(c->sweep, US_PER_S, SWEEP_US);
-	streams_flush(c); /* the first documents, under a revision of their own */
+	on_flush(c); /* the first documents, under a revision of their own */
 	feeds_update(c);
 	log_info(ROOM, "network %s: %zu nodes, %zu rules, %zu versions, revision %" PRIu64, c->self.domain,
 	         c->node_count, c->rule_count, c->version_count, c->revision);

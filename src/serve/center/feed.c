@@ -33,8 +33,10 @@ static int take_versions(struct feed *f, yyjson_val *versions, struct error *err
 	struct center *c = f->c;
 	size_t i, count;
 	yyjson_val *item;
+	struct error why_not = {0};
 	int rc = 0, bad = 0;
 	c->mark++;
+	bool together = state_begin(c->state, NULL) == 0; /* a first catalog may bring thousands */
 	yyjson_arr_foreach(versions, i, count, item)
 	{
 		struct version v = {0};
@@ -48,6 +50,8 @@ static int take_versions(struct feed *f, yyjson_val *versions, struct error *err
 	}
 	if (rc == 0)
 		version_drop_unmarked(c, f->id); /* never on the word of a damaged catalog */
+	if (together && state_commit(c->state, &why_not) < 0)
+		log_error(ROOM, "cannot keep the catalog of repository %s: %s", f->id, why_not.text);
 	places_retry(c);
 	return rc;
 }
@@ -108,7 +112,7 @@ static void ask(void *arg)
 	    .peer_identity = buf_str(&identity),
 	    .head_timeout_us = (WAIT_MS + 5000) * US_PER_MS,
 	};
-	f->call = http_fetch(f->c->client, &options, LIMIT_JSON_BODY, on_catalog, f);
+	f->call = http_fetch(f->c->client, &options, LIMIT_CONTROL_DOCUMENT, on_catalog, f);
 	buf_fini(&url);
 	buf_fini(&identity);
 }

@@ -20,7 +20,7 @@
 #define CERT_BACKDATE_US (10 * 60 * INT64_C(1000000)) /* clocks may differ by this much */
 #define CERT_LIFE_MAX_US (24 * 3600 * INT64_C(1000000))
 /* Nodes accept each other's certificates this long past their dates (docs/rooms/member.md), so a removed node stays
- * listed until its last certificate is older than that, and an hour for clocks. */
+ * listed until any certificate it can have is older than that, and an hour for clocks. */
 #define CERT_GRACE_US (25 * 3600 * INT64_C(1000000))
 #define NAME_TAG_SIZE NODE_TEXT_SIZE
 
@@ -32,6 +32,7 @@ struct registered { /* a node that joined */
 	enum node_state state; /* as last reported; not durable */
 	bool removed;
 	int64_t cert_expires_wall_us;
+	int64_t urls_us;         /* when its reports last changed its URLs */
 	struct watcher *watcher; /* its open stream; NULL */
 	struct feed *feed;       /* repositories: the catalog followed; NULL */
 };
@@ -81,6 +82,7 @@ struct center {
 	size_t key_count;
 
 	uint64_t revision;        /* of the documents; rises for ever, also over restarts */
+	uint64_t revisions_kept;  /* the state says: up to here */
 	uint64_t roster_revision; /* when the roster last changed */
 	struct buf roster;        /* that document */
 	struct loop_timer *flush, *beat, *tick, *sweep;
@@ -98,7 +100,7 @@ void center_identity(const struct center *c, const char *kind, const char *id,
                      struct buf *out); /* spiffe://DOMAIN/kind/id */
 /* Collects the JSON object a call carries and hands it on with the exchange; errors are answered here. */
 typedef int center_json_fn(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
-void center_with_json(struct center *c, struct http_exchange *x, center_json_fn *fn);
+void center_with_json(struct center *c, struct http_exchange *x, size_t max_bytes, center_json_fn *fn);
 void center_answer(struct http_exchange *x, struct buf *json); /* 200; empties the buffer */
 
 /* ca.c: files of DATA/ca */
@@ -140,7 +142,8 @@ int token_parse(struct str text, struct token *ret_token, struct error *err);
 struct asked { /* a join request; csr lives in the body */
 	struct token token;
 	struct str csr;
-	char name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE], pin[65];
+	char name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE];
+	char pin[65]; /* of csr; once the token is known to be good */
 	uint32_t roles;
 };
 int join_asked_parse(const struct center *c, yyjson_val *body, struct asked *a, struct error *err);
@@ -169,7 +172,7 @@ void feeds_again(struct center *c, const char *but_source); /* whole documents a
 /* streams.c: watch and events */
 void streams_watch(struct center *c, struct http_exchange *x, struct registered *r);
 int streams_events(struct center *c, struct http_exchange *x, struct error *err);
-void streams_flush(struct center *c);
+bool streams_flush(struct center *c); /* false: the disk refuses; try again */
 void streams_beat(struct center *c);
 void streams_tick(struct center *c);    /* progress, four times a second */
 void streams_end(struct registered *r); /* the node is removed: its stream ends now */

@@ -209,7 +209,7 @@ int join_asked_parse(const struct center *c, yyjson_val *body, struct asked *a, 
 	    (rc = json_str(body, "site", &site, err)) < 0 || (rc = token_parse(token, &a->token, err)) < 0 ||
 	    (rc = center_name(name, "name", a->name, sizeof(a->name), err)) < 0 ||
 	    (site.len && (rc = center_name(site, "site", a->site, sizeof(a->site), err)) < 0) ||
-	    (rc = node_roles_parse(roles, &a->roles, err)) < 0 || (rc = x509_request_pin(a->csr, a->pin, err)) < 0)
+	    (rc = node_roles_parse(roles, &a->roles, err)) < 0)
 		return rc;
 	if (a->roles == 0)
 		return error_set(err, E_INVAL, "\"roles\" is empty: a node has at least one role");
@@ -227,14 +227,17 @@ static bool hash_equal(const char *a, const char *b)
 	return difference == 0;
 }
 
-/* The token's record when this request may use it; *text is what is stored now, for the compare-and-set. */
-static int find_token(struct center *c, const struct asked *a, struct record *t, struct buf *text, struct error *err)
+/* The token's record when this request may use it; *text is what is stored now, for the compare-and-set. Only who knows
+ * a secret gets as far as the ASN.1 of a certificate request. */
+static int find_token(struct center *c, struct asked *a, struct record *t, struct buf *text, struct error *err)
 {
 	int rc = state_get(c->state, "token", str_from(a->token.id), text, err);
 	if (rc < 0 && rc != E_NOTFOUND)
 		return rc;
 	if (rc == E_NOTFOUND || record_parse(buf_str(text), t, err) < 0 || !hash_equal(t->hash, a->token.secret_hash))
 		return error_set(err, E_AUTH, "this join token is not known: make a new one with `mdn token`");
+	if ((rc = x509_request_pin(a->csr, a->pin, err)) < 0)
+		return rc;
 	if (t->pin[0] && strcmp(t->pin, a->pin) != 0)
 		return error_set(err, E_FORBIDDEN,
 		                 "this join token was used by another key: a token is good for one node; make a new "
@@ -369,13 +372,14 @@ int join_renew(struct center *c, struct http_exchange *x, yyjson_val *body, stru
 	char pin[65], *cert = NULL;
 	int64_t expires = 0;
 	int rc;
-	if ((rc = required(body, "id", &id, err)) < 0 || (rc = required(body, "csr", &csr, err)) < 0 ||
-	    (rc = x509_request_pin(csr, pin, err)) < 0)
+	if ((rc = required(body, "id", &id, err)) < 0 || (rc = required(body, "csr", &csr, err)) < 0)
 		return rc;
 	struct registered *r = registry_find(c, id);
 	if (!r)
 		return error_set(err, E_FORBIDDEN,
 		                 "this network has no such node: join it with a token from `mdn token`");
+	if ((rc = x509_request_pin(csr, pin, err)) < 0)
+		return rc;
 	if (strcmp(r->pin, pin) != 0)
 		return error_set(err, E_FORBIDDEN, "the request is not signed with the key that node %s joined with",
 		                 r->id);

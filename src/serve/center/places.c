@@ -400,6 +400,7 @@ static void on_pending_timeout(void *arg)
 	struct pending_place *p = arg;
 	struct error err = {0};
 	unknown_version(p->c, p->rule.model, &err);
+	p->rule.model[0] = '\0';        /* answered */
 	http_respond_error(p->x, &err); /* on_gone frees */
 }
 
@@ -486,15 +487,19 @@ static bool is_placed(const struct center *c, const struct registered *r, const 
 	return false;
 }
 
-/* What the node says of this very version; NULL when nothing, or when it speaks of an older one of the same name. */
+/* What the node says of this very version; NULL when nothing. It may have a line of an older one of the name, too. */
 static const struct model_report *reported(const struct center *c, const struct registered *r,
                                            const struct known_version *k)
 {
 	const struct node_entry *e = node_map_find(c->map, str_from(r->id));
-	const struct model_report *m = e ? node_model(e, str_from(k->name_tag)) : NULL;
 	char digest[DIGEST_TEXT_SIZE];
 	digest_format(&k->version.manifest, digest);
-	return m && (m->digest[0] == '\0' || strcmp(m->digest, digest) == 0) ? m : NULL;
+	for (size_t i = 0; e && i < e->report.model_count; i++) {
+		const struct model_report *m = &e->report.models[i];
+		if (strcmp(m->name, k->name_tag) == 0 && (m->digest[0] == '\0' || strcmp(m->digest, digest) == 0))
+			return m;
+	}
+	return NULL;
 }
 
 /* One JSON object without its closing brace. */

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #define REPORT_MAX (2u << 20)
+#define URLS_EVERY_US (1 * US_PER_S) /* each change is written to the disk and told to all: no faster from one node */
 
 struct placement_node registry_view(const struct registered *r)
 {
@@ -225,6 +226,8 @@ int registry_remove(struct center *c, struct http_exchange *x, struct str rest, 
 		return error_set(err, E_CONFLICT, "the center cannot remove the node it runs on");
 	struct registered changed = *r;
 	changed.removed = true;
+	/* Whatever life certificates had when its last ones were made. */
+	changed.cert_expires_wall_us = clock_wall_us() + CERT_LIFE_MAX_US;
 	int rc = registry_put(c, &changed, &r, err);
 	if (rc < 0)
 		return rc;
@@ -295,8 +298,12 @@ static bool set_url(char kept[static NODE_URL_SIZE], const char *now)
 static int follow_report(struct center *c, struct registered *r, const struct node_report *report, struct error *err)
 {
 	struct registered changed = *r;
-	bool urls = set_url(changed.node_url, report->node_url);
-	urls |= set_url(changed.api_url, report->api_url);
+	bool urls = false;
+	changed.urls_us = loop_now_us(c->loop);
+	if (changed.urls_us - r->urls_us >= URLS_EVERY_US || r->urls_us == 0) {
+		urls = set_url(changed.node_url, report->node_url);
+		urls |= set_url(changed.api_url, report->api_url);
+	}
 	if (!urls && r->state == report->state)
 		return 0;
 	changed.state = report->state;

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 
 #define STUCK_US (20 * US_PER_S)
+#define REVISIONS_AHEAD 1024
 
 struct stream {
 	struct http_exchange *x;
@@ -200,15 +201,20 @@ static void roster_body(const struct center *c, struct buf *out)
 	buf_append_str(out, STR("]}"));
 }
 
-/* The version was written down before anybody sees it, so that it never goes back. */
+/* No version goes out that is not below one written down, so that it never goes back; many at a time, so that the loop
+ * seldom waits for the disk. */
 static bool next_revision(struct center *c)
 {
 	struct error err = {0};
 	char text[24];
-	size_t len = (size_t)snprintf(text, sizeof(text), "%" PRIu64, c->revision + 1);
-	if (state_put(c->state, "meta", STR("revision"), (struct str){text, len}, &err) < 0) {
-		log_error(ROOM, "no new documents go out: %s", err.text);
-		return false;
+	if (c->revision == c->revisions_kept) {
+		uint64_t ahead = c->revision + REVISIONS_AHEAD;
+		size_t len = (size_t)snprintf(text, sizeof(text), "%" PRIu64, ahead);
+		if (state_put(c->state, "meta", STR("revision"), (struct str){text, len}, &err) < 0) {
+			log_error(ROOM, "no new documents go out, trying on: %s", err.text);
+			return false;
+		}
+		c->revisions_kept = ahead;
 	}
 	c->revision++;
 	return true;
@@ -220,11 +226,11 @@ static struct str after_version(const struct buf *document)
 	return comma ? (struct str){comma, (size_t)(document->base + document->len - comma)} : (struct str){0};
 }
 
-void streams_flush(struct center *c)
+bool streams_flush(struct center *c)
 {
 	struct buf body = {0};
 	if (!next_revision(c))
-		return;
+		return false;
 	roster_body(c, &body);
 	if (!str_equal(after_version(&c->roster), buf_str(&body))) {
 		c->roster_revision = c->revision;
@@ -237,6 +243,7 @@ void streams_flush(struct center *c)
 		next = w->next;
 		watcher_send(w);
 	}
+	return true;
 }
 
 /* ---- events: progress of a model ---------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "core/api_key.h"
 #include "net/x509.h"
+#include "store/state.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -301,10 +302,53 @@ static void test_clocks_may_differ_by_ten_minutes_and_expired_nodes_have_a_day(v
 	assert_int_equal(ask(w, folder, "POST", "/mdn/v1/report", "{}", &reply), 400);
 	forge(w, &a, "node", id, now - 27 * hour, now - 26 * hour, folder);
 	assert_true(ask(w, folder, "POST", "/mdn/v1/report", "{}", &reply) < 0);
+	forge(w, &a, "operator", "late", now - hour, now - minute, folder);
+	assert_true(ask(w, folder, "GET", "/mdn/v1/nodes", NULL, &reply) < 0);
 	free(id);
 	free(token);
 	applicant_free(&a);
 	buf_fini(&reply);
+}
+
+/* Its last certificate may be older, and longer, than the one that was renewed last: it must not outlive its entry. */
+static void test_removal_is_kept_as_long_as_any_certificate(void **unused)
+{
+	struct world w = {.cert_life_us = 60 * US_PER_S};
+	struct buf record = {0};
+	struct error err = {0};
+	struct state *s;
+	char data[96], path[128];
+	world_new(&w);
+	world_join(&w, "gone", "x", ROLE_EDGE, data);
+	snprintf(path, sizeof(path), "%s/identity", data);
+	char *node = read_file(path, "node.json");
+	buf_append_str(&record, str_from(node));
+	char *id = json_get(&record, "id");
+	snprintf(path, sizeof(path), "/mdn/v1/nodes/%s", id);
+	assert_int_equal(ask(&w, w.operators, "DELETE", path, NULL, NULL), 204);
+	int64_t removed = clock_wall_us();
+	world_stop(&w);
+	snprintf(path, sizeof(path), "%s/center.db", w.data);
+	assert_int_equal(state_open(str_from(path), &s, &err), 0);
+	buf_clear(&record);
+	assert_int_equal(state_get(s, "node", str_from(id), &record, &err), 0);
+	buf_append(&record, "", 1);
+	const char *expires = strstr(record.base, "\"cert_expires_us\":");
+	assert_true(atoll(expires + strlen("\"cert_expires_us\":")) > removed + 23 * 3600 * US_PER_S);
+	state_close(s);
+	free(id);
+	free(node);
+	buf_fini(&record);
+	world_free(&w);
+}
+
+static void test_strangers_send_no_large_bodies(void **state)
+{
+	char body[9000];
+	memset(body, ' ', sizeof(body) - 1);
+	body[sizeof(body) - 1] = '\0';
+	assert_int_equal(ask(*state, NULL, "POST", "/mdn/v1/join", body, NULL), 413);
+	assert_int_equal(ask(*state, NULL, "POST", "/mdn/v1/renew", body, NULL), 413);
 }
 
 static void test_calls_are_for_those_they_are_for(void **state)
@@ -511,6 +555,7 @@ int main(void)
 	    cmocka_unit_test(test_tokens_that_do_not_fit_are_refused_in_words),
 	    cmocka_unit_test(test_renewal_needs_the_registered_key_and_ends_with_removal),
 	    cmocka_unit_test(test_clocks_may_differ_by_ten_minutes_and_expired_nodes_have_a_day),
+	    cmocka_unit_test(test_strangers_send_no_large_bodies),
 	    cmocka_unit_test(test_calls_are_for_those_they_are_for),
 	    cmocka_unit_test(test_api_keys_are_shown_once_kept_as_hashes_and_revoked),
 	    cmocka_unit_test(test_tokens_and_nodes_survive_a_restart),
@@ -520,6 +565,7 @@ int main(void)
 	const struct CMUnitTest init_tests[] = {
 	    cmocka_unit_test(test_init_killed_anywhere_leaves_no_half_network),
 	    cmocka_unit_test(test_what_was_answered_survives_kill_9),
+	    cmocka_unit_test(test_removal_is_kept_as_long_as_any_certificate),
 	};
 	log_set_level(LOG_ERROR);
 	int failed = cmocka_run_group_tests_name("init", init_tests, NULL, NULL);

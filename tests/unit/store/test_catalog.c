@@ -299,6 +299,22 @@ static void test_state_keeps_bytes_by_space_and_key(void **state)
 	state_close(s);
 }
 
+static void test_writes_between_begin_and_commit_go_together(void **state)
+{
+	struct state *s = open_state(), *other = open_state();
+	struct buf value = {0};
+	assert_int_equal(state_begin(s, NULL), 0);
+	assert_int_equal(state_put(s, "a", STR("1"), STR("x"), NULL), 0);
+	assert_int_equal(state_put(s, "a", STR("2"), STR("y"), NULL), 0);
+	assert_int_equal(state_get(other, "a", STR("1"), &value, NULL), E_NOTFOUND);
+	assert_int_equal(state_commit(s, NULL), 0);
+	assert_int_equal(state_get(other, "a", STR("1"), &value, NULL), 0);
+	assert_int_equal(state_get(other, "a", STR("2"), &value, NULL), 0);
+	buf_fini(&value);
+	state_close(s);
+	state_close(other);
+}
+
 static void test_compare_and_set_lets_one_win(void **state)
 {
 	int winners = 0;
@@ -371,6 +387,7 @@ int main(void)
 	    TEST(test_damage_is_told_in_words),
 	    TEST(test_a_newer_form_is_refused),
 	    TEST(test_state_keeps_bytes_by_space_and_key),
+	    TEST(test_writes_between_begin_and_commit_go_together),
 	    TEST(test_compare_and_set_lets_one_win),
 	    TEST(test_a_killed_writer_loses_nothing_acknowledged),
 	};
