@@ -11,7 +11,7 @@ FUZZ_SECONDS := 30
 .PHONY: help run build test check bench fuzz install clean
 
 help:
-	@echo 'make run     build MDN and start an all-in-one node with a small model; ARGS=--once answers one question and ends'
+	@echo 'make run     build MDN and start a whole network here with a small model; ARGS=--once answers one question and ends'
 	@echo 'make build   only build: build/mdn'
 	@echo 'make test    unit, fuzz corpus, thread, end-to-end and lab tests'
 	@echo 'make check   format, include law, lint'

@@ -138,6 +138,9 @@ int cmd_logs(const struct args *args)
 	if (client_open(args_value(args, "operator"), &c, &err))
 		return args_fail(args, &err);
 	int rc = find_node(c, args_operand(args, 0), id, sizeof id, at, sizeof at, &err);
+	if (rc == 0 && !at[0])
+		rc = error_set(&err, E_UNAVAILABLE, "%s has joined but never started; on its machine run: mdn serve",
+		               args_operand(args, 0));
 	if (rc == 0) {
 		snprintf(url, sizeof url, "%s/mdn/v1/logs?lines=%llu%s", at, (unsigned long long)lines,
 		         follow ? "&follow=true" : "");

@@ -147,6 +147,17 @@ def test_logs_come_from_the_node_itself(net):
         follow.wait()
 
 
+def test_logs_of_a_node_that_never_started_are_nobody_elses(net):
+    net.join(net.add_edge("idle", "north"))
+    del net.nodes["idle"]
+    try:
+        with pytest.raises(CommandFailed) as e:
+            net.mdn("logs", "idle")
+        assert e.value.code == UNREACHABLE and "never started" in e.value.err and not e.value.out
+    finally:
+        net.mdn("remove", "idle")
+
+
 # ---- dev up ------------------------------------------------------------------------------------------
 
 
