@@ -9,10 +9,10 @@
  */
 #include "base/config.h"
 
+#include "base/file.h"
+
 #include <assert.h>
 #include <cyaml/cyaml.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include <yaml.h>
@@ -521,33 +521,6 @@ static int load_text(struct config *c, const char *path, struct str text, struct
 	return rc;
 }
 
-static int read_file(const char *path, struct buf *b, struct error *err)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t got = 1;
-
-	if (fd < 0 && errno == ENOENT)
-		return error_set(err, E_NOTFOUND, "there is no configuration file %s", path);
-	if (fd < 0)
-		return error_errno(err, errno, "cannot open configuration file %s", path);
-	while (got > 0 && b->len <= FILE_MAX) {
-		char *to = buf_reserve(b, 65536);
-		got = read(fd, to, 65536);
-		if (got < 0 && errno == EINTR)
-			got = 1;
-		else if (got > 0)
-			b->len += (size_t)got;
-	}
-	int saved_errno = errno;
-	close(fd);
-	if (got < 0)
-		return error_errno(err, saved_errno, "cannot read configuration file %s", path);
-	if (b->len > FILE_MAX)
-		return error_set(err, E_LIMIT, "%s is no configuration file: it is larger than %d bytes", path,
-		                 FILE_MAX);
-	return 0;
-}
-
 /* ---- loading ------------------------------------------------------------------------------------------------ */
 
 static int apply_override(struct config *c, const struct config_override *o, struct error *err)
@@ -598,9 +571,13 @@ int config_load(const char *path, const struct config_override *overrides, size_
                 struct config **ret_config, struct error *err)
 {
 	struct buf text = {0};
-	int rc = path != NULL ? read_file(path, &text, err) : 0;
+	int rc = path != NULL ? file_read(path, FILE_MAX, &text, err) : 0;
 
-	if (rc == 0)
+	if (rc == E_NOTFOUND)
+		error_set(err, E_NOTFOUND, "there is no configuration file %s", path);
+	else if (rc != 0)
+		error_prefix(err, "the configuration file: ");
+	else
 		rc = config_load_text(path, buf_str(&text), overrides, override_count, ret_config, err);
 	buf_fini(&text);
 	return rc;

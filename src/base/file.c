@@ -112,7 +112,9 @@ int folder_make(const char *path, unsigned mode, struct error *err)
 			continue;
 		char kept = *at;
 		*at = '\0';
-		if (mkdir(copy, (mode_t)mode) < 0 && errno != EEXIST)
+		if (mkdir(copy, (mode_t)mode) == 0)
+			rc = sync_parent(copy, err);
+		else if (errno != EEXIST)
 			rc = error_errno(err, errno, "cannot make folder %s", copy);
 		*at = kept;
 		if (kept == '\0')

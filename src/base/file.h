@@ -18,7 +18,7 @@ int file_read(const char *path, size_t max_bytes, struct buf *out, struct error 
 /* Written to PATH.tmp with `mode`, fsynced, renamed, folder fsynced. One writer of a path at a time. */
 int file_write(const char *path, unsigned mode, struct str content, struct error *err);
 bool file_exists(const char *path);
-/* The folder and its missing parents; one that exists is fine. */
+/* The folder and its missing parents, durably; one that exists is fine. */
 int folder_make(const char *path, unsigned mode, struct error *err);
 /* With everything in it, never through links; missing is fine. */
 int folder_remove(const char *path, struct error *err);

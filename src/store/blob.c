@@ -8,6 +8,7 @@
  */
 #include "store/blob_private.h"
 
+#include "base/file.h"
 #include "base/rng.h"
 
 #include <dirent.h>
@@ -107,25 +108,6 @@ static int sync_dir(int dir_fd, const char *path, struct error *err)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static int make_folders(const char *path, struct error *err)
-{
-	char *copy = str_dup(str_from(path));
-	int rc = 0;
-	for (char *c = copy + 1; *copy && !rc; c++) {
-		if (*c && *c != '/')
-			continue;
-		char kept = *c;
-		*c = 0;
-		if (mkdir(copy, 0755) && errno != EEXIST)
-			rc = error_errno(err, errno, "cannot make the folder %s", copy);
-		*c = kept;
-		if (!kept)
-			break;
-	}
-	free(copy);
-	return rc;
-}
-
 static int open_folder(int dir_fd, const char *name, int *ret_fd, struct error *err)
 {
 	if (mkdirat(dir_fd, name, 0755) && errno != EEXIST)
@@ -173,7 +155,7 @@ static void sweep(struct blob_store *s)
 static int open_all(struct blob_store *s, const char *path, struct error *err)
 {
 	int sha_parent = -1;
-	int rc = make_folders(path, err);
+	int rc = folder_make(path, 0755, err);
 	if (rc)
 		return rc;
 	s->root = realpath(path, NULL);
@@ -434,7 +416,10 @@ uint64_t blob_upload_offset(const struct blob_upload *u)
 
 int blob_upload_append(struct blob_upload *u, struct str data, struct error *err)
 {
-	int rc = blob_write_at(u->fd, u->offset, data, err);
+	int rc = blob_store_room(u->store, data.len, err); /* a body without a length fills no disk either */
+	if (rc)
+		return rc;
+	rc = blob_write_at(u->fd, u->offset, data, err);
 	if (rc) { /* what was written of it does not count; the next append goes over it */
 		if (ftruncate(u->fd, (off_t)u->offset))
 			return error_errno(err, errno, "cannot undo a failed write to an upload");
