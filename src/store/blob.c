@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +33,7 @@ struct blob_upload {
 	char id[33];
 	uint64_t offset;
 	struct digest_stream *hash;
+	struct chunk_hash *chunks; /* NULL: nobody asked */
 };
 
 /* ---- small file helpers ---------------------------------------------------------------------- */
@@ -414,6 +416,18 @@ uint64_t blob_upload_offset(const struct blob_upload *u)
 	return u->offset;
 }
 
+void blob_upload_chunk(struct blob_upload *u, uint64_t chunk_size)
+{
+	assert(u->offset == 0 && chunk_size > 0 && chunk_size <= CHUNK_SIZE_MAX);
+	chunk_hash_free(u->chunks);
+	u->chunks = chunk_hash_new(chunk_size);
+}
+
+bool blob_upload_list(struct blob_upload *u, const struct digest *claimed, struct chunk_list *ret_list)
+{
+	return u->chunks && chunk_hash_end(u->chunks, claimed, ret_list);
+}
+
 int blob_upload_append(struct blob_upload *u, struct str data, struct error *err)
 {
 	int rc = blob_store_room(u->store, data.len, err); /* a body without a length fills no disk either */
@@ -426,6 +440,8 @@ int blob_upload_append(struct blob_upload *u, struct str data, struct error *err
 		return rc;
 	}
 	digest_stream_add(u->hash, data.base, data.len);
+	if (u->chunks)
+		chunk_hash_add(u->chunks, data);
 	u->offset += data.len;
 	return 0;
 }
@@ -434,6 +450,7 @@ static void upload_free(struct blob_upload *u)
 {
 	close(u->fd);
 	digest_stream_free(u->hash);
+	chunk_hash_free(u->chunks);
 	free(u);
 }
 

@@ -34,12 +34,18 @@ int blob_put(struct blob_store *s, struct str content, struct digest *ret_digest
 /* Every finished blob; stops when the callback returns false. */
 void blob_each(struct blob_store *s, bool (*fn)(void *arg, const struct digest *d, uint64_t size), void *arg);
 
+struct chunk_list; /* below */
+
 /* Uploads: bytes in order, then finish under a claimed digest. Hash is carried along while open. */
 struct blob_upload;
 int blob_upload_new(struct blob_store *s, struct blob_upload **ret_upload, struct error *err);
 const char *blob_upload_id(const struct blob_upload *u);
 uint64_t blob_upload_offset(const struct blob_upload *u);
 int blob_upload_append(struct blob_upload *u, struct str data, struct error *err);
+/* Before the first byte: digests of chunks are made, too. Before the end: their list, if there is one, good for
+ * `claimed` when blob_upload_finish is. So that a file needs no second reading for it. */
+void blob_upload_chunk(struct blob_upload *u, uint64_t chunk_size);
+bool blob_upload_list(struct blob_upload *u, const struct digest *claimed, struct chunk_list *ret_list);
 /* E_CORRUPT and nothing kept when the content is not `claimed`. Frees u in every case. */
 int blob_upload_finish(struct blob_upload *u, const struct digest *claimed, struct error *err);
 void blob_upload_abort(struct blob_upload *u); /* frees u, removes its file */

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Chunk lists: made in one pass over the file (whole digest and chunk digests side by side), written and read in one
- * canonical text, so that a list has exactly one digest. Canonical is checked by writing again what was read. */
+/* Chunk lists: made while the file passes (whole digest and chunk digests side by side), on its way in or once more
+ * from the disk; written and read in one canonical text, so that a list has exactly one digest. Canonical is checked by
+ * writing again what was read. */
 #include "store/blob_private.h"
 
 #include "base/limits.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -25,43 +27,116 @@ static uint64_t chunks_of(uint64_t size, uint64_t chunk_size)
 	return size / chunk_size + (size % chunk_size != 0);
 }
 
-static int read_chunk(int fd, uint64_t at, uint64_t len, char *step, struct digest_stream *whole,
-                      struct digest *ret_digest, struct error *err)
+/* ---- making ---------------------------------------------------------------------------------- */
+
+struct chunk_hash {
+	struct digest_stream *now; /* of the chunk under way; NULL between chunks */
+	uint64_t left;             /* of that chunk */
+	struct chunk_list list;
+	uint32_t room;
+	bool too_many;
+};
+
+struct chunk_hash *chunk_hash_new(uint64_t chunk_size)
 {
-	int rc = 0;
-	struct digest_stream *hash = digest_stream_new();
-	while (len && !rc) {
-		size_t n = len < STEP ? (size_t)len : STEP;
-		rc = blob_read_at(fd, at, step, n, err);
-		if (!rc) {
-			digest_stream_add(hash, step, n);
-			digest_stream_add(whole, step, n);
-		}
-		at += n;
-		len -= n;
-	}
-	if (!rc)
-		*ret_digest = digest_stream_end(hash);
-	digest_stream_free(hash);
-	return rc;
+	struct chunk_hash *h = NEW(struct chunk_hash);
+	h->list.chunk_size = chunk_size;
+	return h;
 }
 
-static int hash_file(int fd, struct chunk_list *list, struct error *err)
+void chunk_hash_free(struct chunk_hash *h)
+{
+	if (!h)
+		return;
+	digest_stream_free(h->now);
+	chunk_list_fini(&h->list);
+	free(h);
+}
+
+static void chunk_end(struct chunk_hash *h)
+{
+	struct chunk_list *list = &h->list;
+	if (list->count == h->room) {
+		h->room = h->room ? 2 * h->room : 64;
+		list->digests = mem_resize(list->digests, h->room, sizeof *list->digests);
+	}
+	list->digests[list->count++] = digest_stream_end(h->now);
+	digest_stream_free(h->now);
+	h->now = NULL;
+}
+
+void chunk_hash_add(struct chunk_hash *h, struct str data)
+{
+	h->list.size += data.len;
+	while (data.len && !h->too_many) {
+		if (!h->now) {
+			h->too_many = h->list.count == LIMIT_CHUNKS;
+			h->now = digest_stream_new();
+			h->left = h->list.chunk_size;
+		}
+		size_t n = data.len < h->left ? data.len : (size_t)h->left;
+		digest_stream_add(h->now, data.base, n);
+		data.base += n;
+		data.len -= n;
+		h->left -= n;
+		if (!h->left)
+			chunk_end(h);
+	}
+}
+
+bool chunk_hash_end(struct chunk_hash *h, const struct digest *file, struct chunk_list *ret_list)
+{
+	if (h->too_many)
+		return false;
+	if (h->now)
+		chunk_end(h);
+	h->list.file = *file;
+	*ret_list = h->list;
+	h->list = (struct chunk_list){0};
+	return true;
+}
+
+/* Both kinds of digests in one pass. */
+static int hash_file(int fd, uint64_t size, struct digest_stream *whole, struct chunk_hash *chunks, struct error *err)
 {
 	int rc = 0;
 	char *step = mem_new(STEP);
-	struct digest_stream *whole = digest_stream_new();
 	posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-	for (uint32_t i = 0; i < list->count && !rc; i++)
-		rc = read_chunk(fd, i * list->chunk_size, chunk_length(list, i), step, whole, &list->digests[i], err);
+	for (uint64_t at = 0; at < size && !rc;) {
+		size_t n = size - at < STEP ? (size_t)(size - at) : STEP;
+		rc = blob_read_at(fd, at, step, n, err);
+		if (!rc) {
+			digest_stream_add(whole, step, n);
+			chunk_hash_add(chunks, (struct str){step, n});
+		}
+		at += n;
+	}
+	free(step);
+	return rc;
+}
+
+static void must_end(struct chunk_hash *h, const struct digest *file, struct chunk_list *ret_list)
+{
+	bool ended = chunk_hash_end(h, file, ret_list);
+	assert(ended && "the size was checked before");
+}
+
+static int make_list(int fd, uint64_t size, const struct digest *file, uint64_t chunk_size, struct chunk_list *ret_list,
+                     struct error *err)
+{
+	struct digest_stream *whole = digest_stream_new();
+	struct chunk_hash *chunks = chunk_hash_new(chunk_size);
+	int rc = hash_file(fd, size, whole, chunks, err);
 	if (!rc) {
 		struct digest got = digest_stream_end(whole);
-		if (!digest_equal(&got, &list->file))
+		if (!digest_equal(&got, file))
 			rc = error_set(err, E_CORRUPT,
 			               "a blob on disk is not what its name says; delete it and push it again");
+		else
+			must_end(chunks, file, ret_list);
 	}
 	digest_stream_free(whole);
-	free(step);
+	chunk_hash_free(chunks);
 	return rc;
 }
 
@@ -69,30 +144,23 @@ int chunk_list_build(struct blob_store *s, const struct digest *file, uint64_t c
                      struct error *err)
 {
 	int fd;
-	struct chunk_list list = {.file = *file, .chunk_size = chunk_size};
+	uint64_t size;
 	if (!chunk_size || chunk_size > CHUNK_SIZE_MAX)
 		return error_set(err, E_INVAL, "a chunk size must be between 1 byte and 64 MiB");
-	int rc = blob_open(s, file, &fd, &list.size, err);
+	int rc = blob_open(s, file, &fd, &size, err);
 	if (rc)
 		return rc;
-	while (chunks_of(list.size, list.chunk_size) > LIMIT_CHUNKS && list.chunk_size < CHUNK_SIZE_MAX)
-		list.chunk_size = list.chunk_size * 2 < CHUNK_SIZE_MAX ? list.chunk_size * 2 : CHUNK_SIZE_MAX;
-	if (chunks_of(list.size, list.chunk_size) > LIMIT_CHUNKS) {
-		rc = error_set(err, E_LIMIT, "a file of %llu bytes is too large to distribute; split it",
-		               (unsigned long long)list.size);
-	} else {
-		list.count = (uint32_t)chunks_of(list.size, list.chunk_size);
-		list.digests = mem_new((list.count + 1u) * sizeof *list.digests);
-		rc = hash_file(fd, &list, err);
-	}
+	while (chunks_of(size, chunk_size) > LIMIT_CHUNKS && chunk_size < CHUNK_SIZE_MAX)
+		chunk_size = chunk_size * 2 < CHUNK_SIZE_MAX ? chunk_size * 2 : CHUNK_SIZE_MAX;
+	rc = chunks_of(size, chunk_size) > LIMIT_CHUNKS
+	         ? error_set(err, E_LIMIT, "a file of %llu bytes is too large to distribute; split it",
+	                     (unsigned long long)size)
+	         : make_list(fd, size, file, chunk_size, ret_list, err);
 	close(fd);
-	if (rc) {
-		chunk_list_fini(&list);
-		return rc;
-	}
-	*ret_list = list;
-	return 0;
+	return rc;
 }
+
+/* ---- text ------------------------------------------------------------------------------------ */
 
 void chunk_list_format(const struct chunk_list *c, struct buf *out)
 {

@@ -33,22 +33,50 @@ static int read_layer(struct blob_store *store, const struct manifest_item *item
 	return rc;
 }
 
+/* A node passes on only whole chunks: until the first ones are there, receivers have nothing to give each other. So a
+ * file has CHUNKS_FEW pieces or more, as far as they stay worth a request each; chunk_size is the most. */
+#define CHUNKS_FEW 1024
+#define CHUNK_SIZE_LEAST (UINT64_C(1) << 20)
+
+uint64_t model_chunk_size(uint64_t file_size, uint64_t most)
+{
+	uint64_t size = most;
+	while (size / 2 >= CHUNK_SIZE_LEAST && file_size / size < CHUNKS_FEW)
+		size /= 2;
+	return size;
+}
+
+static int keep_list(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size,
+                     const struct chunk_list *list, struct digest *ret_list, struct error *err)
+{
+	struct buf text = {0};
+	chunk_list_format(list, &text);
+	int rc = blob_put(store, buf_str(&text), ret_list, err);
+	if (!rc)
+		rc = catalog_put_chunks(catalog, &list->file, chunk_size, ret_list, err);
+	buf_fini(&text);
+	return rc;
+}
+
+void model_keep_list(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size,
+                     const struct chunk_list *list)
+{
+	struct digest d;
+	if (list->chunk_size == model_chunk_size(list->size, chunk_size))
+		keep_list(store, catalog, list->chunk_size, list, &d, NULL);
+}
+
 static int chunks_of(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size, const struct digest *file,
                      struct digest *ret_list, struct error *err)
 {
 	uint64_t size;
 	struct chunk_list list;
-	struct buf text = {0};
 	if (!catalog_get_chunks(catalog, file, chunk_size, ret_list, NULL) && !blob_stat(store, ret_list, &size, NULL))
 		return 0;
 	int rc = chunk_list_build(store, file, chunk_size, &list, err);
 	if (rc)
 		return rc;
-	chunk_list_format(&list, &text);
-	rc = blob_put(store, buf_str(&text), ret_list, err);
-	if (!rc)
-		rc = catalog_put_chunks(catalog, file, chunk_size, ret_list, err);
-	buf_fini(&text);
+	rc = keep_list(store, catalog, chunk_size, &list, ret_list, err);
 	chunk_list_fini(&list);
 	return rc;
 }
@@ -125,19 +153,6 @@ static int name_files(const struct manifest *m, struct version *v, bool *is_gguf
 	return 0;
 }
 
-/* A node passes on only whole chunks: until the first ones are there, receivers have nothing to give each other. So a
- * file has CHUNKS_FEW pieces or more, as far as they stay worth a request each; chunk_size is the most. */
-#define CHUNKS_FEW 1024
-#define CHUNK_SIZE_LEAST (UINT64_C(1) << 20)
-
-static uint64_t chunk_size_for(uint64_t file_size, uint64_t most)
-{
-	uint64_t size = most;
-	while (size / 2 >= CHUNK_SIZE_LEAST && file_size / size < CHUNKS_FEW)
-		size /= 2;
-	return size;
-}
-
 static int add_chunks(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size, const bool *is_gguf,
                       struct version *v, struct error *err)
 {
@@ -145,7 +160,7 @@ static int add_chunks(struct blob_store *store, struct catalog *catalog, uint64_
 		struct version_file *f = &v->files[i];
 		if (!is_gguf[i] && f->size <= chunk_size)
 			continue; /* fetched whole */
-		int rc = chunks_of(store, catalog, chunk_size_for(f->size, chunk_size), &f->digest, &f->chunks, err);
+		int rc = chunks_of(store, catalog, model_chunk_size(f->size, chunk_size), &f->digest, &f->chunks, err);
 		if (rc)
 			return rc;
 	}

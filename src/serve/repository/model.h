@@ -14,4 +14,11 @@
 int model_version(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size, const struct manifest *m,
                   bool *ret_is_model, struct version *ret_version, struct error *err);
 
+/* The size of a file's pieces; `most` is the configured one. */
+uint64_t model_chunk_size(uint64_t file_size, uint64_t most);
+/* A chunk list that was made while its file came in, so that model_version need not read it again. What fails here is
+ * made up for there. */
+void model_keep_list(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size,
+                     const struct chunk_list *list);
+
 #endif

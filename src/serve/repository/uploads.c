@@ -6,6 +6,7 @@
  * counts: a PATCH that breaks off leaves its bytes, GET tells how far it came, and the next PATCH goes on from there.
  * One writer an upload at a time.
  */
+#include "serve/repository/model.h"
 #include "serve/repository/repository_private.h"
 
 #include "base/limits.h"
@@ -176,7 +177,12 @@ static void writer_fail(struct writer *w)
 static void finish_work(struct task *t)
 {
 	struct writer *w = (struct writer *)t;
+	struct chunk_list list = {0};
+	bool listed = blob_upload_list(w->blob, &w->claimed, &list);
 	t->rc = blob_upload_finish(w->blob, &w->claimed, &t->err);
+	if (!t->rc && listed)
+		model_keep_list(t->r->store, t->r->catalog, t->r->chunk_size, &list);
+	chunk_list_fini(&list);
 	if (!t->rc)
 		t->rc = catalog_link_blob(t->r->catalog, str_from(t->repo), &w->claimed, &t->err);
 }
@@ -276,12 +282,21 @@ static void writer_end(void *arg, const struct error *err)
 	writer_next(w);
 }
 
+/* What is too large to be fetched whole may be a model: its chunk list is made as it comes, if its size is known. */
+static void expect_chunks(struct upload *u, int64_t length)
+{
+	uint64_t most = u->r->chunk_size;
+	if (u->offset == 0 && length > 0 && (uint64_t)length > most)
+		blob_upload_chunk(u->blob, model_chunk_size((uint64_t)length, most));
+}
+
 static void writer_begin(struct writer *w, struct upload *u, uint64_t max_bytes)
 {
 	w->upload = u;
 	w->blob = u->blob;
 	u->writer = w;
 	w->t.r->refs++;
+	expect_chunks(u, http_content_length(w->t.x));
 	if (http_has_body(w->t.x)) {
 		http_body_read(w->t.x, max_bytes, writer_data, writer_end, w);
 	} else {

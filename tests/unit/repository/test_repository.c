@@ -406,6 +406,24 @@ static void test_large_upload_streams(void **state)
 	free((char *)content.base);
 }
 
+static void test_a_large_file_is_read_once(void **state)
+{
+	struct str content = bytes_make(7, 20001);
+	struct digest d = digest_of(content.base, content.len), kept;
+	struct chunk_list list;
+	struct buf text = {0}, wanted = {0};
+	push_blob("lib/once", content);
+	assert_int_equal(catalog_get_chunks(catalog, &d, 4096, &kept, NULL), 0); /* before any manifest */
+	assert_int_equal(blob_read_all(store, &kept, 65536, &text, NULL), 0);
+	assert_int_equal(chunk_list_build(store, &d, 4096, &list, NULL), 0);
+	chunk_list_format(&list, &wanted);
+	assert_true(str_equal(buf_str(&text), buf_str(&wanted)));
+	chunk_list_fini(&list);
+	buf_fini(&text);
+	buf_fini(&wanted);
+	free((char *)content.base);
+}
+
 static void test_more_than_the_disk_holds_is_refused_before_it_is_sent(void **state)
 {
 	struct reply refused = {0};
@@ -643,6 +661,7 @@ int main(void)
 	    TEST(test_uploads_end_by_delete_and_by_time),
 	    TEST(test_open_uploads_are_bounded),
 	    TEST(test_large_upload_streams),
+	    TEST(test_a_large_file_is_read_once),
 	    TEST(test_more_than_the_disk_holds_is_refused_before_it_is_sent),
 	    TEST(test_ranges_of_a_blob),
 	    TEST(test_mount_shows_a_blob_elsewhere_without_sending_it),

@@ -263,6 +263,36 @@ static void test_chunk_list_has_one_text(void **state)
 	blob_store_close(s);
 }
 
+static void test_upload_makes_its_chunk_list_as_it_comes(void **state)
+{
+	struct blob_store *s = open_store();
+	struct blob_upload *u;
+	struct str content = bytes_make(9, 10007);
+	struct digest d = digest_of(content.base, content.len);
+	struct chunk_list made = {0}, built;
+	struct buf text = {0}, wanted = {0};
+	assert_int_equal(blob_upload_new(s, &u, NULL), 0);
+	assert_false(blob_upload_list(u, &d, &made)); /* nobody asked for one */
+	blob_upload_chunk(u, 1000);
+	blob_upload_chunk(u, 4096); /* before the first byte one may think again */
+	for (size_t at = 0, n = 1; at < content.len; at += n, n = n * 3 + 1) {
+		n = n < content.len - at ? n : content.len - at;
+		assert_int_equal(blob_upload_append(u, (struct str){content.base + at, n}, NULL), 0);
+	}
+	assert_true(blob_upload_list(u, &d, &made));
+	assert_int_equal(blob_upload_finish(u, &d, NULL), 0);
+	assert_int_equal(chunk_list_build(s, &d, 4096, &built, NULL), 0);
+	chunk_list_format(&made, &text);
+	chunk_list_format(&built, &wanted);
+	assert_true(str_equal(buf_str(&text), buf_str(&wanted)));
+	buf_fini(&text);
+	buf_fini(&wanted);
+	chunk_list_fini(&made);
+	chunk_list_fini(&built);
+	free((char *)content.base);
+	blob_store_close(s);
+}
+
 static void test_hostile_chunk_lists_are_refused(void **state)
 {
 #define FILE_LINE "file sha256:0000000000000000000000000000000000000000000000000000000000000000\n"
@@ -537,6 +567,7 @@ int main(void)
 	    TEST(test_a_disk_too_small_is_refused_in_words),
 	    TEST(test_killed_process_loses_no_finished_blob),
 	    TEST(test_chunk_list_has_one_text),
+	    TEST(test_upload_makes_its_chunk_list_as_it_comes),
 	    TEST(test_hostile_chunk_lists_are_refused),
 	    TEST(test_rotten_blob_gets_no_chunk_list),
 	    TEST(test_chunks_in_any_order_become_the_blob),
