@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 
-from lib import BUILD, CORES, MODEL, ROOT, figure, free_port, introduce, median, resting, rounds, say
+from lib import BUILD, CORES, MODEL, ROOT, cpu_s, figure, free_port, introduce, median, resting, rounds, say
 from lib import start, stop, wait_port
 
 THREADS = int(os.environ.get("THREADS", len(CORES)))
@@ -83,17 +83,21 @@ def servers():
 
 
 def compare(made, streams):
-    rate, ttft = {n: [] for n in made}, {n: [] for n in made}
+    rate, ttft, cpu = ({n: [] for n in made} for _ in range(3))
     for turn in range(rounds(7)):
         numbers = [1000 * streams + turn * streams + i for i in range(streams)]
         order = list(made) if turn % 2 else list(made)[::-1]
         for who in order:
             with resting(*(c for n, (_, c) in made.items() if n != who)):
+                before = cpu_s(made[who][1])
                 tokens, first, answers = ask_all(made[who][0], numbers)
+                cpu[who].append((cpu_s(made[who][1]) - before) / sum(a.tokens for a in answers) * 1e3)
             rate[who].append(tokens)
             ttft[who].append(first)
         if turn == 0:
             say(f"  {streams} streams: {answers[0].prompt_tokens} prompt tokens, {answers[0].tokens} of answer each")
+    for who in made:
+        say(f"  {streams} streams: {who}: {median(cpu[who]):.1f} ms of CPU for each token of answer, prompt included")
     figure(f"engine_tokens_{streams}", "tokens/s", rate["mdn"], "llama-server", rate["llama-server"],
            ratio_goal=1 - TOLERANCE)
     figure(f"engine_ttft_{streams}", "ms", ttft["mdn"], "llama-server", ttft["llama-server"],

@@ -12,6 +12,7 @@ own; load and upstream share the other cores.
 """
 import json
 import random
+import subprocess
 
 from lib import OTHERS, SUBJECT, BUILD, cpu_s, figure, folder, free_port, introduce, median, need, output, resting
 from lib import rounds, say, seconds, start, stop, wait_port
@@ -163,7 +164,8 @@ def differ(name, ours, peer, theirs, goal=None, met=None):
 if __name__ == "__main__":
     need("nginx", "haproxy", "taskset")
     introduce("gateway: requests/s and added latency against nginx and HAProxy")
-    say(f"# peers:   {output('nginx', '-v') or 'nginx'} {output('haproxy', '-v').splitlines()[0]}")
+    nginx_version = subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr.split("/")[-1].strip()
+    say(f"# peers:   nginx {nginx_version}, {output('haproxy', '-v').splitlines()[0]}")
     small, large = body(2048, "2k.json"), body(220 * 1024, "220k.json")
     rate("2k", small)
     rate("220k", large)

@@ -23,7 +23,6 @@ BUILD = Path(os.environ.get("MDN_BENCH_BUILD", ROOT / "build-bench"))
 MDN = BUILD / "mdn"
 MODEL = ROOT / ".deps/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 TICK = os.sysconf("SC_CLK_TCK")
-figures = []  # (name, value, unit, peer, peer value, ratio, goal, met)
 
 # Where the one measured runs, and where everything else does. Children of ours stay where they are put.
 CORES = sorted(os.sched_getaffinity(0))
