@@ -232,7 +232,7 @@ void llama_box_info(const struct llama_box *box, struct engine_info *info)
 
 /* ---- core -------------------------------------------------------------------------------------- */
 
-static uint64_t memory_available(void)
+uint64_t llama_memory_available(void)
 {
 	char line[128];
 	unsigned long long kib = 0;
@@ -258,7 +258,7 @@ static uint64_t kv_bytes_per_token(const struct llama_model *model)
 
 static int core_size_kv(const struct llama_box *box, struct llama_settings *settings, struct error *err)
 {
-	uint64_t per_token = kv_bytes_per_token(box->model), available = memory_available();
+	uint64_t per_token = kv_bytes_per_token(box->model), available = llama_memory_available();
 	int64_t wanted = (int64_t)settings->slots * settings->context_tokens;
 	int64_t least = settings->context_tokens + 64 * (int64_t)settings->slots;
 
@@ -447,4 +447,19 @@ bool llama_core_keep(struct llama_core *core, int32_t seq, int32_t position)
 		return true;
 	llama_memory_seq_rm(memory, seq, -1, -1);
 	return false;
+}
+
+size_t llama_core_size(struct llama_core *core, int32_t seq)
+{
+	return llama_state_seq_get_size(core->context, seq);
+}
+
+size_t llama_core_export(struct llama_core *core, int32_t seq, uint8_t *blob, size_t size)
+{
+	return llama_state_seq_get_data(core->context, blob, size, seq);
+}
+
+bool llama_core_import(struct llama_core *core, int32_t seq, const uint8_t *blob, size_t size)
+{
+	return llama_state_seq_set_data(core->context, blob, size, seq) == size;
 }

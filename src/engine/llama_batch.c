@@ -11,6 +11,7 @@
  */
 #include "engine/llama_parts.h"
 #include "engine/llama_plan.h"
+#include "engine/llama_shelf.h"
 
 #include "base/clock.h"
 #include "base/limits.h"
@@ -19,6 +20,12 @@
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+
+enum {
+	SHELVE_LEAST = 48, /* tokens; fewer are computed again as fast */
+	SHELF_SHARE = 8,   /* of the memory available at the start */
+	SHELF_BYTES_MAX = 1 << 30,
+};
 
 struct slot {
 	struct llama_request *request; /* NULL: idle */
@@ -38,6 +45,7 @@ struct batch {
 	struct llama_request *queue; /* sorted */
 	struct llama_share *shares;
 	struct sample_scratch scratch;
+	struct shelf shelf;
 	struct buf piece;
 	struct llama_event *events, **events_last;
 	struct llama_numbers numbers;
@@ -292,16 +300,50 @@ static bool kv_fits(const struct batch *b, const struct llama_request *r)
 	return !busy || promised + r->token_count + b->settings.slots <= b->settings.kv_tokens;
 }
 
-static int32_t common_tokens(const struct slot *slot, const struct llama_request *r)
+static int32_t *tokens_copy(const int32_t *tokens, int32_t count)
 {
-	int32_t most = slot->past < r->token_count - 1 ? slot->past : r->token_count - 1, n = 0;
-
-	while (n < most && slot->tokens[n] == r->tokens[n])
-		n++;
-	return n;
+	return memcpy(mem_new((size_t)count * sizeof(*tokens)), tokens, (size_t)count * sizeof(*tokens));
 }
 
-/* The idle slot whose KV begins most like the request; else an empty one; else the one idle for longest. */
+/* A copy of a slot's KV goes to the shelf, when it is worth that and fits. */
+static void slot_shelve(struct batch *b, const struct slot *slot)
+{
+	int32_t seq = slot_seq(b, slot);
+	size_t size = slot->past >= SHELVE_LEAST ? llama_core_size(b->core, seq) : 0;
+	uint8_t *blob = shelf_room(&b->shelf, size);
+
+	if (!blob)
+		return;
+	if (llama_core_export(b->core, seq, blob, size) == size) {
+		shelf_put(&b->shelf, tokens_copy(slot->tokens, slot->past), slot->past, blob, size);
+	} else {
+		free(blob);
+	}
+}
+
+/* Takes a request's beginning off the shelf into an empty slot, if it is there and longer than `than`. */
+static void slot_unshelve(struct batch *b, struct slot *slot, const struct llama_request *r, int32_t than)
+{
+	int32_t common;
+	struct shelf_item *item = shelf_find(&b->shelf, r->tokens, r->token_count - 1, than, &common);
+
+	if (!item || kv_held(b) + item->count > b->settings.kv_tokens)
+		return;
+	slot_empty(b, slot);
+	if (!llama_core_import(b->core, slot_seq(b, slot), item->blob, item->size)) {
+		llama_core_keep(b->core, slot_seq(b, slot), 0);
+		free(shelf_take(&b->shelf, item));
+		return;
+	}
+	slot->past = item->count;
+	/* What only begins alike (a system prompt) stays for the next one, too. */
+	slot->tokens =
+	    item->count - common < SHELVE_LEAST ? shelf_take(&b->shelf, item) : tokens_copy(item->tokens, item->count);
+	slot_keep(b, slot, common);
+}
+
+/* The idle slot whose KV begins most like the request, or an empty one; NULL: all are busy. Its KV is cut to the common
+ * beginning, the other idle slots lose theirs to the shelf. */
 static struct slot *slot_choose(struct batch *b, const struct llama_request *r)
 {
 	struct slot *best = NULL;
@@ -310,15 +352,25 @@ static struct slot *slot_choose(struct batch *b, const struct llama_request *r)
 	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
 		if (slot->request)
 			continue;
-		int32_t common = slot->tokens ? common_tokens(slot, r) : 0;
-		uint64_t age = slot->past ? slot->used : 0, best_age = best && best->past ? best->used : 0;
-		if (!best || common > best_common || (common == best_common && age < best_age)) {
+		int32_t common =
+		    slot->tokens ? tokens_common(slot->tokens, slot->past, r->tokens, r->token_count - 1) : 0;
+		if (!best || common > best_common || (common == best_common && slot->past < best->past)) {
 			best = slot;
 			best_common = common;
 		}
 	}
-	if (best)
-		slot_keep(b, best, best_common);
+	if (!best)
+		return NULL;
+	/* What the best one holds beyond may be of use to others, too. */
+	if (best->past - best_common >= SHELVE_LEAST)
+		slot_shelve(b, best);
+	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++)
+		if (!slot->request && slot->past && slot != best) {
+			slot_shelve(b, slot);
+			slot_empty(b, slot);
+		}
+	slot_keep(b, best, best_common);
+	slot_unshelve(b, best, r, best->past + SHELVE_LEAST / 2);
 	return best;
 }
 
@@ -731,6 +783,8 @@ static int batch_load(struct batch *b, struct error *err)
 	b->slots = mem_new((size_t)b->settings.slots * sizeof(*b->slots));
 	b->shares = mem_new((size_t)b->settings.slots * sizeof(*b->shares));
 	sample_scratch_init(&b->scratch, llama_box_vocab(b->box));
+	uint64_t share = llama_memory_available() / SHELF_SHARE;
+	b->shelf.bytes_max = share < SHELF_BYTES_MAX ? (size_t)share : SHELF_BYTES_MAX;
 	return batch_warm(b, err);
 }
 
@@ -756,6 +810,7 @@ void *llama_thread(void *arg)
 		batch_give_back(&b);
 	}
 	sample_scratch_fini(&b.scratch);
+	shelf_fini(&b.shelf);
 	buf_fini(&b.piece);
 	free(b.slots);
 	free(b.shares);

@@ -54,6 +54,7 @@ struct llama_core;
 int llama_core_new(struct llama_box *box, struct llama_settings *settings, const atomic_bool *stop,
                    struct llama_core **ret_core, struct error *err); /* fills in what was 0 in settings */
 void llama_core_free(struct llama_core *core);
+uint64_t llama_memory_available(void); /* bytes; 0 unknown */
 uint64_t llama_core_kv_bytes(const struct llama_core *core);
 /* The batch under construction; -1 when full. Returns the row, for llama_core_logits. */
 int32_t llama_core_room(const struct llama_core *core);
@@ -61,6 +62,10 @@ int32_t llama_core_add(struct llama_core *core, int32_t token, int32_t position,
 void llama_core_clear(struct llama_core *core);
 int llama_core_decode(struct llama_core *core); /* llama_decode's result: 0, 1 no room, 2 stopped, < 0 failed */
 float *llama_core_logits(struct llama_core *core, int32_t row);
+/* A sequence's KV as bytes: its size, the copy out (bytes written; 0 failed), the copy back into an empty sequence. */
+size_t llama_core_size(struct llama_core *core, int32_t seq);
+size_t llama_core_export(struct llama_core *core, int32_t seq, uint8_t *blob, size_t size);
+bool llama_core_import(struct llama_core *core, int32_t seq, const uint8_t *blob, size_t size);
 /* Keeps [0, position) of a sequence; false: could only be dropped whole, and was. */
 bool llama_core_keep(struct llama_core *core, int32_t seq, int32_t position);
 

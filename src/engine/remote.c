@@ -28,6 +28,8 @@ enum {
 	ERROR_MAX = 64 * 1024, /* bytes of an error body */
 	MODELS_MAX = 1 << 20,
 	SLOTS_MAX = 4096,
+	TRIES_MAX = 3,
+	IDLE_US = 3 * US_PER_S, /* some servers close idle connections after 5 s, and say so too late */
 };
 
 struct remote {
@@ -52,7 +54,7 @@ struct remote_request {
 	struct http_call *call; /* NULL: waiting */
 	struct sse_parser parser;
 	struct buf error_body;
-	int status;
+	int status, tries;
 	int32_t prompt_tokens, cached_tokens, completion_tokens, pieces;
 	int64_t sent_us, first_us;
 	bool finished, last; /* finish_reason came; [DONE] came */
@@ -61,6 +63,7 @@ struct remote_request {
 };
 
 static void remote_serve(struct remote *e);
+static void remote_send(struct remote *e, struct remote_request *r);
 
 /* ---- making ------------------------------------------------------------------------------------ */
 
@@ -231,7 +234,8 @@ static void probe_start(void *arg)
 void engine_remote_start(struct engine *engine, const struct engine_options *options)
 {
 	struct remote *e = (struct remote *)engine;
-	struct http_client_options client = {.tls = e->tls, .conns_per_origin = (size_t)engine->info.slots + 1};
+	struct http_client_options client = {
+	    .tls = e->tls, .conns_per_origin = (size_t)engine->info.slots + 1, .idle_us = IDLE_US};
 	(void)options;
 
 	e->client = http_client_new(engine->loop, &client);
@@ -462,6 +466,11 @@ static void remote_done(void *arg, struct http_call *call, const struct error *e
 
 	r->call = NULL;
 	e->open--;
+	/* An idle connection that the server was closing just then: nothing was done, so once more. */
+	if (unsent && r->tries < TRIES_MAX && !e->base.closing && e->base.state == ENGINE_READY) {
+		remote_send(e, r);
+		return;
+	}
 	if (!r->err.code && err) {
 		r->err = *err;
 		if (unsent)
@@ -519,6 +528,7 @@ static void remote_send(struct remote *e, struct remote_request *r)
 	};
 	r->sent_us = loop_now_us(e->base.loop);
 	e->open++;
+	r->tries++;
 	r->call = http_call_start(e->client, &options);
 	buf_fini(&body);
 }

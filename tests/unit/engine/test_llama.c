@@ -228,6 +228,40 @@ static void test_same_beginning_is_not_computed_again(void **state)
 	driver_fini(&d);
 }
 
+static void test_kv_of_the_past_comes_back_from_the_shelf(void **state)
+{
+	struct driver d;
+	struct engine_options options = options_for("llama");
+	struct ask a = {0}, b = {0}, again = {0}, begins_alike = {0};
+	struct buf first = {0}, alike = {0};
+	(void)state;
+
+	options.slots = 1;
+	driver_init(&d, &options);
+	for (int i = 0; i < 80; i++)
+		buf_printf(&first, " %c", 'a' + i % 26);
+	buf_append(&alike, first.base, 100);
+	buf_append(&alike, " but other then", 16);
+	buf_append(&first, "", 1);
+	say(&d, &a, completion(first.base, 60));
+	say(&d, &b, completion("Something else", 3)); /* takes the only slot */
+	say(&d, &again, completion(first.base, 60));
+	assert_int_equal(again.cached_tokens, again.prompt_tokens - 1);
+	assert_string_equal(again.text.base, a.text.base);
+	ask_fini(&b);
+	b = (struct ask){0};
+	say(&d, &b, completion("Something else", 3));
+	say(&d, &begins_alike, completion(alike.base, 3));
+	assert_in_range(begins_alike.cached_tokens, 30, 60);
+	buf_fini(&first);
+	buf_fini(&alike);
+	ask_fini(&a);
+	ask_fini(&b);
+	ask_fini(&again);
+	ask_fini(&begins_alike);
+	driver_fini(&d);
+}
+
 static void test_stop_string_across_token_borders(void **state)
 {
 	struct driver d;
@@ -700,6 +734,7 @@ int main(void)
 	    cmocka_unit_test(test_long_prompt_does_not_stop_a_running_stream),
 	    cmocka_unit_test(test_cancel_frees_the_slot_and_nothing_comes_after),
 	    cmocka_unit_test(test_same_beginning_is_not_computed_again),
+	    cmocka_unit_test(test_kv_of_the_past_comes_back_from_the_shelf),
 	    cmocka_unit_test(test_stop_string_across_token_borders),
 	    cmocka_unit_test(test_prompt_too_long_and_full_context),
 	    cmocka_unit_test(test_full_queue_is_refused),
