@@ -110,10 +110,13 @@ static void on_interrupt(void *arg)
 static struct client *client_make(void)
 {
 	struct client *c = NEW(struct client);
-	loop_new(&c->loop);
-	signal(SIGPIPE, SIG_IGN);
+	struct sigaction hangup;
+	int rc = loop_new(&c->loop);
+	assert(rc == 0);
 	loop_on_signal(c->loop, SIGINT, on_interrupt, c);
 	loop_on_signal(c->loop, SIGTERM, on_interrupt, c);
+	if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN) /* else: nohup */
+		loop_on_signal(c->loop, SIGHUP, on_interrupt, c);
 	return c;
 }
 
@@ -303,14 +306,14 @@ static void call_start(struct running *r, const char *url, const char *identity)
 	const struct client_call *call = r->call;
 	struct http_header headers[3];
 	size_t count = 0;
-	char bearer[512];
+	struct buf bearer = {0};
 	bool body = call->body.len || call->fd > 0;
 	if (body || call->content_type)
 		headers[count++] = (struct http_header){
 		    STR("content-type"), str_from(call->content_type ? call->content_type : "application/json")};
 	if (call->bearer) {
-		snprintf(bearer, sizeof bearer, "Bearer %s", call->bearer);
-		headers[count++] = (struct http_header){STR("authorization"), str_from(bearer)};
+		buf_printf(&bearer, "Bearer %s", call->bearer);
+		headers[count++] = (struct http_header){STR("authorization"), buf_str(&bearer)};
 	}
 	if (call->range)
 		headers[count++] = (struct http_header){STR("range"), str_from(call->range)};
@@ -332,6 +335,7 @@ static void call_start(struct running *r, const char *url, const char *identity)
 	    .arg = r,
 	};
 	r->http = http_call_start(r->c->http, &o);
+	buf_fini(&bearer);
 	if (call->fd > 0)
 		on_writable(r);
 }

@@ -2,8 +2,8 @@
 /* client.h - what subcommands use to speak to a network: one blocking call at a time, as the operator.
  *
  * The operator's identity is a folder made by `mdn init` (cert.pem, key.pem, ca.pem, center.url, center.id):
- * --operator, else $MDN_OPERATOR, else ~/.mdn/operator. Errors carry the words of the other side. Main thread; Ctrl-C
- * during a stream ends it (E_CANCELED).
+ * --operator, else $MDN_OPERATOR, else ~/.mdn/operator. Errors carry the words of the other side. Main thread; Ctrl-C,
+ * SIGTERM and SIGHUP end the call that runs and all after it (E_CANCELED).
  */
 #ifndef MDN_CLI_CLIENT_H
 #define MDN_CLI_CLIENT_H

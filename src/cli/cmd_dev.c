@@ -35,7 +35,7 @@
 #define SITES_MAX 16
 #define START_LIMIT_US (30 * US_PER_S)
 #define LOAD_LIMIT_US (300 * US_PER_S)
-#define STOP_MS 8000
+#define STOP_MS 8000 /* more than the nodes' drain_deadline */
 #define RESTART_US (2 * US_PER_S)
 #define QUESTION "In one sentence: what does a content delivery network do?"
 
@@ -223,9 +223,11 @@ static int write_config(const struct dev *d, const struct dev_node *n, struct er
 	const char *engine = args_value(d->args, "engine");
 	buf_printf(&out,
 	           "# Written by `mdn dev up`; changes are overwritten.\n"
-	           "name: %s\nroles: [%s]\nsite: %s\ndata: %s\ncenter: https://127.0.0.1:%d\n"
-	           "node_listen: 127.0.0.1:%d\n",
-	           n->name, n->roles, n->site, n->data, d->nodes[0].node_port, n->node_port);
+	           "name: %s\nroles: [%s]\nsite: %s\ncenter: https://127.0.0.1:%d\nnode_listen: 127.0.0.1:%d\n"
+	           "drain_deadline: 3s\ndata: ",
+	           n->name, n->roles, n->site, d->nodes[0].node_port, n->node_port);
+	buf_append_json(&out, str_from(n->data));
+	buf_append_str(&out, STR("\n"));
 	if (is_edge(n))
 		buf_printf(&out,
 		           "api_listen: 127.0.0.1:%d\nopen: true\nengine: %s\nslots: 4\ncontext: 2048\nthreads: %ld\n",
@@ -305,7 +307,8 @@ static int start_center(struct dev *d, struct error *err)
 			say(d, "mdn init: a new network with its own certificate authority in %s", n->data);
 	}
 	free(identity);
-	if (rc || (rc = start_node(d, n, err)) || (rc = client_open(d->operator_dir, &d->client, err)))
+	/* The client first: from then on a signal is a request to stop all children. */
+	if (rc || (rc = client_open(d->operator_dir, &d->client, err)) || (rc = start_node(d, n, err)))
 		return rc;
 	client_set_center(d->client, url);
 	for (int64_t until = clock_mono_us() + START_LIMIT_US; !center_answers(d, &why);) {
@@ -395,7 +398,7 @@ static int push_and_place(struct dev *d, const char *file, struct error *err)
 {
 	struct repository_at at;
 	struct digest manifest;
-	struct buf body = {0};
+	size_t nodes;
 	struct push_options o = {.file = file, .name = d->name, .tag = d->tag};
 	say(d, "mdn push %s %s", file, d->model);
 	int rc = repository_find(d->client, NULL, &at, err);
@@ -404,14 +407,12 @@ static int push_and_place(struct dev *d, const char *file, struct error *err)
 	if (rc)
 		return rc;
 	/* The center hears of the new version from the repository's feed, in a moment. */
-	buf_printf(&body, "{\"model\":\"%s\",\"on\":\"role=edge\"}", d->model);
 	say(d, "mdn place %s --on role=edge", d->model);
 	for (int64_t until = clock_mono_us() + START_LIMIT_US;;) {
-		rc = client_json(d->client, "POST", "/mdn/v1/place", buf_str(&body), NULL, err);
+		rc = place_model(d->client, d->model, "role=edge", false, &nodes, err);
 		if (rc != E_NOTFOUND || clock_mono_us() > until || client_sleep(d->client, 100 * US_PER_MS, NULL))
 			break;
 	}
-	buf_fini(&body);
 	return rc;
 }
 
@@ -502,7 +503,9 @@ static int first_question(struct dev *d, struct error *err)
 	const char *question = args_value(d->args, "question");
 	struct chat chat = {.model = d->model, .api_url = api, .max_tokens = 96};
 	struct chat_result r = {0};
-	int rc;
+	int rc = client_open_plain(&d->plain, err);
+	if (rc)
+		return rc;
 	snprintf(scheduler, sizeof scheduler, "http://127.0.0.1:%d", d->scheduler_port);
 	for (int64_t until = clock_mono_us() + START_LIMIT_US;;) {
 		rc = chat_route(d->plain, scheduler, d->model, api, sizeof api, err);
@@ -589,8 +592,6 @@ static int up(struct dev *d, const char *file, struct error *err)
 	int rc = check_ports(d, err);
 	for (size_t i = 0; i < d->count && rc == 0; i++)
 		rc = write_config(d, &d->nodes[i], err);
-	if (rc == 0)
-		rc = client_open_plain(&d->plain, err);
 	if (rc == 0)
 		rc = start_center(d, err);
 	for (size_t i = 1; i < d->count && rc == 0; i++)

@@ -27,25 +27,6 @@ static int open_for(const struct args *args, struct client **ret_client, struct 
 
 /* ---- push ----------------------------------------------------------------------------------------- */
 
-static int place(struct client *c, const char *model, const char *selector, bool removes, size_t *ret_count,
-                 struct error *err)
-{
-	struct buf body = {0};
-	yyjson_doc *doc = NULL;
-	yyjson_val *nodes = NULL;
-	buf_append_str(&body, STR("{\"model\":"));
-	buf_append_json(&body, str_from(model));
-	buf_append_str(&body, STR(",\"on\":"));
-	buf_append_json(&body, str_from(selector));
-	buf_printf(&body, ",\"remove\":%s}", removes ? "true" : "false");
-	int rc = client_json(c, "POST", "/mdn/v1/place", buf_str(&body), &doc, err);
-	if (rc == 0 && (rc = json_arr(yyjson_doc_get_root(doc), "nodes", &nodes, err)) == 0)
-		*ret_count = yyjson_arr_size(nodes);
-	yyjson_doc_free(doc);
-	buf_fini(&body);
-	return rc;
-}
-
 int cmd_push(const struct args *args)
 {
 	struct client *c;
@@ -66,7 +47,7 @@ int cmd_push(const struct args *args)
 	if (rc == 0)
 		rc = push_model(c, &at, &o, &manifest, &err);
 	if (rc == 0 && selector)
-		rc = place(c, model, selector, false, &nodes, &err);
+		rc = place_model(c, model, selector, false, &nodes, &err);
 	if (rc == 0) {
 		digest_format(&manifest, digest);
 		if (args_has(args, "json"))
@@ -93,7 +74,7 @@ int cmd_place(const struct args *args)
 		return args_usage(args, "say where with --on: role=edge, site=NAME, node=NAME, or all");
 	if (client_open(args_value(args, "operator"), &c, &err))
 		return args_fail(args, &err);
-	int rc = place(c, args_operand(args, 0), selector, removes, &nodes, &err);
+	int rc = place_model(c, args_operand(args, 0), selector, removes, &nodes, &err);
 	client_close(c);
 	if (rc)
 		return args_fail(args, &err);
@@ -195,7 +176,7 @@ int cmd_models(const struct args *args)
 
 struct pulling {
 	int fd;
-	uint64_t from;
+	uint64_t from, size;
 	struct progress *progress;
 	uint64_t done;
 	struct error error;
@@ -210,6 +191,8 @@ static bool on_pulled(void *arg, int status, struct str data)
 		if (ftruncate(p->fd, 0) || lseek(p->fd, 0, SEEK_SET) < 0)
 			return error_errno(&p->error, errno, "cannot begin the file again") == 0;
 	}
+	if (data.len > p->size - p->from - p->done)
+		return error_set(&p->error, E_CORRUPT, "more comes than the manifest says") == 0;
 	for (size_t at = 0; at < data.len;) {
 		ssize_t put = write(p->fd, data.base + at, data.len - at);
 		if (put < 0)
@@ -231,7 +214,7 @@ static int pull_blob(struct client *c, const struct repository_at *at, const cha
 	struct stat st;
 	buf_printf(&part, "%s.part", file);
 	buf_append(&part, "", 1);
-	struct pulling p = {.progress = &progress};
+	struct pulling p = {.progress = &progress, .size = size};
 	p.fd = open(part.base, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 	int rc = p.fd < 0 || fstat(p.fd, &st) ? error_errno(err, errno, "cannot write %s", part.base) : 0;
 	if (rc == 0)

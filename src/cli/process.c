@@ -19,6 +19,11 @@
 static _Noreturn void child(char *const argv[], int log_fd, pid_t parent)
 {
 	sigset_t none;
+	static const int handled[] = {SIGTERM, SIGINT, SIGHUP};
+	/* The parent's handlers would tell the parent's loops: until exec replaces them, a signal must end this
+	 * process. */
+	for (size_t i = 0; i < sizeof handled / sizeof *handled; i++)
+		signal(handled[i], SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	setpgid(0, 0);

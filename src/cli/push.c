@@ -266,3 +266,22 @@ int push_model(struct client *c, const struct repository_at *at, const struct pu
 	close(fd);
 	return rc;
 }
+
+int place_model(struct client *c, const char *model, const char *selector, bool removes, size_t *ret_count,
+                struct error *err)
+{
+	struct buf body = {0};
+	yyjson_doc *doc = NULL;
+	yyjson_val *nodes = NULL;
+	buf_append_str(&body, STR("{\"model\":"));
+	buf_append_json(&body, str_from(model));
+	buf_append_str(&body, STR(",\"on\":"));
+	buf_append_json(&body, str_from(selector));
+	buf_printf(&body, ",\"remove\":%s}", removes ? "true" : "false");
+	int rc = client_json(c, "POST", "/mdn/v1/place", buf_str(&body), &doc, err);
+	if (rc == 0 && (rc = json_arr(yyjson_doc_get_root(doc), "nodes", &nodes, err)) == 0)
+		*ret_count = yyjson_arr_size(nodes);
+	yyjson_doc_free(doc);
+	buf_fini(&body);
+	return rc;
+}

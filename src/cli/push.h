@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* push.h - puts a model file into a repository as a version (OCI distribution 1.1, ModelPack media types).
+/* push.h - puts a model file into a repository as a version (OCI distribution 1.1, ModelPack media types), and on
+ * nodes.
  *
  * What is there already is not sent again, so a push that broke is repeated at no cost but the file that was under way.
  * Blocking, with progress on stderr unless quiet.
@@ -28,6 +29,10 @@ struct push_options {
 };
 int push_model(struct client *c, const struct repository_at *at, const struct push_options *o,
                struct digest *ret_manifest, struct error *err);
+
+/* Adds or removes the rule that nodes of the selector hold the model; *ret_count: nodes it is true of now. */
+int place_model(struct client *c, const char *model, const char *selector, bool removes, size_t *ret_count,
+                struct error *err);
 
 /* The file's digest, read once, with progress. */
 int digest_of_file(int fd, uint64_t size, const char *what, bool quiet, struct digest *ret_digest, struct error *err);
