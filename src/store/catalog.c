@@ -445,13 +445,6 @@ int catalog_push(struct catalog *c, struct str repo, const struct digest *d, str
 	return write_end(c, rc, err);
 }
 
-int catalog_put_manifest(struct catalog *c, struct str repo, const struct digest *d, struct str media_type,
-                         uint64_t size, struct error *err)
-{
-	int rc = write_begin(c, err);
-	return rc ? rc : write_end(c, put_manifest(c, repo, d, media_type, size, err), err);
-}
-
 static int delete_manifest(struct catalog *c, struct str repo, const struct digest *d, struct error *err)
 {
 	bind_digest(c, DELETE_MANIFEST, repo, d);
@@ -506,18 +499,6 @@ int catalog_unlink_blob(struct catalog *c, struct str repo, const struct digest 
 		return rc;
 	bind_digest(c, UNLINK_BLOB, repo, d);
 	return write_end(c, run_on_some(c, UNLINK_BLOB, err), err);
-}
-
-int catalog_put_version(struct catalog *c, const struct version *v, struct error *err)
-{
-	int rc = write_begin(c, err);
-	return rc ? rc : write_end(c, put_version(c, v, err), err);
-}
-
-int catalog_delete_version(struct catalog *c, struct str name, struct str tag, struct error *err)
-{
-	int rc = write_begin(c, err);
-	return rc ? rc : write_end(c, drop_version(c, name, tag, err), err);
 }
 
 int catalog_put_chunks(struct catalog *c, const struct digest *file, uint64_t chunk_size, const struct digest *list,

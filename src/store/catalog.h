@@ -22,8 +22,6 @@ int catalog_push(struct catalog *c, struct str repo, const struct digest *d, str
                  struct str tag, const struct version *v, struct error *err);
 
 /* Manifests by digest, tags pointing at them (OCI). The manifest's bytes live in the blob store. */
-int catalog_put_manifest(struct catalog *c, struct str repo, const struct digest *d, struct str media_type,
-                         uint64_t size, struct error *err);
 int catalog_get_manifest(struct catalog *c, struct str repo, const struct digest *d, char ret_media_type[static 128],
                          struct error *err);
 /* With the tags that name it, and their versions. */
@@ -42,10 +40,8 @@ bool catalog_has_blob(struct catalog *c, struct str repo, const struct digest *d
 int catalog_unlink_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
 
 /* Versions: what distribution and people see. Keyed by name and tag. */
-int catalog_put_version(struct catalog *c, const struct version *v, struct error *err);
 int catalog_get_version(struct catalog *c, struct str name, struct str tag, struct version *ret_version,
                         struct error *err);
-int catalog_delete_version(struct catalog *c, struct str name, struct str tag, struct error *err);
 /* Every version as wire JSON, comma-separated, and the serial they belong to. */
 int catalog_append_versions(struct catalog *c, struct buf *out, uint64_t *ret_serial, struct error *err);
 int catalog_each_version(struct catalog *c, void (*fn)(void *arg, const struct version *v), void *arg,

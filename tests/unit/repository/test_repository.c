@@ -154,7 +154,7 @@ static void start_repository(int64_t upload_idle_us)
 static int setup(void **state)
 {
 	struct error err = {0};
-	folder_make(&folder);
+	folder_init(&folder);
 	assert_int_equal(loop_new(&loop), 0);
 	assert_int_equal(blob_store_open(str_from(folder.path), &store, &err), 0);
 	assert_int_equal(catalog_open(str_from(folder_file(&folder, "catalog.db")), &catalog, &err), 0);
@@ -176,7 +176,7 @@ static int teardown(void **state)
 	blob_store_close(store);
 	buf_fini(&reply.body);
 	reply = (struct reply){0};
-	folder_remove(&folder);
+	folder_fini(&folder);
 	return 0;
 }
 

@@ -5,12 +5,12 @@
 #define MDN_TESTS_STORE_FOLDER_H
 
 #include "base/digest.h"
+#include "base/file.h"
 #include "base/rng.h"
 #include "base/str.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,21 +21,15 @@ struct folder {
 	char path[64];
 };
 
-static inline void folder_make(struct folder *f)
+static inline void folder_init(struct folder *f)
 {
 	snprintf(f->path, sizeof f->path, "%s", "/tmp/mdn-test-XXXXXX");
 	assert_non_null(mkdtemp(f->path));
 }
 
-static inline int folder_remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+static inline void folder_fini(struct folder *f)
 {
-	(void)st, (void)kind, (void)ftw;
-	return remove(path);
-}
-
-static inline void folder_remove(struct folder *f)
-{
-	nftw(f->path, folder_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	assert_int_equal(folder_remove(f->path, NULL), 0);
 }
 
 /* "FOLDER/NAME", valid until the fourth call after this one. */

@@ -21,13 +21,13 @@ static struct folder folder;
 
 static int setup(void **state)
 {
-	folder_make(&folder);
+	folder_init(&folder);
 	return 0;
 }
 
 static int teardown(void **state)
 {
-	folder_remove(&folder);
+	folder_fini(&folder);
 	return 0;
 }
 
