@@ -12,15 +12,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static struct str text_of(yyjson_val *object, const char *key)
+/* The value as JSON text; heap, NULL when absent. */
+static char *text_of(yyjson_val *object, const char *key)
 {
 	yyjson_val *value = yyjson_obj_get(object, key);
-	return str_from(value ? yyjson_val_write(value, 0, NULL) : "");
+
+	return value ? yyjson_val_write(value, 0, NULL) : NULL;
 }
 
 static void render(const struct llama_box *box, yyjson_val *request)
 {
-	struct chat_ask ask = {.messages_json = text_of(request, "messages"), .tools_json = text_of(request, "tools")};
+	char *messages = text_of(request, "messages"), *tools = text_of(request, "tools");
+	struct chat_ask ask = {.messages_json = str_from(messages), .tools_json = str_from(tools)};
 	struct chat_prompt *prompt = NULL;
 	struct error err = {0};
 	struct buf out = {0};
@@ -34,6 +37,8 @@ static void render(const struct llama_box *box, yyjson_val *request)
 	printf(STR_FMT "}\n", STR_ARG(out));
 	buf_fini(&out);
 	chat_prompt_free(prompt);
+	free(messages);
+	free(tools);
 }
 
 int main(int argc, char **argv)
