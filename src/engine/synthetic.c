@@ -133,7 +133,7 @@ static bool synthetic_fits(const struct synthetic *s)
 	const struct synthetic_request *r = s->queue;
 
 	return r && !s->prefilling && s->running_count < s->base.info.slots &&
-	       (r->answer_tokens < 0 || s->kv_used + r->prompt_tokens + r->answer_tokens <= s->kv_tokens);
+	       (r->answer_tokens < 0 || (int64_t)s->kv_used + r->prompt_tokens + r->answer_tokens <= s->kv_tokens);
 }
 
 static void synthetic_arm(struct synthetic *s)

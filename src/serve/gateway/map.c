@@ -70,14 +70,25 @@ static bool on_head(void *arg, struct http_call *call, int status)
 	return status == 200;
 }
 
+static void follower_again(struct follower *f)
+{
+	f->call = NULL;
+	sse_parser_fini(&f->sse);
+	f->live = false;
+	f->pause_us = f->pause_us ? f->pause_us * 2 : RETRY_LEAST_US;
+	if (f->pause_us > RETRY_MOST_US)
+		f->pause_us = RETRY_MOST_US;
+	loop_timer_start(f->retry, f->pause_us + (int64_t)rng_below(&f->g->rng, (uint64_t)f->pause_us / 4 + 1), 0);
+}
+
+/* A map that cannot be used ends the call: a stream goes on only whole. */
 static bool on_data(void *arg, struct str data)
 {
 	struct follower *f = arg;
 
-	if (f->sse.on_event && sse_parser_feed(&f->sse, data, NULL) < 0) {
-		sse_parser_fini(&f->sse); /* the rest is not read; the stall ends the call */
-		memset(&f->sse, 0, sizeof(f->sse));
-		f->live = false;
+	if (sse_parser_feed(&f->sse, data, NULL) < 0) {
+		http_call_cancel(f->call);
+		follower_again(f);
 	}
 	return true;
 }
@@ -86,19 +97,12 @@ static void on_done(void *arg, struct http_call *call, const struct error *err)
 {
 	struct follower *f = arg;
 
-	f->call = NULL;
-	sse_parser_fini(&f->sse);
-	memset(&f->sse, 0, sizeof(f->sse));
 	if (f->live || f->pause_us == 0)
 		log_warn(ROOM, "scheduler %s is away (%s); going on with the last map", f->url,
 		         err                             ? err->text
 		         : http_call_status(call) == 200 ? "it ended the stream"
 		                                         : "it refused");
-	f->live = false;
-	f->pause_us = f->pause_us ? f->pause_us * 2 : RETRY_LEAST_US;
-	if (f->pause_us > RETRY_MOST_US)
-		f->pause_us = RETRY_MOST_US;
-	loop_timer_start(f->retry, f->pause_us + (int64_t)rng_below(&f->g->rng, (uint64_t)f->pause_us / 4 + 1), 0);
+	follower_again(f);
 }
 
 /* ---- followers ------------------------------------------------------------------------------------------------- */

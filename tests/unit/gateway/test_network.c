@@ -568,6 +568,22 @@ static void on_node_tls(void *arg, struct http_exchange *x)
 		http_respond(x, 404, "text/plain", STR("?"));
 }
 
+static void test_scheduler_whose_map_is_broken_is_asked_anew(void **state)
+{
+	struct fixture *f = *state;
+
+	follow(&f->a, &f->s);
+	assert_int_equal(f->s.watcher_count, 1);
+	http_write(f->s.watchers[0].x, STR("event: map\ndata: nonsense\n\n"));
+	for (int i = 0; i < 200 && f->s.watcher_count == 1; i++) {
+		scheduler_double_publish(&f->s); /* bytes go on coming: no stall would end it */
+		world_wait(&f->w, 5000);
+	}
+	assert_int_equal(f->s.watcher_count, 2);
+	world_wait(&f->w, 20 * US_PER_MS);
+	assert_true(metric(f, &f->a, "mdn_schedulers_live") == 1);
+}
+
 static void test_nodes_know_each_other_by_certificate(void **state)
 {
 	struct fixture *f = *state;
@@ -661,6 +677,7 @@ int main(void)
 	    TEST(test_the_last_map_serves_on_when_the_scheduler_dies),
 	    TEST(test_a_draining_node_points_at_another),
 	    TEST(test_a_removed_node_gets_nothing),
+	    TEST(test_scheduler_whose_map_is_broken_is_asked_anew),
 	    TEST(test_nodes_know_each_other_by_certificate),
 	    TEST(test_load_in_answers_steers_the_next_request),
 	};
