@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -148,8 +149,7 @@ void log_ring_free(struct log_ring *r)
 	if (!r)
 		return;
 	log_tap(NULL, NULL);
-	while (r->followers)
-		http_abort(r->followers->x);
+	assert(!r->followers && "servers are freed first");
 	loop_timer_free(r->timer);
 	for (size_t i = 0; i < LOG_RING_LINES; i++)
 		free(r->lines[i]);

@@ -63,6 +63,7 @@ struct remote_request {
 };
 
 static void remote_serve(struct remote *e);
+static void remote_end(struct remote_request *r, bool unsent);
 static void remote_send(struct remote *e, struct remote_request *r);
 
 /* ---- making ------------------------------------------------------------------------------------ */
@@ -438,6 +439,13 @@ static bool remote_data(void *arg, struct str data)
 		engine_request_free(&r->base);
 		return true;
 	}
+	if (r->err.code) { /* nothing better will come, and it may come for ever */
+		http_call_cancel(r->call);
+		r->call = NULL;
+		remote_of(r)->open--;
+		remote_end(r, false);
+		return true;
+	}
 	return !r->base.paused;
 }
 
@@ -483,6 +491,14 @@ static void remote_done(void *arg, struct http_call *call, const struct error *e
 	} else if (!r->err.code && !r->finished) {
 		error_set(&r->err, E_PEER, "the remote engine cut the stream before its end");
 	}
+	remote_end(r, unsent);
+}
+
+/* The call is over; r->err tells how. */
+static void remote_end(struct remote_request *r, bool unsent)
+{
+	struct remote *e = remote_of(r);
+
 	if (r->err.code && r->finished && r->last)
 		r->err.code = 0; /* what goes wrong after the end is not the answer's fault */
 	if (unsent && e->base.state == ENGINE_READY && !e->base.closing)
