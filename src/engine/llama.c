@@ -20,12 +20,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { CROWD_BYTES = 64 * 1024 };
+
 struct llama_box {
 	atomic_int refs;
 	struct llama_model *model;
 	const struct llama_vocab *vocab;
 	struct chat *chat;
 	int32_t vocab_size, piece_most; /* bytes of the longest token */
+	struct str *marks;              /* texts of control tokens and the like; the vocabulary's memory */
+	size_t mark_count;
 };
 
 struct llama_core {
@@ -109,10 +113,16 @@ static void box_measure_pieces(struct llama_box *box)
 {
 	char piece[1];
 
+	box->marks = mem_new((size_t)box->vocab_size * sizeof(*box->marks));
+
 	for (int32_t token = 0; token < box->vocab_size; token++) {
 		int32_t n = llama_token_to_piece(box->vocab, token, piece, 0, 0, true);
 		n = n < 0 ? -n : n;
 		box->piece_most = n > box->piece_most ? n : box->piece_most;
+		struct str text = str_from(llama_vocab_get_text(box->vocab, token));
+		enum llama_token_attr attr = llama_vocab_get_attr(box->vocab, token);
+		if ((attr & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED)) && text.len)
+			box->marks[box->mark_count++] = text;
 	}
 }
 
@@ -167,6 +177,7 @@ void llama_box_unref(struct llama_box *box)
 	if (atomic_fetch_sub(&box->refs, 1) != 1)
 		return;
 	chat_free(box->chat);
+	free(box->marks);
 	llama_model_free(box->model);
 	free(box);
 }
@@ -191,14 +202,34 @@ bool llama_box_ends(const struct llama_box *box, int32_t token)
 	return llama_vocab_is_eog(box->vocab, token);
 }
 
+/* llama.cpp's time grows with the square of the number of control tokens in a text. More of them than `most` fit into
+ * no context, so a text made of them is refused before it can hold a thread for minutes. */
+static bool box_is_crowded(const struct llama_box *box, struct str text, int32_t most)
+{
+	int32_t found = 0;
+
+	for (size_t i = 0; i < box->mark_count; i++) {
+		struct str rest = text, mark = box->marks[i];
+		const char *at;
+		while ((at = memmem(rest.base, rest.len, mark.base, mark.len)) != NULL) {
+			if (++found > most)
+				return true;
+			at += mark.len;
+			rest = (struct str){at, (size_t)(rest.base + rest.len - at)};
+		}
+	}
+	return false;
+}
+
 int llama_box_tokenize(const struct llama_box *box, struct str text, int32_t context, int32_t **ret_tokens,
                        int32_t *ret_count, struct error *err)
 {
 	/* No token stands for more bytes than piece_most (normalizing tokenizers shrink by less than 4). */
-	if (text.len / 4 > (size_t)context * (size_t)box->piece_most)
+	if (text.len / 4 > (size_t)context * (size_t)box->piece_most ||
+	    (text.len > CROWD_BYTES && box_is_crowded(box, text, context)))
 		return error_set(err, E_LIMIT,
-		                 "the prompt has %zu bytes, far more than a context of %d tokens: shorten it", text.len,
-		                 context);
+		                 "the prompt has %zu bytes, far more than fit a context of %d tokens: shorten it",
+		                 text.len, context);
 	int32_t room = (int32_t)(text.len / 3) + 16;
 	int32_t *tokens = mem_new((size_t)room * sizeof(*tokens));
 	int32_t n = llama_tokenize(box->vocab, text.base ? text.base : "", (int32_t)text.len, tokens, room, true, true);

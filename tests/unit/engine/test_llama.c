@@ -310,6 +310,14 @@ static void test_prompt_too_long_and_full_context(void **state)
 	p.prompt = buf_str(&prompt);
 	say(&d, &huge, p);
 	assert_int_equal(huge.err.code, E_LIMIT);
+	ask_fini(&huge);
+	huge = (struct ask){0};
+	buf_clear(&prompt);
+	while (prompt.len < 66 * 1024)
+		buf_append(&prompt, "<|im_start|>", 12);
+	p.prompt = buf_str(&prompt);
+	say(&d, &huge, p);
+	assert_int_equal(huge.err.code, E_LIMIT);
 	say(&d, &full, completion("Once", -1));
 	assert_int_equal(full.last.finish, FINISH_LENGTH);
 	assert_int_equal(full.last.prompt_tokens + full.last.completion_tokens, 256);
