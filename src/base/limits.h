@@ -13,6 +13,7 @@
 	X(LIMIT_HTTP_HEAD_MS, 10000, 408, "milliseconds until a request head is complete") \
 	X(LIMIT_HTTP_BODY_STALL_MS, 30000, 408, "milliseconds without a byte of a body") \
 	X(LIMIT_WRITE_BUFFER, 262144, 0, "bytes buffered towards a slow reader before producers wait") \
+	X(LIMIT_BODIES, 1073741824, 503, "bytes of request bodies held at once on one listener") \
 	X(LIMIT_JSON_BODY, 16777216, 413, "bytes of a JSON request") \
 	X(LIMIT_JSON_DEPTH, 64, 400, "nesting of a JSON request") \
 	X(LIMIT_MESSAGES, 2048, 400, "messages of a chat request") \
@@ -24,6 +25,8 @@
 	X(LIMIT_TOOLS, 256, 400, "tools of a request") \
 	X(LIMIT_SCHEDULERS, 16, 413, "schedulers one gateway follows") \
 	X(LIMIT_MAP, 67108864, 413, "bytes of one map event") \
+	X(LIMIT_SCHEMA, 65536, 413, "bytes of a response_format schema") \
+	X(LIMIT_TOOLS_BYTES, 262144, 413, "bytes of the tools of a request") \
 	X(LIMIT_QUEUE, 512, 429, "requests waiting for an engine slot on a node") \
 	X(LIMIT_MANIFEST, 4194304, 413, "bytes of an OCI manifest") \
 	X(LIMIT_UPLOADS, 256, 429, "open blob uploads") \

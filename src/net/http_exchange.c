@@ -44,6 +44,8 @@ static void exchange_free(struct http_exchange *x)
 {
 	struct http_server *server = x->server;
 	loop_task_cancel(&x->settle_task);
+	if (server)
+		server->bodies -= x->body_counted;
 	buf_fini(&x->body);
 	buf_fini(&x->extra);
 	arena_fini(&x->arena);
@@ -246,6 +248,19 @@ static void collect(struct http_exchange *x, struct str data)
 	if (x->body.len + data.len >= x->body.cap && left > data.len && left <= x->body_max)
 		buf_reserve(&x->body, left < 4 * x->body.len ? left : data.len + 3 * x->body.len);
 	buf_append_str(&x->body, data);
+	if (x->server)
+		x->server->bodies += x->body.cap - x->body_counted;
+	x->body_counted = x->body.cap;
+}
+
+/* Each body is bounded, but many together are not: past the sum, who comes later waits for another time. */
+static bool bodies_full(struct http_exchange *x, size_t more)
+{
+	if (!x->server || x->server->bodies + more <= x->server->options.bodies_max)
+		return false;
+	error_set(&x->body_error, E_UNAVAILABLE,
+	          "this node holds as many request bodies as it can; try again in a moment");
+	return true;
 }
 
 bool exchange_body_data(void *arg, struct str data)
@@ -259,6 +274,8 @@ bool exchange_body_data(void *arg, struct str data)
 	if (x->body_got > x->body_max)
 		return body_too_large(x);
 	if (x->reader == READER_COLLECT) {
+		if (bodies_full(x, data.len))
+			return false;
 		collect(x, data);
 		return true;
 	}

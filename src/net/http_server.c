@@ -499,6 +499,8 @@ struct http_server *http_server_bare(struct loop *loop, const struct http_server
 	server->options.address = (struct str){0};
 	if (!server->options.conns_max)
 		server->options.conns_max = LIMIT_CONNS;
+	if (!server->options.bodies_max)
+		server->options.bodies_max = LIMIT_BODIES;
 	if (!server->options.room)
 		server->options.room = "net";
 	server->head_us = options->head_timeout_us ? options->head_timeout_us : LIMIT_HTTP_HEAD_MS * US_PER_MS;

@@ -37,6 +37,7 @@ struct http_server {
 	size_t session_count;
 	struct http_exchange *exchanges; /* all not yet released */
 	size_t exchange_count;
+	size_t bodies; /* bytes of collected bodies, of all exchanges */
 	struct http_exchange *spare;
 	unsigned spare_count;
 	bool draining;
@@ -66,6 +67,7 @@ struct http_exchange {
 	http_on_body *on_body;
 	void *body_arg;
 	struct buf body;
+	size_t body_counted;     /* of body.cap, in server->bodies */
 	struct error body_error; /* code 0: none */
 	/* response */
 	bool begun, ended, aborted, chunked, bare, close;

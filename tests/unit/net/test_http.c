@@ -257,6 +257,53 @@ static void test_too_large_body_gets_413(void **state)
 	assert_int_equal(w.status, 413);
 }
 
+static int first_done, first_status;
+
+static void on_first_done(void *arg, struct http_call *call, const struct error *err)
+{
+	(void)arg;
+	first_done = 1;
+	first_status = err ? 0 : http_call_status(call);
+}
+
+static void test_bodies_together_are_bounded(void **state)
+{
+	(void)state;
+	char url[128];
+	struct http_server *small;
+	struct http_server_options options = {.address = STR("127.0.0.1:0"),
+	                                      .inherited_fd = -1,
+	                                      .handler = handler,
+	                                      .bodies_max = 200000,
+	                                      .room = "test"};
+	assert_int_equal(http_server_new(w.loop, &options, &small, NULL), 0);
+	snprintf(url, sizeof(url), "http://" STR_FMT "/echo", STR_ARG(http_server_address(small)));
+	struct http_call_options first = {.method = STR("POST"),
+	                                  .url = str_from(url),
+	                                  .body_streams = true,
+	                                  .body_length = 150000,
+	                                  .on_done = on_first_done};
+	struct http_call *call = http_call_start(w.client, &first);
+	for (int i = 0; i < 2; i++)
+		http_call_write(call, (struct str){pattern, sizeof(pattern)});
+	struct http_call_options o = {.method = STR("POST"),
+	                              .url = str_from(url),
+	                              .body = {pattern, sizeof(pattern)},
+	                              .on_head = on_head,
+	                              .on_data = on_data,
+	                              .on_done = on_done};
+	for (int i = 0; i < 50 && w.status != 503; i++) /* until the first one's bytes are there */
+		call_wait(&o);
+	assert_int_equal(w.status, 503);
+	http_call_write(call, (struct str){pattern, 150000 - 2 * sizeof(pattern)});
+	http_call_end(call);
+	run_until(w.loop, &first_done);
+	assert_int_equal(first_status, 200);
+	call_wait(&o);
+	assert_int_equal(w.status, 200); /* what the first one held is free again */
+	http_server_free(small);
+}
+
 struct upload {
 	uint64_t left;
 };
@@ -643,6 +690,7 @@ int main(void)
 	    T(test_small_request_and_response),
 	    T(test_whole_body_is_echoed),
 	    T(test_too_large_body_gets_413),
+	    T(test_bodies_together_are_bounded),
 	    T(test_bodies_stream_both_ways_chunked),
 	    T(test_bodies_stream_both_ways_with_length),
 	    T(test_error_has_openai_shape_and_no_header_can_be_injected),
