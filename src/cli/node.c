@@ -53,6 +53,7 @@ struct node {
 	struct tls_context *api_tls;
 	struct http_server *node_server, *api_server, *repository_server, *scheduler_server;
 	struct version *versions; /* assigned */
+	char **unloadable;        /* why the gateway would not take the version of the same index; NULL: nothing said */
 	size_t version_count;
 	bool draining, started;
 	int64_t drain_from_us;
@@ -151,8 +152,9 @@ static void name_tag_of(const struct version *v, char *ret_text, size_t size)
 /* A node's lines of one version. On disk is one thing, whether it can answer is the engine's to say. While a newer
  * version of a name is fetched, or waits for the engine to be idle, the older one goes on answering: then the first
  * line, the one that counts for requests, is the older one's, and the second tells how far the newer one is. */
-static bool fill_line(const struct node *n, const struct version *v, bool second, struct model_report *ret_line)
+static bool fill_line(const struct node *n, size_t i, bool second, struct model_report *ret_line)
 {
+	const struct version *v = &n->versions[i];
 	char name[2 * NODE_TEXT_SIZE];
 	struct model_report disk, engine;
 	name_tag_of(v, name, sizeof name);
@@ -160,7 +162,9 @@ static bool fill_line(const struct node *n, const struct version *v, bool second
 		return false;
 	bool on_disk = disk.state == MODEL_READY;
 	if (on_disk)
-		disk.state = MODEL_LOADING;
+		disk.state = n->unloadable[i] ? MODEL_FAILED : MODEL_LOADING;
+	if (on_disk && n->unloadable[i])
+		snprintf(disk.error, sizeof disk.error, "%s", n->unloadable[i]);
 	bool loaded = gateway_model_report(n->gateway, str_from(name), &engine);
 	bool same = loaded && strcmp(engine.digest, disk.digest) == 0, answers = loaded && engine.state == MODEL_READY;
 	if (same) {
@@ -179,8 +183,8 @@ static void fill_report(void *arg, struct node_report *report)
 		return;
 	report->models = mem_new((2 * n->version_count + 1) * sizeof *report->models);
 	for (size_t i = 0; i < 2 * n->version_count && report->model_count < LIMIT_NODE_MODELS; i++)
-		report->model_count += fill_line(n, &n->versions[i % n->version_count], i >= n->version_count,
-		                                 &report->models[report->model_count]);
+		report->model_count +=
+		    fill_line(n, i % n->version_count, i >= n->version_count, &report->models[report->model_count]);
 	size_t count = gateway_seen(n->gateway, NULL, 0);
 	report->seen = mem_new((count + 1) * sizeof *report->seen);
 	report->seen_count = gateway_seen(n->gateway, report->seen, count);
@@ -258,6 +262,16 @@ static const struct version *assigned(const struct version *versions, size_t cou
 	return NULL;
 }
 
+static void versions_forget(struct node *n)
+{
+	for (size_t i = 0; i < n->version_count; i++) {
+		version_fini(&n->versions[i]);
+		free(n->unloadable[i]);
+	}
+	free(n->versions);
+	free(n->unloadable);
+}
+
 static void on_assign(void *arg, const struct version *versions, size_t count)
 {
 	struct node *n = arg;
@@ -268,10 +282,10 @@ static void on_assign(void *arg, const struct version *versions, size_t count)
 		name_tag_of(&n->versions[i], name, sizeof name);
 		if (!assigned(versions, count, &n->versions[i]))
 			gateway_model_remove(n->gateway, str_from(name));
-		version_fini(&n->versions[i]);
 	}
-	free(n->versions);
+	versions_forget(n);
 	n->versions = mem_new((count + 1) * sizeof *n->versions);
+	n->unloadable = mem_new((count + 1) * sizeof *n->unloadable);
 	n->version_count = count;
 	for (size_t i = 0; i < count; i++)
 		version_copy(&versions[i], &n->versions[i]);
@@ -303,8 +317,12 @@ static void on_model_here(void *arg, const struct version *v)
 	name_tag_of(v, name, sizeof name);
 	digest_format(&v->manifest, digest);
 	if (blob_path(n->blobs, &file->digest, &path, &err) ||
-	    gateway_model_add(n->gateway, str_from(name), str_from(digest), str_from(path), &err))
+	    gateway_model_add(n->gateway, str_from(name), str_from(digest), str_from(path), &err)) {
+		const struct version *own = assigned(n->versions, n->version_count, v);
 		log_error("node", "%s cannot be loaded: %s", name, err.text);
+		if (own && !n->unloadable[own - n->versions])
+			n->unloadable[own - n->versions] = str_dup(str_from(err.text));
+	}
 	free(path);
 	member_report_soon(n->member);
 }
@@ -392,24 +410,43 @@ static struct scheduler_options scheduler_options_of(const struct config *c, str
 	};
 }
 
-static int api_tls_load(struct node *n, const struct config *c, struct error *err)
+/* The configured certificate's options, over `pem`, which the caller finishes; untouched when none is configured. */
+static int api_tls_read(const struct node *n, const struct config *c, struct tls_options *ret_options,
+                        struct buf pem[2], struct error *err)
 {
-	struct buf cert = {0}, key = {0};
-	int rc = 0;
 	if (!c->api_tls_cert[0] != !c->api_tls_key[0])
 		return error_set(err, E_INVAL, "api_tls_cert and api_tls_key belong together: set both or none");
 	if (n->started && !c->api_tls_cert[0] != !n->api_tls)
 		return error_set(err, E_INVAL, "api_tls_cert: TLS on the API port comes and goes only with a restart");
 	if (!c->api_tls_cert[0])
 		return 0;
-	rc = file_read(c->api_tls_cert, PEM_MAX, &cert, err);
+	int rc = file_read(c->api_tls_cert, PEM_MAX, &pem[0], err);
 	if (rc == 0)
-		rc = file_read(c->api_tls_key, PEM_MAX, &key, err);
-	struct tls_options o = {.cert_pem = buf_str(&cert), .key_pem = buf_str(&key), .any_version = true};
-	if (rc == 0)
-		rc = n->api_tls ? tls_context_replace(n->api_tls, &o, err) : tls_context_new(&o, &n->api_tls, err);
-	buf_fini(&cert);
-	buf_fini(&key);
+		rc = file_read(c->api_tls_key, PEM_MAX, &pem[1], err);
+	*ret_options =
+	    (struct tls_options){.cert_pem = buf_str(&pem[0]), .key_pem = buf_str(&pem[1]), .any_version = true};
+	return rc;
+}
+
+/* try_only: says whether it would work. */
+static int api_tls_load(struct node *n, const struct config *c, bool try_only, struct error *err)
+{
+	struct buf pem[2] = {0};
+	struct tls_options o;
+	struct tls_context *fresh = NULL;
+	int rc = api_tls_read(n, c, &o, pem, err);
+	if (rc == 0 && c->api_tls_cert[0]) {
+		if (n->api_tls && !try_only)
+			rc = tls_context_replace(n->api_tls, &o, err);
+		else
+			rc = tls_context_new(&o, &fresh, err);
+	}
+	if (!try_only && fresh)
+		n->api_tls = fresh;
+	else
+		tls_context_free(fresh);
+	buf_fini(&pem[0]);
+	buf_fini(&pem[1]);
 	return rc;
 }
 
@@ -430,14 +467,15 @@ static void set_log_level(const struct config *c)
 
 static int apply(struct node *n, const struct config *c, struct error *err)
 {
-	int rc = api_tls_load(n, c, err);
+	/* What can be wrong is looked at before anything is changed. */
+	int rc = api_tls_load(n, c, true, err);
 	if (rc == 0 && n->scheduler) {
 		struct str *lists;
 		struct scheduler_options o = scheduler_options_of(c, &lists);
 		rc = scheduler_reload(n->scheduler, &o, err);
 		free(lists);
 	}
-	if (rc)
+	if (rc || (rc = api_tls_load(n, c, false, err)))
 		return rc;
 	set_log_level(c);
 	peer_set_limits(n->peer, (int32_t)c->fetch_parallel, c->fetch_rate);
@@ -691,9 +729,9 @@ static int node_start(struct node *n, struct error *err)
 	n->log_ring = log_ring_new(n->loop);
 	n->drain_timer = loop_timer_new(n->loop, on_drain_check, n);
 	/* member first: it has the identity; it calls back only from the loop, when the rooms are there */
-	if ((rc = api_tls_load(n, n->config, err)) || (rc = start_member(n, err)) || (rc = start_stores(n, err)) ||
-	    (rc = start_peer(n, err)) || (rc = start_gateway(n, err)) || (rc = start_center(n, err)) ||
-	    (rc = start_scheduler(n, err)) || (rc = start_listeners(n, err)))
+	if ((rc = api_tls_load(n, n->config, false, err)) || (rc = start_member(n, err)) ||
+	    (rc = start_stores(n, err)) || (rc = start_peer(n, err)) || (rc = start_gateway(n, err)) ||
+	    (rc = start_center(n, err)) || (rc = start_scheduler(n, err)) || (rc = start_listeners(n, err)))
 		return rc;
 	n->started = true;
 	return 0;
@@ -712,9 +750,7 @@ static void node_stop(struct node *n)
 	repository_free(n->repository);
 	member_free(n->member);
 	tls_context_free(n->api_tls);
-	for (size_t i = 0; i < n->version_count; i++)
-		version_fini(&n->versions[i]);
-	free(n->versions);
+	versions_forget(n);
 	if (n->current != n->config)
 		config_free(n->current);
 	loop_timer_free(n->drain_timer);
