@@ -6,6 +6,7 @@
 #include "net/sse.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #define EVENT_MAX (1 << 20)
 
@@ -34,6 +35,22 @@ void chat_fini(struct chat *c)
 	c->message_count = 0;
 }
 
+/* A model may say anything; on a terminal it must not move the cursor or more. */
+static void print_text(FILE *out, struct str text)
+{
+	char *copy = str_dup(text);
+	if (isatty(fileno(out))) {
+		for (size_t at = 0; at < text.len; at++) {
+			size_t line = strcspn(copy + at, "\n\t");
+			str_blank_controls(copy + at, line);
+			at += line;
+		}
+	}
+	fwrite(copy, 1, text.len, out);
+	fflush(out);
+	free(copy);
+}
+
 static int on_event(void *arg, struct str event, struct str data)
 {
 	struct asking *a = arg;
@@ -54,8 +71,7 @@ static int on_event(void *arg, struct str event, struct str data)
 		if (!a->r->ttft_us)
 			a->r->ttft_us = clock_mono_us() - a->started_us;
 		buf_append_str(&a->r->text, text);
-		fwrite(text.base, 1, text.len, a->out);
-		fflush(a->out);
+		print_text(a->out, text);
 	}
 	yyjson_val *usage = yyjson_obj_get(root, "usage");
 	if (usage && !yyjson_is_null(usage)) {
