@@ -15,8 +15,11 @@
 #include <vector>
 
 extern "C" {
+#include "base/limits.h"
 #include "base/rng.h"
 }
+
+#include <time.h>
 
 #include <chat.h>
 #include <common.h>
@@ -32,6 +35,8 @@ struct chat {
 
 namespace
 {
+
+const double GRAMMAR_SECONDS_MAX = 0.4; /* typical ones take 0.01 */
 
 struct prompt_inside {
 	chat_prompt face{};
@@ -173,6 +178,8 @@ extern "C" void chat_free(chat *chat)
 
 extern "C" int chat_render(const chat *chat, const chat_ask *ask, chat_prompt **ret_prompt, error *err)
 try {
+	if (ask->tools_json.len > LIMIT_TOOLS_BYTES || ask->json_schema.len > LIMIT_SCHEMA)
+		return error_set(err, E_LIMIT, "tools may have %d bytes, a schema %d", LIMIT_TOOLS_BYTES, LIMIT_SCHEMA);
 	auto in = std::make_unique<prompt_inside>();
 	auto inputs = inputs_of(text_of(ask->messages_json));
 	if (ask->tools_json.len)
@@ -212,6 +219,8 @@ try {
 extern "C" int chat_constrain(const llama_model *model, str json_schema, chat_prompt **ret_prompt, error *err)
 try {
 	(void)model;
+	if (json_schema.len > LIMIT_SCHEMA)
+		return error_set(err, E_LIMIT, "a schema may have %d bytes", LIMIT_SCHEMA);
 	auto in = std::make_unique<prompt_inside>();
 	in->params.grammar = grammar_of(schema_of(json_schema));
 	*ret_prompt = face_of(std::move(in));
@@ -312,6 +321,36 @@ std::vector<llama_token> generation_tokens(const std::string &text, const llama_
 	return tokens;
 }
 
+double thread_seconds()
+{
+	timespec t;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* What looking at every `step`th token costs. */
+double mask_seconds(llama_sampler *rules, const llama_vocab *vocab, int32_t step)
+{
+	std::vector<llama_token_data> some;
+	for (int32_t i = 0; i < llama_vocab_n_tokens(vocab); i += step)
+		some.push_back(llama_token_data{i, 0.0f, 0.0f});
+	llama_token_data_array array = {some.data(), some.size(), -1, false};
+	double begun = thread_seconds();
+	llama_sampler_apply(rules, &array);
+	return thread_seconds() - begun;
+}
+
+/* Grammars come from strangers, and some cost seconds a token, which every stream of the batch would wait for. So the
+ * first token is tried here, on the caller's thread; on a sample first, so that the trial stays short, too. */
+bool is_affordable(const std::string &grammar, const llama_vocab *vocab)
+{
+	llama_sampler *rules = llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
+	bool affordable = !rules || (mask_seconds(rules, vocab, 64) < GRAMMAR_SECONDS_MAX / 128 &&
+	                             mask_seconds(rules, vocab, 1) < GRAMMAR_SECONDS_MAX);
+	llama_sampler_free(rules);
+	return affordable;
+}
+
 } // namespace
 
 extern "C" int chat_grammar_new(const chat_prompt *prompt, const llama_model *model, chat_grammar **ret_grammar,
@@ -322,6 +361,9 @@ try {
 	const llama_vocab *vocab = llama_model_get_vocab(model);
 	auto g = std::make_unique<chat_grammar>();
 
+	if (!is_affordable(params.grammar, vocab))
+		return error_set(err, E_LIMIT,
+		                 "the schema or the tools make a grammar too costly to follow: simplify them");
 	g->lazy = params.grammar_lazy;
 	g->rules =
 	    g->lazy ? lazy_rules(params, vocab) : llama_sampler_init_grammar(vocab, params.grammar.c_str(), "root");

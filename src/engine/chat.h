@@ -53,7 +53,7 @@ int chat_constrain(const struct llama_model *model, struct str json_schema, stru
                    struct error *err);
 void chat_prompt_free(struct chat_prompt *prompt);
 
-/* Only for constrained prompts. E_INVAL: the grammar made of the schema is not accepted. */
+/* Only for constrained prompts. E_INVAL: the grammar made of the schema is not accepted; E_LIMIT: it costs too much. */
 int chat_grammar_new(const struct chat_prompt *prompt, const struct llama_model *model,
                      struct chat_grammar **ret_grammar, struct error *err);
 void chat_grammar_free(struct chat_grammar *grammar);
