@@ -33,6 +33,12 @@ class Answer:
         self.port, self.number, self.tokens, self.error = port, number, 0, None
 
     def ask(self):
+        try:
+            self.stream()
+        except OSError as error:
+            self.error = f"no whole answer: {error}"
+
+    def stream(self):
         body = json.dumps({"model": "bench", "messages": [{"role": "user", "content": prompt(self.number)}],
                            "max_tokens": TOKENS, "temperature": 0, "stream": True, "cache_prompt": False,
                            "logit_bias": {"2": -100}, "stream_options": {"include_usage": True}}).encode()
