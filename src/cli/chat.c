@@ -97,6 +97,8 @@ static void format_request(const struct chat *c, struct buf *out)
 	buf_append_str(out, STR(",\"stream\":true,\"stream_options\":{\"include_usage\":true}"));
 	if (c->max_tokens)
 		buf_printf(out, ",\"max_tokens\":%d", c->max_tokens);
+	if (c->temperature)
+		buf_printf(out, ",\"temperature\":%g", *c->temperature);
 	buf_append_str(out, STR(",\"messages\":["));
 	for (size_t i = 0; i < c->message_count; i++) {
 		buf_append_str(out, i ? STR(",{\"role\":") : STR("{\"role\":"));
@@ -140,13 +142,34 @@ int chat_ask(struct client *client, const struct chat *c, FILE *out, struct chat
 	return rc;
 }
 
-int chat_route(struct client *client, const char *scheduler_url, const char *model, char *ret_api_url, size_t size,
+static int route_parse(yyjson_val *root, struct chat_route *ret_route, struct error *err)
+{
+	yyjson_val *choice = NULL, *other;
+	size_t i, max;
+	struct str best = {0}, api;
+	int rc = json_obj(root, "choice", &choice, err);
+	if (rc == 0)
+		rc = json_str(choice, "api_url", &best, err);
+	if (rc)
+		return rc;
+	ret_route->count = best.len > 0 && str_copy(best, ret_route->api_urls[0], CHAT_URL_SIZE);
+	yyjson_arr_foreach(yyjson_obj_get(root, "candidates"), i, max, other)
+	{
+		if (ret_route->count == 0 || ret_route->count == CHAT_ROUTES)
+			break;
+		if (json_str(other, "api_url", &api, NULL) == 0 && api.len > 0 && !str_equal(api, best) &&
+		    str_copy(api, ret_route->api_urls[ret_route->count], CHAT_URL_SIZE))
+			ret_route->count++;
+	}
+	return 0;
+}
+
+int chat_route(struct client *client, const char *scheduler_url, const char *model, struct chat_route *ret_route,
                struct error *err)
 {
 	struct buf url = {0}, answer = {0};
 	yyjson_doc *doc = NULL;
-	yyjson_val *choice = NULL;
-	struct str api = {0};
+	*ret_route = (struct chat_route){0};
 	buf_printf(&url, "%s/v1/route?model=", scheduler_url);
 	client_escape(&url, str_from(model));
 	buf_append(&url, "", 1);
@@ -155,10 +178,8 @@ int chat_route(struct client *client, const char *scheduler_url, const char *mod
 	if (rc == 0)
 		rc = json_parse(buf_str(&answer), &doc, err);
 	if (rc == 0)
-		rc = json_obj(yyjson_doc_get_root(doc), "choice", &choice, err);
-	if (rc == 0 && choice)
-		rc = json_str(choice, "api_url", &api, err);
-	if (rc == 0 && (api.len == 0 || !str_copy(api, ret_api_url, size)))
+		rc = route_parse(yyjson_doc_get_root(doc), ret_route, err);
+	if (rc == 0 && ret_route->count == 0)
 		rc = error_set(err, E_PEER, "%s names no node for %s", scheduler_url, model);
 	yyjson_doc_free(doc);
 	buf_fini(&url);

@@ -369,7 +369,7 @@ int client_run(struct client *c, const struct client_call *call, int *ret_status
 	if (c->interrupted)
 		rc = error_set(err, E_CANCELED, "interrupted");
 	else if (r->error.code)
-		rc = error_set(err, r->error.code, "%s: %s", url, r->error.text);
+		rc = error_set(err, r->error.code, "%s", r->error.text); /* names the URL itself */
 	else if (r->stopped)
 		rc = error_set(err, E_CANCELED, "stopped");
 	else if (r->body.failed)

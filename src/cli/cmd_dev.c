@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -77,6 +78,24 @@ static void say(const struct dev *d, const char *format, ...)
 	printf("\n");
 	fflush(stdout);
 	va_end(args);
+}
+
+/* Lines are cut at the terminal's width: one that wraps would be two to go back over. */
+static void redraw(FILE *out, const char *text, size_t len, int *lines)
+{
+	struct winsize w = {0};
+	bool terminal = ioctl(fileno(out), TIOCGWINSZ, &w) == 0 && w.ws_col > 0;
+	if (*lines && terminal)
+		fprintf(out, "\033[%dA\033[J", *lines);
+	*lines = 0;
+	for (size_t i = 0, column = 0; i < len; i++) {
+		bool end = text[i] == '\n';
+		column = end ? 0 : column + (((unsigned char)text[i] & 0xc0) != 0x80);
+		*lines += end;
+		if (end || !terminal || column <= w.ws_col)
+			fputc(text[i], out);
+	}
+	fflush(out);
 }
 
 /* ---- the plan: who, where, which ports -------------------------------------------------------------- */
@@ -274,17 +293,22 @@ static int check_alive(struct dev *d, struct error *err)
 	return 0;
 }
 
-/* Once up, a child that dies is started again after a pause, so that its absence can be seen. */
-static void revive(struct dev *d)
+/* Once up, a child that dies is started again after a pause, so that its absence can be seen. What is said of it takes
+ * the place of the table, which comes below again. */
+static void revive(struct dev *d, int *lines)
 {
 	for (size_t i = 0; i < d->count; i++) {
 		struct dev_node *n = &d->nodes[i];
 		if (process_runs(&d->processes[i]))
 			continue;
-		if (!n->died_us)
+		if (!n->died_us) {
 			n->died_us = clock_mono_us();
-		else if (clock_mono_us() - n->died_us > RESTART_US)
-			start_node(d, n, NULL);
+			redraw(stdout, "", 0, lines);
+			say(d, "%s died; it is started again in %d s", n->name, (int)(RESTART_US / US_PER_S));
+		} else if (clock_mono_us() - n->died_us > RESTART_US && start_node(d, n, NULL) == 0) {
+			redraw(stdout, "", 0, lines);
+			say(d, "%s is started again", n->name);
+		}
 	}
 }
 
@@ -416,6 +440,15 @@ static int push_and_place(struct dev *d, const char *file, struct error *err)
 	return rc;
 }
 
+/* The network may remember nodes of an earlier run that had more of them. */
+static bool is_ours(const struct dev *d, struct str name)
+{
+	for (size_t i = 0; i < d->count; i++)
+		if (str_equal(name, str_from(d->nodes[i].name)))
+			return true;
+	return false;
+}
+
 /* A line a node; *ret_left: how many are not ready. A failed one ends it. */
 static int show_nodes(const struct dev *d, yyjson_val *root, FILE *out, size_t *ret_left, struct error *err)
 {
@@ -423,21 +456,25 @@ static int show_nodes(const struct dev *d, yyjson_val *root, FILE *out, size_t *
 	size_t i, max, seen = 0, ready = 0;
 	yyjson_arr_foreach(yyjson_obj_get(root, "nodes"), i, max, node)
 	{
-		char bar[28], have[16], rate_text[16], left[16] = "";
+		char bar[15], have[16], rate_text[16], left[16] = "";
 		struct str name = answer_text(node, "name"), site = answer_text(node, "site"),
 			   state = answer_text(node, "state");
 		int64_t bytes = answer_number(node, "have_bytes"), total = answer_number(node, "total_bytes");
 		double rate = answer_rate(node, "fetch_rate");
+		if (!is_ours(d, name))
+			continue;
 		format_bar(total ? (double)bytes / (double)total : 0, bar, sizeof bar);
 		format_bytes((uint64_t)bytes, have);
 		format_bytes((uint64_t)rate, rate_text);
 		if (rate > 0)
 			format_duration((int64_t)((double)(total - bytes) / rate * (double)US_PER_S), left);
-		fprintf(out, "         %-10.*s %-8.*s %s %3d%% %10s  %9.*s", STR_ARG(name), STR_ARG(site), bar,
-		        total ? (int)(bytes * 100 / total) : 0, have, STR_ARG(state));
+		/* 80 columns at most: what is there, or how fast the rest comes */
+		fprintf(out, "         %-8.*s %-6.*s %s %3d%%  %-8.*s  ", STR_ARG(name), STR_ARG(site), bar,
+		        total ? (int)(bytes * 100 / total) : 0, STR_ARG(state));
 		if (rate > 0 && bytes < total)
-			fprintf(out, "  %s/s, %s left", rate_text, left);
-		fprintf(out, "\n");
+			fprintf(out, "%s/s, %s left\n", rate_text, left);
+		else
+			fprintf(out, "%s\n", have);
 		seen++;
 		ready += str_equal(state, STR("ready"));
 		struct str words = answer_text(node, "error");
@@ -447,17 +484,6 @@ static int show_nodes(const struct dev *d, yyjson_val *root, FILE *out, size_t *
 	}
 	*ret_left = seen == 0 ? 1 : seen - ready;
 	return 0;
-}
-
-static void redraw(FILE *out, const char *text, size_t len, int *lines)
-{
-	if (*lines && isatty(fileno(out)))
-		fprintf(out, "\033[%dA\033[J", *lines);
-	fwrite(text, 1, len, out);
-	fflush(out);
-	*lines = 0;
-	for (size_t i = 0; i < len; i++)
-		*lines += text[i] == '\n';
 }
 
 static int watch_distribution(struct dev *d, struct error *err)
@@ -499,16 +525,18 @@ static int watch_distribution(struct dev *d, struct error *err)
 
 static int first_question(struct dev *d, struct error *err)
 {
-	char scheduler[64], api[512];
+	char scheduler[64];
+	const double surest = 0; /* a small model is at its best so, and says the same each time */
 	const char *question = args_value(d->args, "question");
-	struct chat chat = {.model = d->model, .api_url = api, .max_tokens = 96};
+	struct chat_route route;
+	struct chat chat = {.model = d->model, .api_url = route.api_urls[0], .max_tokens = 96, .temperature = &surest};
 	struct chat_result r = {0};
 	int rc = client_open_plain(&d->plain, err);
 	if (rc)
 		return rc;
 	snprintf(scheduler, sizeof scheduler, "http://127.0.0.1:%d", d->scheduler_port);
 	for (int64_t until = clock_mono_us() + START_LIMIT_US;;) {
-		rc = chat_route(d->plain, scheduler, d->model, api, sizeof api, err);
+		rc = chat_route(d->plain, scheduler, d->model, &route, err);
 		if (rc == 0 || rc == E_CANCELED || clock_mono_us() > until)
 			break;
 		if (client_sleep(d->client, 100 * US_PER_MS, NULL))
@@ -516,7 +544,7 @@ static int first_question(struct dev *d, struct error *err)
 	}
 	if (rc)
 		return rc;
-	say(d, "the scheduler says: ask %s", api);
+	say(d, "the scheduler says: ask %s", chat.api_url);
 	printf("\n  > %s\n\n  ", question ? question : QUESTION);
 	fflush(stdout);
 	chat_say(&chat, "user", str_from(question ? question : QUESTION));
@@ -553,11 +581,12 @@ static void print_hints(const struct dev *d)
 	       "  stream = client.chat.completions.create(model=\"%s\", stream=True,\n"
 	       "      messages=[{\"role\": \"user\", \"content\": \"Hello!\"}])\n"
 	       "  for event in stream: print(event.choices[0].delta.content or \"\", end=\"\", flush=True)\n\n"
-	       "  mdn chat %s --stats\n\n"
+	       "  %s chat %s 'Why is the sky blue?' --temperature 0 --stats\n\n"
 	       "Why that node?  curl 'http://127.0.0.1:%d/v1/route?model=%s'\n"
-	       "Run the network: MDN_OPERATOR=%s mdn nodes\n"
+	       "Run the network: MDN_OPERATOR=%s %s nodes\n"
 	       "Logs: %s/logs. Ctrl-C ends everything.\n\n",
-	       api, d->model, api, d->model, d->model, d->scheduler_port, d->model, d->operator_dir, d->folder);
+	       api, d->model, api, d->model, program_invocation_name, d->model, d->scheduler_port, d->model,
+	       d->operator_dir, program_invocation_name, d->folder);
 	if (d->scheduler_port != 8090)
 		printf("(mdn chat: add --scheduler http://127.0.0.1:%d)\n\n", d->scheduler_port);
 }
@@ -570,7 +599,7 @@ static int stay(struct dev *d, struct error *err)
 	shown = d;
 	while (rc == 0) {
 		yyjson_doc *doc = NULL;
-		revive(d);
+		revive(d, &lines);
 		if (client_json(d->client, "GET", "/mdn/v1/nodes", STR(""), &doc, err) == 0 && (terminal || !printed)) {
 			char *text = NULL;
 			size_t len = 0;

@@ -307,6 +307,12 @@ static const struct command_option *spec_option(const struct spec *s, int got)
 	return NULL;
 }
 
+/* So near to what was typed that it may have been meant: half of the letters are right. */
+static bool is_slip(size_t typed, size_t distance)
+{
+	return 2 * distance <= typed;
+}
+
 static int unknown_option(const struct args *a, const struct spec *s, const char *text)
 {
 	struct str rest, word = str_cut(str_from(text + strspn(text, "-")), '=', &rest);
@@ -319,6 +325,8 @@ static int unknown_option(const struct args *a, const struct spec *s, const char
 			at = i;
 		}
 	}
+	if (!is_slip(word.len, least))
+		return args_usage(a, "unknown option --" STR_FMT, STR_ARG(word));
 	return args_usage(a, "unknown option --" STR_FMT "; the nearest is --%s", STR_ARG(word), s->options[at].name);
 }
 
@@ -438,8 +446,10 @@ static int no_command(char *const *words, unsigned count)
 		help_overview(words[0], asked ? stdout : stderr);
 		return asked ? EXIT_DONE : EXIT_USAGE;
 	}
-	fprintf(stderr, "mdn: there is no command \"%s%s%s\"; the nearest is `mdn %s`. All of them: `mdn help`\n",
-	        words[0], is_below ? " " : "", is_below ? second : "", nearest);
+	fprintf(stderr, "mdn: there is no command \"%s%s%s\"", words[0], is_below ? " " : "", is_below ? second : "");
+	if (is_slip(strlen(words[0]) + (is_below ? strlen(second) : 0), least))
+		fprintf(stderr, "; the nearest is `mdn %s`", nearest);
+	fprintf(stderr, ". All of them: `mdn help`\n");
 	return EXIT_USAGE;
 }
 

@@ -44,7 +44,7 @@ void format_bar(double share, char *ret_text, size_t size)
 
 static void line(const struct progress *p, uint64_t done, int64_t now_us)
 {
-	char bar[28], have[16], total[16], speed[16], left[16] = "";
+	char bar[18], have[16], total[16], speed[16], left[16] = "";
 	double share = p->total ? (double)done / (double)p->total : 1;
 	int64_t took = now_us - p->started_us;
 	double rate = took > 0 ? (double)done * (double)US_PER_S / (double)took : 0;

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: tables, --json, exit codes, words; and `mdn dev up`, which is the front door."""
+import http.server
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -127,6 +129,29 @@ def test_chat_asks_the_node_that_the_scheduler_names(net):
     assert out.strip() and re.search(r"edge-\d", out + err)
     conversation = run_mdn("chat", "tiny", "--api", net.edges[0].api_url, "--max-tokens", "4", stdin="Hello\nAnd now?\n")
     assert conversation[0].strip()
+
+
+def test_chat_asks_the_next_best_where_the_scheduler_names_a_node_that_has_just_died(net):
+    dead = f"http://127.0.0.1:{free_port()}"
+    answer = json.dumps({"choice": {"api_url": dead},
+                         "candidates": [{"api_url": dead}, {"api_url": net.edges[1].api_url}]}).encode()
+
+    class Scheduler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Scheduler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        out, err = run_mdn("chat", "tiny", "Hello", "--scheduler", url, "--max-tokens", "4", "--temperature", "0", "--stats")
+        server.shutdown()
+    assert out.strip() and f"{dead} does not answer" in err and "edge-2" in err
 
 
 def test_logs_come_from_the_node_itself(net):

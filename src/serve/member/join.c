@@ -41,8 +41,7 @@ static void on_answer(void *arg, int status, struct str body, const struct error
 		return;
 	}
 	if (failure)
-		j->rc = error_set(j->err, failure->code, "cannot ask the center at " STR_FMT ": %s",
-		                  STR_ARG(buf_str(&j->url)), failure->text);
+		j->rc = error_set(j->err, failure->code, "cannot ask the center: %s", failure->text);
 	else if (status != 200)
 		j->rc = identity_refusal(status, body, j->err);
 	else

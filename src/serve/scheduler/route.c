@@ -150,6 +150,7 @@ static void format_decision(const struct route_decision *d, const char *address,
 		put(out, i > 0 ? ",{\"id\":" : "{\"id\":", c->id);
 		put(out, ",\"name\":", c->name);
 		put(out, ",\"site\":", c->site);
+		put(out, ",\"api_url\":", c->api_url);
 		buf_printf(out, ",\"score_us\":%lld,\"rtt_us\":%lld,\"queue_us\":%lld,\"prefill_us\":%lld,\"reason\":",
 		           (long long)c->score_us, (long long)c->rtt_us, (long long)c->queue_us,
 		           (long long)c->prefill_us);

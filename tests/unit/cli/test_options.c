@@ -62,6 +62,8 @@ static void test_slips_are_answered_with_the_nearest(void **state)
 	check("config --help", EXIT_DONE, "config explain");
 	check("config shwo", EXIT_USAGE, "no command \"config shwo\"; the nearest is `mdn config show`");
 	check("cofnig", EXIT_USAGE, "the nearest is `mdn config`");
+	check("xyzzy", EXIT_USAGE, "no command \"xyzzy\". All of them: `mdn help`");
+	check("config show --xyzzy", EXIT_USAGE, "unknown option --xyzzy; see `mdn config show --help`");
 	check("config show --slotz 3", EXIT_USAGE, "unknown option --slotz; the nearest is --slots");
 	check("config show --slotz=3", EXIT_USAGE, "unknown option --slotz; the nearest is --slots");
 	check("version -x", EXIT_USAGE, "unknown option -x; see `mdn version --help`");

@@ -321,6 +321,7 @@ static void test_routes_come_with_their_reasons(void **unused)
 	assert_string_equal(yyjson_get_str(yyjson_obj_get(choice, "api_url")), "http://10.0.0.2:80");
 	yyjson_val *candidates = yyjson_obj_get(root, "candidates"), *second = yyjson_arr_get(candidates, 1);
 	assert_int_equal(yyjson_arr_size(candidates), 2);
+	assert_string_equal(yyjson_get_str(yyjson_obj_get(second, "api_url")), "http://10.0.0.1:80");
 	assert_int_equal(yyjson_get_sint(yyjson_obj_get(second, "rtt_us")), 200000);
 	assert_int_equal(yyjson_get_sint(yyjson_obj_get(second, "score_us")),
 	                 yyjson_get_sint(yyjson_obj_get(second, "rtt_us")) +
