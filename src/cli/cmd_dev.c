@@ -575,10 +575,11 @@ static void print_hints(const struct dev *d)
 	int api = d->nodes[FIXED].api_port;
 	printf("Try it (any edge answers; distances are simulated):\n\n"
 	       "  curl http://127.0.0.1:%d/v1/chat/completions -H 'content-type: application/json' \\\n"
-	       "       -d '{\"model\": \"%s\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello!\"}]}'\n\n"
+	       "       -d '{\"model\": \"%s\", \"temperature\": 0, \"messages\": [{\"role\": \"user\", \"content\": "
+	       "\"Hello!\"}]}'\n\n"
 	       "  from openai import OpenAI\n"
 	       "  client = OpenAI(base_url=\"http://127.0.0.1:%d/v1\", api_key=\"any\")\n"
-	       "  stream = client.chat.completions.create(model=\"%s\", stream=True,\n"
+	       "  stream = client.chat.completions.create(model=\"%s\", stream=True, temperature=0,\n"
 	       "      messages=[{\"role\": \"user\", \"content\": \"Hello!\"}])\n"
 	       "  for event in stream: print(event.choices[0].delta.content or \"\", end=\"\", flush=True)\n\n"
 	       "  %s chat %s 'Why is the sky blue?' --temperature 0 --stats\n\n"
