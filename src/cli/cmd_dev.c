@@ -636,10 +636,10 @@ static int up(struct dev *d, const char *file, struct error *err)
 		rc = watch_distribution(d, err);
 	if (rc == 0)
 		say(d, "%s is ready on %zu edges", d->model, d->count - FIXED);
-	if (rc == 0)
-		rc = first_question(d, err);
-	if (rc == E_INVAL &&
-	    !args_has(d->args, "once")) { /* a model that is not made for chat is no reason to go down */
+	if (rc)
+		return rc;
+	rc = first_question(d, err);
+	if (rc == E_INVAL && !args_has(d->args, "once")) { /* a model that is not made for chat: no reason to go down */
 		say(d, "no first answer: %s", err->text);
 		rc = 0;
 	}

@@ -270,7 +270,7 @@ def test_a_used_port_is_refused_in_words_and_nothing_runs(folder, tiny):
 
 def test_dev_up_refuses_what_is_no_model(folder):
     (folder / "no.gguf").write_bytes(b"this is no model")
-    up = dev_up(folder, folder / "no.gguf", "--once", "--edges", "1")
+    up = dev_up(folder, folder / "no.gguf", "--edges", "1")
     out, _ = up.communicate(timeout=60)
     assert up.returncode == FAILED and "no.gguf is not a GGUF model file" in out
     assert not processes_in(folder)
