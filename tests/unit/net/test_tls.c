@@ -8,11 +8,13 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
-#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define DAY_US (24 * 3600 * US_PER_S)
 #define HOUR_US (3600 * US_PER_S)
 #define SERVER_ID "spiffe://test/node/server"
+#define FILE_SIZE 500000
 #define CLIENT_ID "spiffe://test/node/client"
 
 static struct {
@@ -120,7 +122,9 @@ static void handler(void *arg, struct http_exchange *x)
 		http_watch(x, echo_more, NULL, x);
 		http_body_read(x, UINT64_MAX, echo, echo_done, x);
 	} else if (str_equal(http_path(x), STR("/file"))) {
-		http_respond_file(x, 200, NULL, open("/proc/self/exe", O_RDONLY | O_CLOEXEC), 0, 500000);
+		int fd = memfd_create("file", MFD_CLOEXEC);
+		assert_int_equal(ftruncate(fd, FILE_SIZE), 0);
+		http_respond_file(x, 200, NULL, fd, 0, FILE_SIZE);
 	} else {
 		http_respond(x, 200, NULL, STR("secret"));
 	}
@@ -383,7 +387,7 @@ static void test_large_bodies_and_files_pass_through_tls(void **state)
 	call("/file", SERVER_ID, STR(""));
 	run_until(w.loop, &w.done);
 	assert_int_equal(w.code, 0);
-	assert_int_equal(w.body.len, 500000);
+	assert_int_equal(w.body.len, FILE_SIZE);
 	stop();
 	free(data);
 }
