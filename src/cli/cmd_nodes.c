@@ -170,9 +170,10 @@ int cmd_key_new(const struct args *args)
 		rc = json_str(yyjson_doc_get_root(doc), "id", &id, &err);
 	if (rc == 0 && args_has(args, "json"))
 		printf("{\"key\":\"" STR_FMT "\",\"id\":\"" STR_FMT "\"}\n", STR_ARG(key), STR_ARG(id));
-	else if (rc == 0)
-		printf(STR_FMT "\nThis is shown once. Revoke it with: mdn key revoke " STR_FMT "\n", STR_ARG(key),
-		       STR_ARG(id));
+	else if (rc == 0) {
+		printf(STR_FMT "\n", STR_ARG(key));
+		fprintf(stderr, "This is shown once. Revoke it with: mdn key revoke " STR_FMT "\n", STR_ARG(id));
+	}
 	yyjson_doc_free(doc);
 	buf_fini(&body);
 	client_close(c);

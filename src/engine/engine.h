@@ -19,8 +19,8 @@ struct engine;
 struct engine_request;
 
 struct engine_sampling {
-	double temperature, top_p, min_p;                           /* temperature 0: greedy */
-	int32_t top_k;                                              /* 0: off */
+	double temperature, top_p, min_p; /* temperature 0: greedy; min_p < 0: the engine's own */
+	int32_t top_k;                    /* 0: off */
 	double presence_penalty, frequency_penalty, repeat_penalty; /* 0, 0, 1: off */
 	uint64_t seed;
 	bool has_seed;

@@ -9,6 +9,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* As llama-server: without it small models drift into the tail at temperature 1. */
+#define MIN_P_DEFAULT 0.05
+
 enum { SAMPLE_BLOCK = 512, LANES = 16 };
 
 void sample_scratch_init(struct sample_scratch *scratch, int32_t vocab)
@@ -311,6 +314,8 @@ void sampler_init(struct sampler *s, const struct engine_sampling *params, uint6
 		s->params.temperature = 0;
 	if (s->params.repeat_penalty <= 0)
 		s->params.repeat_penalty = 1;
+	if (s->params.min_p < 0)
+		s->params.min_p = MIN_P_DEFAULT;
 	s->penalizes = params->presence_penalty != 0 || params->frequency_penalty != 0 || s->params.repeat_penalty != 1;
 }
 

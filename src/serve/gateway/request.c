@@ -519,6 +519,7 @@ int chat_request_parse(struct str body, enum engine_task task, struct chat_reque
 	memset(fault, 0, sizeof(*fault));
 	r.sampling.temperature = 1;
 	r.sampling.top_p = 1;
+	r.sampling.min_p = -1;
 	r.sampling.repeat_penalty = 1;
 	if (json_parse(body, &r.doc, &fault->err) < 0)
 		return fault->err.code;

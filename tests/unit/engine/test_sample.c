@@ -103,6 +103,19 @@ static void test_draws_follow_the_distribution(void **state)
 	}
 }
 
+static void test_the_tail_is_cut_unless_min_p_says_otherwise(void **state)
+{
+	static double share[VOCAB];
+	(void)state;
+
+	fill(2);
+	row[VOCAB - 1] = 8; /* about 0.02 of the heaviest */
+	shares((struct engine_sampling){.temperature = 1, .min_p = -1}, share);
+	assert_true(share[VOCAB - 1] == 0);
+	shares((struct engine_sampling){.temperature = 1}, share);
+	assert_true(share[VOCAB - 1] > 0);
+}
+
 static void test_top_k_and_top_p_and_min_p_cut_the_tail(void **state)
 {
 	static double share[VOCAB];
@@ -258,6 +271,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_greedy_takes_the_first_of_the_largest),
 	    cmocka_unit_test(test_draws_follow_the_distribution),
+	    cmocka_unit_test(test_the_tail_is_cut_unless_min_p_says_otherwise),
 	    cmocka_unit_test(test_top_k_and_top_p_and_min_p_cut_the_tail),
 	    cmocka_unit_test(test_forbidden_tokens_never_come),
 	    cmocka_unit_test(test_same_seed_and_position_draw_the_same),
