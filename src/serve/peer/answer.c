@@ -6,57 +6,14 @@
  */
 #include "serve/peer/room.h"
 
+#include "net/http_range.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #define WAIT_MAX_MS 10000
-
-enum range_kind { RANGE_NONE, RANGE_OK, RANGE_BAD };
-
-/* "bytes=a-b", "bytes=a-", "bytes=-n"; anything else is ignored, as the RFC allows. */
-static enum range_kind range_of(const struct http_exchange *x, uint64_t size, uint64_t *ret_from, uint64_t *ret_length)
-{
-	struct str text, last;
-	uint64_t from, to;
-	if (!http_header(x, "range", &text) || !str_starts(text, STR("bytes=")))
-		return RANGE_NONE;
-	text = (struct str){text.base + 6, text.len - 6};
-	struct str first = str_cut(text, '-', &last);
-	if (first.len == text.len)
-		return RANGE_NONE;
-	if (first.len == 0) {
-		if (str_to_u64(last, &to))
-			return RANGE_NONE;
-		if (to == 0 || size == 0)
-			return RANGE_BAD;
-		*ret_length = to < size ? to : size;
-		*ret_from = size - *ret_length;
-		return RANGE_OK;
-	}
-	if (str_to_u64(first, &from) || (last.len && str_to_u64(last, &to)))
-		return RANGE_NONE;
-	if (last.len == 0 || to >= size)
-		to = size - 1;
-	if (size == 0 || from >= size || to < from)
-		return RANGE_BAD;
-	*ret_from = from;
-	*ret_length = to - from + 1;
-	return RANGE_OK;
-}
-
-static void answer_file(struct http_exchange *x, int fd, uint64_t size, bool ranged, uint64_t from, uint64_t length)
-{
-	char text[80];
-	if (ranged) {
-		snprintf(text, sizeof text, "bytes %llu-%llu/%llu", (unsigned long long)from,
-		         (unsigned long long)(from + length - 1), (unsigned long long)size);
-		http_add_header(x, "content-range", str_from(text));
-	}
-	http_add_header(x, "accept-ranges", STR("bytes"));
-	http_respond_file(x, ranged ? 206 : 200, "application/octet-stream", fd, from, length);
-}
 
 static void answer_not_held(struct http_exchange *x)
 {
@@ -70,7 +27,7 @@ static void answer_partial(struct http_exchange *x, const struct fetch *f)
 	const struct chunk_list *list;
 	const struct chunk_plan *plan;
 	uint64_t from, length;
-	if (!fetch_view(f, &list, &plan) || range_of(x, list->size, &from, &length) != RANGE_OK) {
+	if (!fetch_view(f, &list, &plan) || http_range(x, list->size, &from, &length) != HTTP_RANGE_PART) {
 		answer_not_held(x);
 		return;
 	}
@@ -87,12 +44,12 @@ static void answer_partial(struct http_exchange *x, const struct fetch *f)
 		http_respond_error(x, &err);
 		return;
 	}
-	answer_file(x, fd, list->size, true, from, length);
+	http_respond_file_part(x, fd, list->size, true, from, length);
 }
 
 static void answer_blob(struct peer *p, struct http_exchange *x, const struct digest *d)
 {
-	uint64_t size, from = 0, length;
+	uint64_t size, from = 0, length = 0;
 	int fd;
 	struct error err = {0};
 	if (blob_open(p->o.store, d, &fd, &size, &err)) {
@@ -103,14 +60,14 @@ static void answer_blob(struct peer *p, struct http_exchange *x, const struct di
 			http_respond_error(x, &err);
 		return;
 	}
-	enum range_kind kind = range_of(x, size, &from, &length);
-	if (kind == RANGE_BAD) {
+	enum http_range range = http_range(x, size, &from, &length);
+	if (range == HTTP_RANGE_BAD) {
 		close(fd);
 		error_set(&err, E_RANGE, "the range is outside the %llu bytes of this blob", (unsigned long long)size);
 		http_respond_error(x, &err);
 		return;
 	}
-	answer_file(x, fd, size, kind == RANGE_OK, from, kind == RANGE_OK ? length : size);
+	http_respond_file_part(x, fd, size, range == HTTP_RANGE_PART, from, length);
 }
 
 /* ---- have ------------------------------------------------------------------------------------- */

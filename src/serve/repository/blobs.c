@@ -5,59 +5,26 @@
  * bytes stay, for other repositories and versions may need them. */
 #include "serve/repository/repository_private.h"
 
+#include "net/http_range.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum range { RANGE_NONE, RANGE_GOOD, RANGE_BAD };
-
-/* "bytes=a-b", "bytes=a-", "bytes=-n". Several ranges, other units: as if there were no header. */
-static enum range range_parse(struct str text, uint64_t size, uint64_t *ret_from, uint64_t *ret_length)
-{
-	struct str last;
-	uint64_t a = 0, b = UINT64_MAX;
-	if (!str_starts(text, STR("bytes=")) || memchr(text.base, ',', text.len))
-		return RANGE_NONE;
-	text.base += 6;
-	text.len -= 6;
-	if (!memchr(text.base, '-', text.len))
-		return RANGE_NONE;
-	struct str first = str_cut(text, '-', &last);
-	if ((first.len && str_to_u64(first, &a)) || (last.len && str_to_u64(last, &b)) || (!first.len && !last.len))
-		return RANGE_BAD;
-	if (!first.len) { /* the last b bytes */
-		a = b < size ? size - b : 0;
-		b = b ? UINT64_MAX : 0;
-		if (!b)
-			return RANGE_BAD;
-	}
-	if (a >= size || b < a)
-		return RANGE_BAD;
-	*ret_from = a;
-	*ret_length = (b < size - 1 ? b : size - 1) - a + 1;
-	return RANGE_GOOD;
-}
-
 static void send_part(struct http_exchange *x, int fd, uint64_t size)
 {
-	char content_range[80];
-	struct str text;
 	uint64_t from = 0, length = size;
-	enum range range = http_header(x, "range", &text) ? range_parse(text, size, &from, &length) : RANGE_NONE;
-	http_add_header(x, "Accept-Ranges", STR("bytes"));
-	if (range == RANGE_BAD) {
+	enum http_range range = http_range(x, size, &from, &length);
+	if (range == HTTP_RANGE_BAD) {
+		char content_range[80];
 		close(fd);
 		snprintf(content_range, sizeof content_range, "bytes */%llu", (unsigned long long)size);
+		http_add_header(x, "Accept-Ranges", STR("bytes"));
 		http_add_header(x, "Content-Range", str_from(content_range));
 		oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
 		return;
 	}
-	if (range == RANGE_GOOD) {
-		snprintf(content_range, sizeof content_range, "bytes %llu-%llu/%llu", (unsigned long long)from,
-		         (unsigned long long)(from + length - 1), (unsigned long long)size);
-		http_add_header(x, "Content-Range", str_from(content_range));
-	}
-	http_respond_file(x, range == RANGE_GOOD ? 206 : 200, "application/octet-stream", fd, from, length);
+	http_respond_file_part(x, fd, size, range == HTTP_RANGE_PART, from, length);
 }
 
 static void get(struct repository *r, struct http_exchange *x, struct str repo, const struct digest *d, bool head)

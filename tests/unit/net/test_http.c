@@ -2,6 +2,8 @@
 /* test_http.c - server and client against each other over loopback, on one loop. */
 #include "net_test.h"
 
+#include "net/http_range.h"
+
 #include <fcntl.h>
 
 struct world {
@@ -113,6 +115,13 @@ static void handler(void *arg, struct http_exchange *x)
 		w.x = x;
 	} else if (str_equal(path, STR("/query"))) {
 		http_respond(x, 200, "text/plain", http_query(x, "a", &value) ? value : STR("none"));
+	} else if (str_equal(path, STR("/range"))) {
+		char text[64] = "whole";
+		uint64_t from, length;
+		enum http_range range = http_range(x, 100, &from, &length);
+		if (range == HTTP_RANGE_PART)
+			snprintf(text, sizeof(text), "%d+%d", (int)from, (int)length);
+		http_respond(x, 200, "text/plain", range == HTTP_RANGE_BAD ? STR("bad") : str_from(text));
 	} else if (str_equal(path, STR("/error"))) {
 		struct error err;
 		error_set(&err, E_NOTFOUND, "there is no \"%s\"", "thing");
@@ -213,6 +222,26 @@ static void test_small_request_and_response(void **state)
 	o = call_to("/query?b=2&a=x%20y%2Bz+w", url, sizeof(url));
 	call_wait(&o);
 	assert_true(str_equal(buf_str(&w.body), STR("x y+z w")));
+}
+
+static void test_one_byte_range_is_understood(void **state)
+{
+	(void)state;
+	static const char *const cases[][2] = {
+	    {"bytes=0-0", "0+1"},      {"bytes=10-", "10+90"},     {"bytes=-7", "93+7"}, {"bytes=-500", "0+100"},
+	    {"bytes=90-900", "90+10"}, {"bytes=100-", "bad"},      {"bytes=5-4", "bad"}, {"bytes=-0", "bad"},
+	    {"bytes=-", "bad"},        {"bytes=x-1", "bad"},       {"bytes=1-x", "bad"}, {"bytes=1", "whole"},
+	    {"lines=1-2", "whole"},    {"bytes=0-1,3-4", "whole"}, {"", "whole"},
+	};
+	char url[128];
+	struct http_call_options o = call_to("/range", url, sizeof(url));
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct http_header range = {STR("range"), str_from(cases[i][0])};
+		o.headers = &range;
+		o.header_count = cases[i][0][0] != '\0';
+		call_wait(&o);
+		assert_true(str_equal(buf_str(&w.body), str_from(cases[i][1])));
+	}
 }
 
 static void test_whole_body_is_echoed(void **state)
@@ -688,6 +717,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    T(test_small_request_and_response),
+	    T(test_one_byte_range_is_understood),
 	    T(test_whole_body_is_echoed),
 	    T(test_too_large_body_gets_413),
 	    T(test_bodies_together_are_bounded),
