@@ -72,6 +72,22 @@ static int sync_parent(const char *path, struct error *err)
 	return rc;
 }
 
+ssize_t file_read_at(int fd, uint64_t offset, void *out, size_t len)
+{
+	size_t got = 0;
+	while (got < len) {
+		ssize_t n = pread(fd, (char *)out + got, len - got, (off_t)(offset + got));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		if (!n)
+			break;
+		got += (size_t)n;
+	}
+	return (ssize_t)got;
+}
+
 int file_write(const char *path, unsigned mode, struct str content, struct error *err)
 {
 	struct buf temporary = {0};

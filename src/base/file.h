@@ -11,10 +11,14 @@
 #include "base/error.h"
 #include "base/str.h"
 
+#include <sys/types.h>
+
 /* "folder/name" on the heap; aborts when memory is out. */
 char *file_join(struct str folder, const char *name);
 /* Appends the content to *out; E_NOTFOUND, E_LIMIT past max_bytes, E_IO. */
 int file_read(const char *path, size_t max_bytes, struct buf *out, struct error *err);
+/* Reads until `len` bytes are there or the file ends; how many, or -1 with errno. */
+ssize_t file_read_at(int fd, uint64_t offset, void *out, size_t len);
 /* Written to PATH.tmp with `mode`, fsynced, renamed, folder fsynced. One writer of a path at a time. */
 int file_write(const char *path, unsigned mode, struct str content, struct error *err);
 bool file_exists(const char *path);

@@ -55,19 +55,11 @@ int blob_write_at(int fd, uint64_t offset, struct str data, struct error *err)
 
 int blob_read_at(int fd, uint64_t offset, void *out, size_t len, struct error *err)
 {
-	char *to = out;
-	while (len) {
-		ssize_t n = pread(fd, to, len, (off_t)offset);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_errno(err, errno, "cannot read from the blob store");
-		if (!n)
-			return error_set(err, E_CORRUPT, "a file of the blob store is shorter than it must be");
-		to += n;
-		len -= (size_t)n;
-		offset += (uint64_t)n;
-	}
+	ssize_t got = file_read_at(fd, offset, out, len);
+	if (got < 0)
+		return error_errno(err, errno, "cannot read from the blob store");
+	if ((size_t)got < len)
+		return error_set(err, E_CORRUPT, "a file of the blob store is shorter than it must be");
 	return 0;
 }
 

@@ -11,6 +11,7 @@
  */
 #include "store/gguf.h"
 
+#include "base/file.h"
 #include "base/limits.h"
 
 #include <errno.h>
@@ -687,20 +688,11 @@ void gguf_info_fini(struct gguf_info *info)
 
 static int read_fd(void *arg, uint64_t offset, void *out, size_t len, struct error *err)
 {
-	int fd = *(const int *)arg;
-	char *to = out;
-	while (len) {
-		ssize_t n = pread(fd, to, len, (off_t)offset);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return error_errno(err, errno, "cannot read a GGUF file");
-		if (!n)
-			return error_set(err, E_IO, "a GGUF file became shorter while it was read; push it again");
-		to += n;
-		len -= (size_t)n;
-		offset += (uint64_t)n;
-	}
+	ssize_t got = file_read_at(*(const int *)arg, offset, out, len);
+	if (got < 0)
+		return error_errno(err, errno, "cannot read a GGUF file");
+	if ((size_t)got < len)
+		return error_set(err, E_IO, "a GGUF file became shorter while it was read; push it again");
 	return 0;
 }
 
