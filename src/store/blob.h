@@ -12,6 +12,7 @@
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/str.h"
 
 #include <stdbool.h>
@@ -42,21 +43,23 @@ int blob_upload_new(struct blob_store *s, struct blob_upload **ret_upload, struc
 const char *blob_upload_id(const struct blob_upload *u);
 uint64_t blob_upload_offset(const struct blob_upload *u);
 int blob_upload_append(struct blob_upload *u, struct str data, struct error *err);
-/* Before the first byte: digests of chunks are made, too. Before the end: their list, if there is one, good for
- * `claimed` when blob_upload_finish is. So that a file needs no second reading for it. */
-void blob_upload_chunk(struct blob_upload *u, uint64_t chunk_size);
+/* Before the first byte: digests of chunks are made, too, if file_size bytes will come. Before the end: their list, if
+ * there is one, good for `claimed` when blob_upload_finish is. So that a file needs no second reading for it. */
+void blob_upload_chunk(struct blob_upload *u, uint64_t file_size, uint64_t chunk_size);
 bool blob_upload_list(struct blob_upload *u, const struct digest *claimed, struct chunk_list *ret_list);
 /* E_CORRUPT and nothing kept when the content is not `claimed`. Frees u in every case. */
 int blob_upload_finish(struct blob_upload *u, const struct digest *claimed, struct error *err);
 void blob_upload_abort(struct blob_upload *u); /* frees u, removes its file */
 
-/* Chunk lists: size, chunk size, one SHA-256 a chunk; canonical text form, itself a blob. docs/wire.md. */
+/* Chunk lists: the file's size, length and SHA-256 of every chunk; canonical text form, itself a blob. docs/wire.md. */
 #define CHUNK_SIZE_DEFAULT (UINT64_C(4) << 20)
-#define CHUNK_SIZE_MAX (UINT64_C(64) << 20) /* a receiver holds a chunk in memory */
+#define CHUNK_SIZE_MAX (UINT64_C(64) << 20)      /* a receiver holds a chunk in memory */
+#define CHUNK_LIST_MAX (LIMIT_CHUNKS * 74 + 256) /* bytes of the text: "67108864 HEX\n" a chunk, and the head */
 struct chunk_list {
 	struct digest file;
-	uint64_t size, chunk_size;
+	uint64_t size;
 	uint32_t count;
+	uint64_t *ends; /* of each chunk: where the next begins; rising, the last one is `size` */
 	struct digest *digests;
 };
 void chunk_list_fini(struct chunk_list *c);
@@ -65,11 +68,15 @@ int chunk_list_build(struct blob_store *s, const struct digest *file, uint64_t c
                      struct error *err);
 void chunk_list_format(const struct chunk_list *c, struct buf *out);
 int chunk_list_parse(struct str text, struct chunk_list *ret_list, struct error *err);
+static inline uint64_t chunk_offset(const struct chunk_list *c, uint32_t i)
+{
+	return i ? c->ends[i - 1] : 0;
+}
 static inline uint64_t chunk_length(const struct chunk_list *c, uint32_t i)
 {
-	uint64_t at = (uint64_t)i * c->chunk_size;
-	return c->size - at < c->chunk_size ? c->size - at : c->chunk_size;
+	return c->ends[i] - chunk_offset(c, i);
 }
+uint32_t chunk_at(const struct chunk_list *c, uint64_t offset); /* the chunk with this byte; offset < c->size */
 
 /* Partial blobs: chunks arrive in any order, each verified before it counts or is re-served. blob_partial_write may
  * run in several jobs at once; has, count and bitmap may be asked meanwhile: a bit is set after its bytes are readable.
@@ -82,6 +89,7 @@ void blob_partial_close(struct blob_partial *p);   /* keeps what is held */
 void blob_partial_discard(struct blob_partial *p); /* frees p and removes what is held */
 bool blob_partial_has(const struct blob_partial *p, uint32_t chunk);
 uint32_t blob_partial_count(const struct blob_partial *p);
+uint64_t blob_partial_bytes(const struct blob_partial *p);        /* of the chunks held */
 const uint8_t *blob_partial_bitmap(const struct blob_partial *p); /* LSB first, (count+7)/8 bytes */
 /* E_CORRUPT when the bytes are not that chunk; then nothing changes. */
 int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, struct error *err);

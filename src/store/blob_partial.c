@@ -100,12 +100,17 @@ static void hold(struct blob_partial *p, uint32_t chunk)
 {
 	__atomic_fetch_or(&p->bits[chunk / 8], (uint8_t)(1u << chunk % 8), __ATOMIC_RELEASE);
 	__atomic_fetch_add(&p->held, 1, __ATOMIC_RELEASE);
-	p->held_bytes += chunk_length(&p->list, chunk);
+	__atomic_fetch_add(&p->held_bytes, chunk_length(&p->list, chunk), __ATOMIC_RELAXED);
 }
 
 uint32_t blob_partial_count(const struct blob_partial *p)
 {
 	return __atomic_load_n(&p->held, __ATOMIC_ACQUIRE);
+}
+
+uint64_t blob_partial_bytes(const struct blob_partial *p)
+{
+	return __atomic_load_n(&p->held_bytes, __ATOMIC_RELAXED);
 }
 
 const uint8_t *blob_partial_bitmap(const struct blob_partial *p)
@@ -123,7 +128,7 @@ int blob_partial_fd(const struct blob_partial *p)
 /* Is this chunk's place in the file a hole from end to end? */
 static bool is_hole(const struct blob_partial *p, uint32_t chunk)
 {
-	off_t at = (off_t)(chunk * p->list.chunk_size), data = lseek(p->fd, at, SEEK_DATA);
+	off_t at = (off_t)chunk_offset(&p->list, chunk), data = lseek(p->fd, at, SEEK_DATA);
 	return data < 0 ? errno == ENXIO : (uint64_t)(data - at) >= chunk_length(&p->list, chunk);
 }
 
@@ -132,7 +137,7 @@ static void hold_if_true(struct blob_partial *p, uint32_t chunk)
 	struct digest got;
 	if (chunk >= p->list.count || blob_partial_has(p, chunk) || is_hole(p, chunk))
 		return;
-	if (blob_hash_range(p->fd, chunk * p->list.chunk_size, chunk_length(&p->list, chunk), &got, NULL))
+	if (blob_hash_range(p->fd, chunk_offset(&p->list, chunk), chunk_length(&p->list, chunk), &got, NULL))
 		return;
 	if (digest_equal(&got, &p->list.digests[chunk]))
 		hold(p, chunk);
@@ -256,7 +261,11 @@ static void list_copy(const struct chunk_list *from, struct chunk_list *to)
 {
 	*to = *from;
 	to->digests = mem_new((from->count + 1u) * sizeof *to->digests);
-	memcpy(to->digests, from->digests, from->count * sizeof *to->digests);
+	to->ends = mem_new((from->count + 1u) * sizeof *to->ends);
+	if (from->count) {
+		memcpy(to->digests, from->digests, from->count * sizeof *to->digests);
+		memcpy(to->ends, from->ends, from->count * sizeof *to->ends);
+	}
 }
 
 int blob_partial_open(struct blob_store *s, const struct chunk_list *list, struct blob_partial **ret_partial,
@@ -345,7 +354,7 @@ int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, 
 	struct digest got = digest_of(data.base, data.len);
 	if (!digest_equal(&got, &p->list.digests[chunk]))
 		return error_set(err, E_CORRUPT, "the bytes of chunk %u do not have its digest", chunk);
-	int rc = blob_write_at(p->fd, chunk * p->list.chunk_size, data, err);
+	int rc = blob_write_at(p->fd, chunk_offset(&p->list, chunk), data, err);
 	return rc ? rc : record(p, chunk, err);
 }
 

@@ -16,10 +16,11 @@ int blob_read_at(int fd, uint64_t offset, void *out, size_t len, struct error *e
 int blob_hash_range(int fd, uint64_t offset, uint64_t len, struct digest *ret_digest, struct error *err);
 /* Digests of chunks while bytes pass in order. */
 struct chunk_hash;
-struct chunk_hash *chunk_hash_new(uint64_t chunk_size);
+/* NULL: a file of that size would have more than LIMIT_CHUNKS. */
+struct chunk_hash *chunk_hash_new(uint64_t file_size, uint64_t chunk_size);
 void chunk_hash_free(struct chunk_hash *h);
 void chunk_hash_add(struct chunk_hash *h, struct str data);
-/* Ends it, once; false when there are more than LIMIT_CHUNKS. */
+/* Ends it, once; false when other than file_size bytes came. */
 bool chunk_hash_end(struct chunk_hash *h, const struct digest *file, struct chunk_list *ret_list);
 /* Makes dir_fd/name the finished blob d, durably. */
 int blob_publish(struct blob_store *s, int dir_fd, const char *name, int fd, const struct digest *d, struct error *err);

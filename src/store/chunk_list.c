@@ -12,14 +12,28 @@
 #include <unistd.h>
 
 #define STEP (1u << 20)
-#define LINE 65 /* 64 hex digits and a newline */
+#define LINE_LEAST 67 /* "1 HEX\n" */
 
 void chunk_list_fini(struct chunk_list *c)
 {
 	if (!c)
 		return;
+	free(c->ends);
 	free(c->digests);
 	*c = (struct chunk_list){0};
+}
+
+uint32_t chunk_at(const struct chunk_list *c, uint64_t offset)
+{
+	uint32_t low = 0, high = c->count; /* the first chunk that ends after offset */
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		if (c->ends[middle] > offset)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
 }
 
 static uint64_t chunks_of(uint64_t size, uint64_t chunk_size)
@@ -31,16 +45,24 @@ static uint64_t chunks_of(uint64_t size, uint64_t chunk_size)
 
 struct chunk_hash {
 	struct digest_stream *now; /* of the chunk under way; NULL between chunks */
-	uint64_t left;             /* of that chunk */
+	uint32_t done;             /* chunks hashed */
+	uint64_t at;
 	struct chunk_list list;
-	uint32_t room;
-	bool too_many;
 };
 
-struct chunk_hash *chunk_hash_new(uint64_t chunk_size)
+struct chunk_hash *chunk_hash_new(uint64_t file_size, uint64_t chunk_size)
 {
+	uint64_t count = chunks_of(file_size, chunk_size);
+	if (count > LIMIT_CHUNKS)
+		return NULL;
 	struct chunk_hash *h = NEW(struct chunk_hash);
-	h->list.chunk_size = chunk_size;
+	struct chunk_list *list = &h->list;
+	list->size = file_size;
+	list->count = (uint32_t)count;
+	list->ends = mem_new((count + 1) * sizeof *list->ends);
+	list->digests = mem_new((count + 1) * sizeof *list->digests);
+	for (uint32_t i = 0; i < list->count; i++)
+		list->ends[i] = i + 1 < list->count ? (i + 1) * chunk_size : file_size;
 	return h;
 }
 
@@ -53,43 +75,31 @@ void chunk_hash_free(struct chunk_hash *h)
 	free(h);
 }
 
-static void chunk_end(struct chunk_hash *h)
-{
-	struct chunk_list *list = &h->list;
-	if (list->count == h->room) {
-		h->room = h->room ? 2 * h->room : 64;
-		list->digests = mem_resize(list->digests, h->room, sizeof *list->digests);
-	}
-	list->digests[list->count++] = digest_stream_end(h->now);
-	digest_stream_free(h->now);
-	h->now = NULL;
-}
-
 void chunk_hash_add(struct chunk_hash *h, struct str data)
 {
-	h->list.size += data.len;
-	while (data.len && !h->too_many) {
-		if (!h->now) {
-			h->too_many = h->list.count == LIMIT_CHUNKS;
+	struct chunk_list *list = &h->list;
+	while (data.len && h->done < list->count) {
+		uint64_t left = list->ends[h->done] - h->at;
+		size_t n = data.len < left ? data.len : (size_t)left;
+		if (!h->now)
 			h->now = digest_stream_new();
-			h->left = h->list.chunk_size;
-		}
-		size_t n = data.len < h->left ? data.len : (size_t)h->left;
 		digest_stream_add(h->now, data.base, n);
 		data.base += n;
 		data.len -= n;
-		h->left -= n;
-		if (!h->left)
-			chunk_end(h);
+		h->at += n;
+		if (n < left)
+			continue;
+		list->digests[h->done++] = digest_stream_end(h->now);
+		digest_stream_free(h->now);
+		h->now = NULL;
 	}
+	h->at += data.len; /* more than was said: past the end, no list */
 }
 
 bool chunk_hash_end(struct chunk_hash *h, const struct digest *file, struct chunk_list *ret_list)
 {
-	if (h->too_many)
+	if (h->at != h->list.size)
 		return false;
-	if (h->now)
-		chunk_end(h);
 	h->list.file = *file;
 	*ret_list = h->list;
 	h->list = (struct chunk_list){0};
@@ -125,7 +135,7 @@ static int make_list(int fd, uint64_t size, const struct digest *file, uint64_t 
                      struct error *err)
 {
 	struct digest_stream *whole = digest_stream_new();
-	struct chunk_hash *chunks = chunk_hash_new(chunk_size);
+	struct chunk_hash *chunks = chunk_hash_new(size, chunk_size);
 	int rc = hash_file(fd, size, whole, chunks, err);
 	if (!rc) {
 		struct digest got = digest_stream_end(whole);
@@ -166,13 +176,11 @@ void chunk_list_format(const struct chunk_list *c, struct buf *out)
 {
 	char text[DIGEST_TEXT_SIZE];
 	digest_format(&c->file, text);
-	buf_printf(out, "mdn-chunks 1\nfile %s\nsize %llu\nchunk-size %llu\n", text, (unsigned long long)c->size,
-	           (unsigned long long)c->chunk_size);
+	buf_printf(out, "mdn-chunks 2\nfile %s\nsize %llu\n", text, (unsigned long long)c->size);
 	for (uint32_t i = 0; i < c->count; i++) {
-		char line[LINE];
-		hex_encode(c->digests[i].bytes, DIGEST_SIZE, line);
-		line[LINE - 1] = '\n';
-		buf_append(out, line, LINE);
+		char hex[2 * DIGEST_SIZE + 1];
+		hex_encode(c->digests[i].bytes, DIGEST_SIZE, hex);
+		buf_printf(out, "%llu %s\n", (unsigned long long)chunk_length(c, i), hex);
 	}
 }
 
@@ -199,36 +207,51 @@ static bool take_field(struct str *rest, struct str key, struct str *ret_value)
 
 static int parse_head(struct str *rest, struct chunk_list *list, struct error *err)
 {
-	struct str line, file, size, chunk_size;
-	if (!take_line(rest, &line) || !str_equal(line, STR("mdn-chunks 1")))
-		return error_set(err, E_INVAL, "a chunk list must begin with \"mdn-chunks 1\"");
+	struct str line, file, size;
+	if (!take_line(rest, &line) || !str_equal(line, STR("mdn-chunks 2")))
+		return error_set(err, E_INVAL, "a chunk list must begin with \"mdn-chunks 2\"");
 	if (!take_field(rest, STR("file "), &file) || digest_parse(file, &list->file))
 		return error_set(err, E_INVAL, "line 2 of a chunk list must be \"file sha256:...\"");
 	if (!take_field(rest, STR("size "), &size) || str_to_u64(size, &list->size) || list->size > INT64_MAX)
 		return error_set(err, E_INVAL, "line 3 of a chunk list must be \"size N\"");
-	if (!take_field(rest, STR("chunk-size "), &chunk_size) || str_to_u64(chunk_size, &list->chunk_size) ||
-	    !list->chunk_size || list->chunk_size > CHUNK_SIZE_MAX)
-		return error_set(err, E_INVAL, "line 4 of a chunk list must be \"chunk-size N\", N up to 64 MiB");
-	uint64_t count = chunks_of(list->size, list->chunk_size);
-	if (count > LIMIT_CHUNKS)
-		return error_set(err, E_LIMIT, "a chunk list of %llu chunks, at most %d are allowed",
-		                 (unsigned long long)count, LIMIT_CHUNKS);
-	if (rest->len != count * LINE)
-		return error_set(err, E_INVAL, "a chunk list must have %llu digests after its head, no more, no less",
-		                 (unsigned long long)count);
-	list->count = (uint32_t)count;
 	return 0;
 }
 
-static int parse_digests(struct str rest, struct chunk_list *list, struct error *err)
+/* "LENGTH HEX" */
+static bool parse_chunk(struct str line, uint64_t *ret_length, struct digest *ret_digest)
 {
-	list->digests = mem_new((list->count + 1u) * sizeof *list->digests);
-	for (uint32_t i = 0; i < list->count; i++) {
-		struct str hex = {rest.base + (size_t)i * LINE, LINE - 1};
-		if (hex.base[LINE - 1] != '\n' || hex_decode(hex, list->digests[i].bytes, DIGEST_SIZE))
-			return error_set(err, E_INVAL, "digest %u of a chunk list is not 64 hex digits and a newline",
+	const size_t hex = 2 * (size_t)DIGEST_SIZE;
+	if (line.len < hex + 2 || line.base[line.len - hex - 1] != ' ')
+		return false;
+	struct str number = {line.base, line.len - hex - 1}, digits = {line.base + line.len - hex, hex};
+	return !str_to_u64(number, ret_length) && *ret_length && *ret_length <= CHUNK_SIZE_MAX &&
+	       !hex_decode(digits, ret_digest->bytes, DIGEST_SIZE);
+}
+
+static int parse_chunks(struct str rest, struct chunk_list *list, struct error *err)
+{
+	uint64_t most = rest.len / LINE_LEAST + 1, end = 0, length;
+	struct str line;
+	if (most > LIMIT_CHUNKS)
+		most = LIMIT_CHUNKS;
+	list->ends = mem_new((size_t)most * sizeof *list->ends);
+	list->digests = mem_new((size_t)most * sizeof *list->digests);
+	while (rest.len) {
+		uint32_t i = list->count;
+		if (i == LIMIT_CHUNKS)
+			return error_set(err, E_LIMIT, "a chunk list has at most %d chunks", LIMIT_CHUNKS);
+		if (i == most || !take_line(&rest, &line) || !parse_chunk(line, &length, &list->digests[i]) ||
+		    length > list->size - end)
+			return error_set(err, E_INVAL,
+			                 "chunk %u of a chunk list is not a length up to 64 MiB inside the file, a "
+			                 "space, 64 hex digits and a newline",
 			                 i);
+		end += length;
+		list->ends[list->count++] = end;
 	}
+	if (end != list->size)
+		return error_set(err, E_INVAL, "the chunks of a chunk list are %llu bytes, its file has %llu",
+		                 (unsigned long long)end, (unsigned long long)list->size);
 	return 0;
 }
 
@@ -239,7 +262,7 @@ int chunk_list_parse(struct str text, struct chunk_list *ret_list, struct error 
 	struct buf again = {0};
 	int rc = parse_head(&rest, &list, err);
 	if (!rc)
-		rc = parse_digests(rest, &list, err);
+		rc = parse_chunks(rest, &list, err);
 	if (!rc) {
 		chunk_list_format(&list, &again);
 		if (!str_equal(buf_str(&again), text))

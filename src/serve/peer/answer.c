@@ -31,8 +31,8 @@ static void answer_partial(struct http_exchange *x, const struct fetch *f)
 		answer_not_held(x);
 		return;
 	}
-	for (uint64_t at = from; at < from + length; at = (at / list->chunk_size + 1) * list->chunk_size) {
-		if (!chunk_plan_has(plan, (uint32_t)(at / list->chunk_size))) {
+	for (uint32_t i = chunk_at(list, from); i < list->count && chunk_offset(list, i) < from + length; i++) {
+		if (!chunk_plan_has(plan, i)) {
 			answer_not_held(x);
 			return;
 		}
@@ -78,10 +78,8 @@ void answer_have(struct http_exchange *x, const struct chunk_list *list, const s
 	size_t bytes = (list->count + 7) / 8;
 	char *text = mem_new((bytes + 2) / 3 * 4 + 1);
 	base64url_encode(chunk_plan_bitmap(plan), bytes, text);
-	buf_printf(&out,
-	           "{\"size\":%llu,\"chunk_size\":%llu,\"count\":%u,\"held\":%u,\"complete\":false,\"bitmap\":\"%s\"}",
-	           (unsigned long long)list->size, (unsigned long long)list->chunk_size, list->count,
-	           chunk_plan_held(plan), text);
+	buf_printf(&out, "{\"size\":%llu,\"count\":%u,\"held\":%u,\"complete\":false,\"bitmap\":\"%s\"}",
+	           (unsigned long long)list->size, list->count, chunk_plan_held(plan), text);
 	http_respond(x, 200, "application/json", buf_str(&out));
 	free(text);
 	buf_fini(&out);

@@ -29,7 +29,7 @@
 #define POLL_LEAST_US INT64_C(5000) /* between two questions to one source, however fast it answers */
 #define NEWS_US INT64_C(30000)      /* waiters hear of new chunks at most this often */
 #define SAY_EVERY_US (5 * US_PER_S)
-#define SMALL_MAX LIMIT_JSON_BODY
+#define SMALL_MAX CHUNK_LIST_MAX /* what comes in one piece: chunk lists, small files */
 #define OFFER_MAX (LIMIT_CHUNKS / 6 + 1024) /* a bitmap of LIMIT_CHUNKS in base64url, and some words */
 #define CORRUPT_RETRY_US (600 * US_PER_S)   /* the same list would bring the same bytes, all of them again */
 
@@ -138,10 +138,7 @@ uint64_t fetch_have_bytes(const struct fetch *f)
 {
 	if (f->stage == FETCH_DONE)
 		return f->file.size;
-	if (!f->plan)
-		return 0;
-	uint64_t have = (uint64_t)chunk_plan_held(f->plan) * f->list.chunk_size;
-	return have < f->file.size ? have : f->file.size;
+	return f->plan ? blob_partial_bytes(f->partial) : 0;
 }
 
 bool fetch_view(const struct fetch *f, const struct chunk_list **ret_list, const struct chunk_plan **ret_plan)
@@ -371,8 +368,7 @@ static int list_load(struct fetch *f, struct str text, struct error *err)
 	int rc = chunk_list_parse(text, &list, err);
 	if (rc)
 		return rc;
-	if (!digest_equal(&list.file, &f->file.digest) || list.size != f->file.size ||
-	    list.chunk_size > CHUNK_SIZE_MAX) {
+	if (!digest_equal(&list.file, &f->file.digest) || list.size != f->file.size || list.count == 0) {
 		chunk_list_fini(&list);
 		return error_set(err, E_CORRUPT, "its chunk list is of another file");
 	}
@@ -796,7 +792,7 @@ static void chunk_ask(struct fetch *f, struct chunk_request at)
 {
 	const struct source *s = &f->peer->sources[at.source];
 	struct chunk_call *c = NEW(struct chunk_call);
-	uint64_t from = (uint64_t)at.chunk * f->list.chunk_size, length = chunk_length(&f->list, at.chunk);
+	uint64_t from = chunk_offset(&f->list, at.chunk), length = chunk_length(&f->list, at.chunk);
 	char url[NODE_URL_SIZE + 128], name[DIGEST_TEXT_SIZE], range[64];
 	c->fetch = f;
 	c->at = at;

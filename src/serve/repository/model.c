@@ -62,8 +62,7 @@ void model_keep_list(struct blob_store *store, struct catalog *catalog, uint64_t
                      const struct chunk_list *list)
 {
 	struct digest d;
-	if (list->chunk_size == model_chunk_size(list->size, chunk_size))
-		keep_list(store, catalog, list->chunk_size, list, &d, NULL);
+	keep_list(store, catalog, model_chunk_size(list->size, chunk_size), list, &d, NULL);
 }
 
 static int chunks_of(struct blob_store *store, struct catalog *catalog, uint64_t chunk_size, const struct digest *file,

@@ -287,7 +287,7 @@ static void expect_chunks(struct upload *u, int64_t length)
 {
 	uint64_t most = u->r->chunk_size;
 	if (u->offset == 0 && length > 0 && (uint64_t)length > most)
-		blob_upload_chunk(u->blob, model_chunk_size((uint64_t)length, most));
+		blob_upload_chunk(u->blob, (uint64_t)length, model_chunk_size((uint64_t)length, most));
 }
 
 static void writer_begin(struct writer *w, struct upload *u, uint64_t max_bytes)

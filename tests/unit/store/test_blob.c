@@ -243,6 +243,9 @@ static void test_chunk_list_has_one_text(void **state)
 	assert_int_equal(chunk_list_parse(buf_str(&text), &again, NULL), 0);
 	assert_int_equal(again.count, 3);
 	assert_memory_equal(again.digests, list.digests, 3 * sizeof(struct digest));
+	assert_memory_equal(again.ends, list.ends, 3 * sizeof *list.ends);
+	for (uint64_t at = 0; at < list.size; at++)
+		assert_int_equal(chunk_at(&list, at), at / 4);
 	chunk_list_fini(&again);
 	for (size_t len = 0; len < text.len; len++)
 		assert_int_not_equal(chunk_list_parse((struct str){text.base, len}, &again, NULL), 0);
@@ -273,8 +276,8 @@ static void test_upload_makes_its_chunk_list_as_it_comes(void **state)
 	struct buf text = {0}, wanted = {0};
 	assert_int_equal(blob_upload_new(s, &u, NULL), 0);
 	assert_false(blob_upload_list(u, &d, &made)); /* nobody asked for one */
-	blob_upload_chunk(u, 1000);
-	blob_upload_chunk(u, 4096); /* before the first byte one may think again */
+	blob_upload_chunk(u, content.len, 1000);
+	blob_upload_chunk(u, content.len, 4096); /* before the first byte one may think again */
 	for (size_t at = 0, n = 1; at < content.len; at += n, n = n * 3 + 1) {
 		n = n < content.len - at ? n : content.len - at;
 		assert_int_equal(blob_upload_append(u, (struct str){content.base + at, n}, NULL), 0);
@@ -296,23 +299,37 @@ static void test_upload_makes_its_chunk_list_as_it_comes(void **state)
 static void test_hostile_chunk_lists_are_refused(void **state)
 {
 #define FILE_LINE "file sha256:0000000000000000000000000000000000000000000000000000000000000000\n"
+#define HEX "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n"
 	static const char *const texts[] = {
 	    "",
-	    "mdn-chunks 2\n" FILE_LINE "size 0\nchunk-size 4\n",
-	    "mdn-chunks 1\n" FILE_LINE "size 0\nchunk-size 0\n",
-	    "mdn-chunks 1\n" FILE_LINE "size 00\nchunk-size 4\n",
-	    "mdn-chunks 1\n" FILE_LINE "size -1\nchunk-size 4\n",
-	    "mdn-chunks 1\n" FILE_LINE "size 0\nchunk-size 67108865\n",
-	    "mdn-chunks 1\n" FILE_LINE "size 9223372036854775807\nchunk-size 1\n",
-	    "mdn-chunks 1\n" FILE_LINE "size 99999999999999999999\nchunk-size 4\n",
-	    "mdn-chunks 1\n" FILE_LINE "size 1\nchunk-size 4\n",
-	    "mdn-chunks 1\n" FILE_LINE "size 0\nchunk-size 4\n\n",
+	    "mdn-chunks 1\n" FILE_LINE "size 0\nchunk-size 4\n",
+	    "mdn-chunks 2\n" FILE_LINE "size 00\n",
+	    "mdn-chunks 2\n" FILE_LINE "size -1\n",
+	    "mdn-chunks 2\n" FILE_LINE "size 99999999999999999999\n",
+	    "mdn-chunks 2\n" FILE_LINE "size 9223372036854775808\n",
+	    "mdn-chunks 2\n" FILE_LINE "size 1\n",
+	    "mdn-chunks 2\n" FILE_LINE "size 0\n\n",
+	    "mdn-chunks 2\n" FILE_LINE "size 0\n0 " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n0 " HEX "4 " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n" HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n04 " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n4  " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n3 " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n5 " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n3 " HEX "2 " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 4\n2 " HEX "18446744073709551615 " HEX "3 " HEX,
+	    "mdn-chunks 2\n" FILE_LINE "size 67108865\n67108865 " HEX,
 	};
 	struct chunk_list list;
 	for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
 		if (!chunk_list_parse(str_from(texts[i]), &list, NULL))
 			fail_msg("accepted %s", texts[i]);
-	assert_int_equal(chunk_list_parse(STR("mdn-chunks 1\n" FILE_LINE "size 0\nchunk-size 4\n"), &list, NULL), 0);
+	assert_int_equal(chunk_list_parse(STR("mdn-chunks 2\n" FILE_LINE "size 0\n"), &list, NULL), 0);
+	chunk_list_fini(&list);
+	assert_int_equal(chunk_list_parse(STR("mdn-chunks 2\n" FILE_LINE "size 4\n1 " HEX "3 " HEX), &list, NULL), 0);
+	assert_int_equal(chunk_offset(&list, 1), 1);
+	assert_int_equal(chunk_length(&list, 1), 3);
 	chunk_list_fini(&list);
 }
 
@@ -348,7 +365,7 @@ static struct chunk_list foreign_list(struct str *ret_content)
 
 static struct str chunk_of(const struct chunk_list *list, struct str content, uint32_t i)
 {
-	return (struct str){content.base + i * list->chunk_size, chunk_length(list, i)};
+	return (struct str){content.base + chunk_offset(list, i), chunk_length(list, i)};
 }
 
 static struct blob_partial *open_partial(struct blob_store *s, const struct chunk_list *list)
@@ -401,7 +418,7 @@ static void check_held(struct blob_partial *p, const struct chunk_list *list, st
 		struct str wanted = chunk_of(list, content, i);
 		if (!blob_partial_has(p, i))
 			continue;
-		assert_int_equal(pread(blob_partial_fd(p), got, wanted.len, (off_t)(i * list->chunk_size)),
+		assert_int_equal(pread(blob_partial_fd(p), got, wanted.len, (off_t)chunk_offset(list, i)),
 		                 (ssize_t)wanted.len);
 		assert_memory_equal(got, wanted.base, wanted.len);
 	}
@@ -546,9 +563,11 @@ static void test_file_too_large_for_the_disk_is_refused_at_once(void **state)
 {
 	struct blob_store *s = open_store();
 	struct blob_partial *p;
-	struct chunk_list list = {.size = UINT64_C(1) << 43, .chunk_size = CHUNK_SIZE_MAX};
-	list.count = (uint32_t)(list.size / list.chunk_size);
+	struct chunk_list list = {.size = UINT64_C(1) << 43, .count = (UINT64_C(1) << 43) / CHUNK_SIZE_MAX};
+	list.ends = calloc(list.count, sizeof *list.ends);
 	list.digests = calloc(list.count, sizeof *list.digests);
+	for (uint32_t i = 0; i < list.count; i++)
+		list.ends[i] = (i + 1) * CHUNK_SIZE_MAX;
 	assert_int_equal(blob_partial_open(s, &list, &p, NULL), E_NOSPACE);
 	chunk_list_fini(&list);
 	blob_store_close(s);
