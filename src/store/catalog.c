@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rows and prepared statements; a version is kept as its wire JSON, which is also how it leaves. Two locks, because
  * jobs write (and wait for the disk) while the loop reads; neither is ever taken while the other is held. */
-#include "store/catalog.h"
+#include "store/catalog_private.h"
 
 #include "base/json.h"
 #include "base/limits.h"
-#include "store/sql.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 
 static const char schema[] =
@@ -24,32 +22,24 @@ static const char schema[] =
     "CREATE TABLE meta(serial INTEGER NOT NULL);"
     "INSERT INTO meta VALUES(0)";
 
-enum {
-	PUT_MANIFEST,
-	DELETE_MANIFEST,
-	DELETE_MANIFEST_VERSIONS,
-	DELETE_MANIFEST_TAGS,
-	PUT_TAG,
-	DELETE_TAG,
-	LINK_BLOB,
-	UNLINK_BLOB,
-	PUT_VERSION,
-	DELETE_VERSION,
-	COUNT_VERSIONS,
-	PUT_CHUNKS,
-	BUMP,
-	WRITES,
-	GET_MANIFEST = WRITES,
-	GET_TAG,
-	TAGS,
-	HAS_BLOB,
-	HAS_REPO,
-	GET_VERSION,
-	EACH_VERSION,
-	GET_CHUNKS,
-	GET_SERIAL,
-	STATEMENTS
-};
+/* Tables that came later; made when they are missing. known: every version by its manifest, whatever names it now.
+ * moves: what each tag named, when, by whom; digest NULL: nothing any more. */
+static const char schema_later[] =
+    "CREATE TABLE IF NOT EXISTS known(repo TEXT NOT NULL, digest BLOB NOT NULL, json TEXT NOT NULL, "
+    "PRIMARY KEY(repo, digest)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS moves(id INTEGER PRIMARY KEY AUTOINCREMENT, repo TEXT NOT NULL, tag TEXT NOT NULL, "
+    "wall_us INTEGER NOT NULL, before BLOB, digest BLOB, who TEXT NOT NULL, what TEXT NOT NULL);"
+    "CREATE INDEX IF NOT EXISTS moves_by_tag ON moves(repo, tag, id);"
+    "CREATE TABLE IF NOT EXISTS retired(repo TEXT NOT NULL, tag TEXT NOT NULL, PRIMARY KEY(repo, tag)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS blob_sizes(digest BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;"
+    "INSERT OR IGNORE INTO known SELECT v.name, t.digest, v.json FROM versions v "
+    "JOIN tags t ON t.repo = v.name AND t.tag = v.tag";
+
+/* Bytes of the different blobs of a namespace, by ?1: the first part of two-part names; one-part names are in
+ * "library". "0" follows "/". */
+#define USED_SQL \
+	"SELECT coalesce(sum(size), 0) FROM blob_sizes WHERE digest IN (SELECT digest FROM blobs WHERE " \
+	"(repo >= ?1 || '/' AND repo < ?1 || '0') OR (?1 = 'library' AND instr(repo, '/') = 0))"
 
 static const char *const statements[STATEMENTS] = {
     [PUT_MANIFEST] = "INSERT OR REPLACE INTO manifests VALUES(?1, ?2, ?3, ?4)",
@@ -64,11 +54,31 @@ static const char *const statements[STATEMENTS] = {
     [PUT_VERSION] = "INSERT OR REPLACE INTO versions VALUES(?1, ?2, ?3)",
     [DELETE_VERSION] = "DELETE FROM versions WHERE name = ?1 AND tag = ?2",
     [COUNT_VERSIONS] = "SELECT count(*) FROM versions WHERE NOT (name = ?1 AND tag = ?2)",
+    [WRITE_GET_TAG] = "SELECT digest FROM tags WHERE repo = ?1 AND tag = ?2",
+    [PUT_KNOWN] = "INSERT OR REPLACE INTO known VALUES(?1, ?2, ?3)",
+    [GET_KNOWN] = "SELECT json FROM known WHERE repo = ?1 AND digest = ?2",
+    [ADD_MOVE] = "INSERT INTO moves(repo, tag, wall_us, before, digest, who, what) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    [TRIM_MOVES] = "DELETE FROM moves WHERE repo = ?1 AND tag = ?2 AND id <= "
+		   "(SELECT id FROM moves WHERE repo = ?1 AND tag = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)",
+    [MOVE_BEFORE] = "SELECT id, before, digest, what FROM moves WHERE repo = ?1 AND tag = ?2 ORDER BY id DESC",
+    [ACTUAL_TAGS] = "SELECT tag FROM tags WHERE repo = ?1 AND digest = ?2 ORDER BY tag",
+    [PUT_RETIRED] = "INSERT OR IGNORE INTO retired VALUES(?1, ?2)",
+    [DELETE_RETIRED] = "DELETE FROM retired WHERE repo = ?1 AND tag = ?2",
+    [IS_RETIRED] = "SELECT 1 FROM retired WHERE repo = ?1 AND tag = ?2",
+    [PUT_SIZE] = "INSERT OR REPLACE INTO blob_sizes VALUES(?1, ?2)",
+    [HAS_SIZE] = "SELECT 1 FROM blob_sizes WHERE digest = ?1",
+    [USED] = USED_SQL,
+    [MOVES] = "SELECT wall_us, before, digest, who, what FROM moves WHERE repo = ?1 AND tag = ?2 ORDER BY id DESC LIMIT ?3",
+    [NAMESPACES] = "SELECT DISTINCT CASE WHEN instr(repo, '/') THEN substr(repo, 1, instr(repo, '/') - 1) "
+		   "ELSE 'library' END AS ns FROM blobs ORDER BY ns LIMIT 4096",
+    [READ_USED] = USED_SQL,
     [PUT_CHUNKS] = "INSERT OR REPLACE INTO chunk_lists VALUES(?1, ?2, ?3)",
     [BUMP] = "UPDATE meta SET serial = serial + 1",
     [GET_MANIFEST] = "SELECT media_type FROM manifests WHERE repo = ?1 AND digest = ?2",
+    [FIND_MANIFEST] = "SELECT digest FROM manifests WHERE repo = ?1 AND substr(digest, 1, 20) = ?2",
     [GET_TAG] = "SELECT digest FROM tags WHERE repo = ?1 AND tag = ?2",
     [TAGS] = "SELECT tag FROM tags WHERE repo = ?1 AND (tag COLLATE NOCASE, tag) > (?2, ?2) "
+	     "AND NOT EXISTS(SELECT 1 FROM retired r WHERE r.repo = tags.repo AND r.tag = tags.tag) "
 	     "ORDER BY tag COLLATE NOCASE, tag LIMIT ?3",
     [HAS_BLOB] = "SELECT 1 FROM blobs WHERE repo = ?1 AND digest = ?2",
     [HAS_REPO] =
@@ -77,12 +87,6 @@ static const char *const statements[STATEMENTS] = {
     [EACH_VERSION] = "SELECT json FROM versions ORDER BY name, tag",
     [GET_CHUNKS] = "SELECT list FROM chunk_lists WHERE file = ?1 AND chunk_size = ?2",
     [GET_SERIAL] = "SELECT serial FROM meta",
-};
-
-struct catalog {
-	sqlite3 *writer, *reader;
-	sqlite3_stmt *stmt[STATEMENTS];
-	pthread_mutex_t write_lock, read_lock;
 };
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -94,6 +98,8 @@ int catalog_open(struct str path, struct catalog **ret_catalog, struct error *er
 	pthread_mutex_init(&c->write_lock, NULL);
 	pthread_mutex_init(&c->read_lock, NULL);
 	int rc = sql_open(file, 1, schema, &c->writer, err);
+	if (!rc)
+		rc = sql_exec(c->writer, schema_later, err);
 	if (!rc)
 		rc = sql_open_reader(file, &c->reader, err);
 	for (int i = 0; !rc && i < STATEMENTS; i++)
@@ -117,6 +123,7 @@ void catalog_close(struct catalog *c)
 	sqlite3_close(c->writer);
 	pthread_mutex_destroy(&c->read_lock);
 	pthread_mutex_destroy(&c->write_lock);
+	catalog_set_rules(c, NULL, 0, NULL, 0);
 	free(c);
 }
 
@@ -215,6 +222,20 @@ int catalog_get_manifest(struct catalog *c, struct str repo, const struct digest
 	return rc;
 }
 
+int catalog_find_manifest(struct catalog *c, struct str repo, const uint8_t beginning[static 20],
+                          struct digest *ret_digest, struct error *err)
+{
+	sqlite3_stmt *stmt = c->stmt[FIND_MANIFEST];
+	pthread_mutex_lock(&c->read_lock);
+	sql_bind_text(stmt, 1, repo);
+	sqlite3_bind_blob(stmt, 2, beginning, 20, SQLITE_STATIC);
+	int rc = step_row(c, stmt, err);
+	if (!rc)
+		rc = take_digest(stmt, ret_digest, err);
+	read_end(c, stmt);
+	return rc;
+}
+
 int catalog_get_tag(struct catalog *c, struct str repo, struct str tag, struct digest *ret_digest, struct error *err)
 {
 	sqlite3_stmt *stmt = read_text(c, GET_TAG, repo, tag);
@@ -273,7 +294,7 @@ int catalog_get_chunks(struct catalog *c, const struct digest *file, uint64_t ch
 	return rc;
 }
 
-static int parse_version(struct str json, struct version *ret_version, struct error *err)
+int catalog_parse_version(struct str json, struct version *ret_version, struct error *err)
 {
 	yyjson_doc *doc;
 	int rc = json_parse(json, &doc, err);
@@ -290,7 +311,7 @@ int catalog_get_version(struct catalog *c, struct str name, struct str tag, stru
 	sqlite3_stmt *stmt = read_text(c, GET_VERSION, name, tag);
 	int rc = step_row(c, stmt, err);
 	if (!rc)
-		rc = parse_version(sql_bytes(stmt, 0), ret_version, err);
+		rc = catalog_parse_version(sql_bytes(stmt, 0), ret_version, err);
 	read_end(c, stmt);
 	return rc;
 }
@@ -305,7 +326,7 @@ int catalog_each_version(struct catalog *c, void (*fn)(void *arg, const struct v
 	struct str json;
 	for (size_t i = 0, at = 0; !rc && next_text(&bytes, &lengths, &i, &at, &json);) {
 		struct version v;
-		rc = parse_version(json, &v, err);
+		rc = catalog_parse_version(json, &v, err);
 		if (rc)
 			break;
 		fn(arg, &v);
@@ -341,7 +362,7 @@ int catalog_append_versions(struct catalog *c, struct buf *out, uint64_t *ret_se
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-static int run(struct catalog *c, int which, struct error *err)
+int catalog_run(struct catalog *c, enum catalog_statement which, struct error *err)
 {
 	return sql_run(c->stmt[which], "cannot write the catalog", err);
 }
@@ -349,11 +370,11 @@ static int run(struct catalog *c, int which, struct error *err)
 /* Ran; E_NOTFOUND when it changed nothing. */
 static int run_on_some(struct catalog *c, int which, struct error *err)
 {
-	int rc = run(c, which, err);
+	int rc = catalog_run(c, which, err);
 	return !rc && !sqlite3_changes(c->writer) ? error_set(err, E_NOTFOUND, "it is not in the catalog") : rc;
 }
 
-static int write_begin(struct catalog *c, struct error *err)
+int catalog_write_begin(struct catalog *c, struct error *err)
 {
 	pthread_mutex_lock(&c->write_lock);
 	int rc = sql_exec(c->writer, "BEGIN IMMEDIATE", err);
@@ -362,7 +383,7 @@ static int write_begin(struct catalog *c, struct error *err)
 	return rc;
 }
 
-static int write_end(struct catalog *c, int rc, struct error *err)
+int catalog_write_end(struct catalog *c, int rc, struct error *err)
 {
 	if (!rc)
 		rc = sql_exec(c->writer, "COMMIT", err);
@@ -392,25 +413,18 @@ static int put_manifest(struct catalog *c, struct str repo, const struct digest 
 	bind_digest(c, PUT_MANIFEST, repo, d);
 	sql_bind_text(c->stmt[PUT_MANIFEST], 3, media_type);
 	sqlite3_bind_int64(c->stmt[PUT_MANIFEST], 4, (int64_t)size);
-	return run(c, PUT_MANIFEST, err);
-}
-
-static int put_tag(struct catalog *c, struct str repo, struct str tag, const struct digest *d, struct error *err)
-{
-	bind_text(c, PUT_TAG, repo, tag);
-	sql_bind_digest(c->stmt[PUT_TAG], 3, d);
-	return run(c, PUT_TAG, err);
+	return catalog_run(c, PUT_MANIFEST, err);
 }
 
 /* Quiet when there is none; the serial rises only when there was one. */
 static int drop_version(struct catalog *c, struct str name, struct str tag, struct error *err)
 {
 	bind_text(c, DELETE_VERSION, name, tag);
-	int rc = run(c, DELETE_VERSION, err);
-	return !rc && sqlite3_changes(c->writer) ? run(c, BUMP, err) : rc;
+	int rc = catalog_run(c, DELETE_VERSION, err);
+	return !rc && sqlite3_changes(c->writer) ? catalog_run(c, BUMP, err) : rc;
 }
 
-static int put_version(struct catalog *c, const struct version *v, struct error *err)
+int catalog_write_version(struct catalog *c, const struct version *v, struct error *err)
 {
 	struct str name = str_from(v->name), tag = str_from(v->tag);
 	sqlite3_stmt *count = c->stmt[COUNT_VERSIONS];
@@ -424,25 +438,41 @@ static int put_version(struct catalog *c, const struct version *v, struct error 
 	version_format(v, &json);
 	bind_text(c, PUT_VERSION, name, tag);
 	sql_bind_text(c->stmt[PUT_VERSION], 3, buf_str(&json));
-	int rc = run(c, PUT_VERSION, err);
+	int rc = catalog_run(c, PUT_VERSION, err);
 	buf_fini(&json);
-	return rc ? rc : run(c, BUMP, err);
+	return rc ? rc : catalog_run(c, BUMP, err);
+}
+
+static int push(struct catalog *c, struct str who, struct str repo, const struct digest *d, struct str media_type,
+                uint64_t size, struct str tag, const struct version *v, struct error *err)
+{
+	int rc = put_manifest(c, repo, d, media_type, size, err);
+	if (!rc && tag.len)
+		rc = catalog_move_tag(c, who, "push", repo, tag, d, err);
+	if (rc || !tag.len)
+		return rc;
+	if (!v)
+		return drop_version(c, repo, tag, err);
+	struct version known;
+	version_copy(v, &known);
+	rc = catalog_remember_version(c, &known, err);
+	if (!rc)
+		rc = catalog_write_version(c, &known, err);
+	version_fini(&known);
+	return rc;
+}
+
+int catalog_push_as(struct catalog *c, struct str who, struct str repo, const struct digest *d, struct str media_type,
+                    uint64_t size, struct str tag, const struct version *v, struct error *err)
+{
+	int rc = catalog_write_begin(c, err);
+	return rc ? rc : catalog_write_end(c, push(c, who, repo, d, media_type, size, tag, v, err), err);
 }
 
 int catalog_push(struct catalog *c, struct str repo, const struct digest *d, struct str media_type, uint64_t size,
                  struct str tag, const struct version *v, struct error *err)
 {
-	int rc = write_begin(c, err);
-	if (rc)
-		return rc;
-	rc = put_manifest(c, repo, d, media_type, size, err);
-	if (!rc && tag.len)
-		rc = put_tag(c, repo, tag, d, err);
-	if (!rc && v)
-		rc = put_version(c, v, err);
-	else if (!rc && tag.len)
-		rc = drop_version(c, repo, tag, err);
-	return write_end(c, rc, err);
+	return catalog_push_as(c, STR(""), repo, d, media_type, size, tag, v, err);
 }
 
 static int delete_manifest(struct catalog *c, struct str repo, const struct digest *d, struct error *err)
@@ -452,63 +482,63 @@ static int delete_manifest(struct catalog *c, struct str repo, const struct dige
 	if (rc)
 		return rc;
 	bind_digest(c, DELETE_MANIFEST_VERSIONS, repo, d);
-	rc = run(c, DELETE_MANIFEST_VERSIONS, err);
+	rc = catalog_run(c, DELETE_MANIFEST_VERSIONS, err);
 	if (!rc && sqlite3_changes(c->writer))
-		rc = run(c, BUMP, err);
+		rc = catalog_run(c, BUMP, err);
 	bind_digest(c, DELETE_MANIFEST_TAGS, repo, d);
-	return rc ? rc : run(c, DELETE_MANIFEST_TAGS, err);
+	return rc ? rc : catalog_run(c, DELETE_MANIFEST_TAGS, err);
 }
 
 int catalog_delete_manifest(struct catalog *c, struct str repo, const struct digest *d, struct error *err)
 {
-	int rc = write_begin(c, err);
-	return rc ? rc : write_end(c, delete_manifest(c, repo, d, err), err);
+	int rc = catalog_write_begin(c, err);
+	return rc ? rc : catalog_write_end(c, delete_manifest(c, repo, d, err), err);
 }
 
 int catalog_put_tag(struct catalog *c, struct str repo, struct str tag, const struct digest *d, struct error *err)
 {
-	int rc = write_begin(c, err);
-	return rc ? rc : write_end(c, put_tag(c, repo, tag, d, err), err);
+	int rc = catalog_write_begin(c, err);
+	return rc ? rc : catalog_write_end(c, catalog_move_tag(c, STR(""), "push", repo, tag, d, err), err);
 }
 
 int catalog_delete_tag(struct catalog *c, struct str repo, struct str tag, struct error *err)
 {
-	int rc = write_begin(c, err);
+	int rc = catalog_write_begin(c, err);
 	if (rc)
 		return rc;
 	bind_text(c, DELETE_TAG, repo, tag);
 	rc = run_on_some(c, DELETE_TAG, err);
 	if (!rc)
 		rc = drop_version(c, repo, tag, err);
-	return write_end(c, rc, err);
+	return catalog_write_end(c, rc, err);
 }
 
 int catalog_link_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err)
 {
-	int rc = write_begin(c, err);
+	int rc = catalog_write_begin(c, err);
 	if (rc)
 		return rc;
 	bind_digest(c, LINK_BLOB, repo, d);
-	return write_end(c, run(c, LINK_BLOB, err), err);
+	return catalog_write_end(c, catalog_run(c, LINK_BLOB, err), err);
 }
 
 int catalog_unlink_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err)
 {
-	int rc = write_begin(c, err);
+	int rc = catalog_write_begin(c, err);
 	if (rc)
 		return rc;
 	bind_digest(c, UNLINK_BLOB, repo, d);
-	return write_end(c, run_on_some(c, UNLINK_BLOB, err), err);
+	return catalog_write_end(c, run_on_some(c, UNLINK_BLOB, err), err);
 }
 
 int catalog_put_chunks(struct catalog *c, const struct digest *file, uint64_t chunk_size, const struct digest *list,
                        struct error *err)
 {
-	int rc = write_begin(c, err);
+	int rc = catalog_write_begin(c, err);
 	if (rc)
 		return rc;
 	sql_bind_digest(c->stmt[PUT_CHUNKS], 1, file);
 	sqlite3_bind_int64(c->stmt[PUT_CHUNKS], 2, (int64_t)chunk_size);
 	sql_bind_digest(c->stmt[PUT_CHUNKS], 3, list);
-	return write_end(c, run(c, PUT_CHUNKS, err), err);
+	return catalog_write_end(c, catalog_run(c, PUT_CHUNKS, err), err);
 }

@@ -21,9 +21,16 @@ uint64_t catalog_serial(struct catalog *c);
 int catalog_push(struct catalog *c, struct str repo, const struct digest *d, struct str media_type, uint64_t size,
                  struct str tag, const struct version *v, struct error *err);
 
+/* The same, saying who did it, for the history of the tag. */
+int catalog_push_as(struct catalog *c, struct str who, struct str repo, const struct digest *d, struct str media_type,
+                    uint64_t size, struct str tag, const struct version *v, struct error *err);
+
 /* Manifests by digest, tags pointing at them (OCI). The manifest's bytes live in the blob store. */
 int catalog_get_manifest(struct catalog *c, struct str repo, const struct digest *d, char ret_media_type[static 128],
                          struct error *err);
+/* By the first 20 bytes of its digest, which Hugging Face's clients take for a commit. E_NOTFOUND. */
+int catalog_find_manifest(struct catalog *c, struct str repo, const uint8_t beginning[static 20],
+                          struct digest *ret_digest, struct error *err);
 /* With the tags that name it, and their versions. */
 int catalog_delete_manifest(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
 int catalog_put_tag(struct catalog *c, struct str repo, struct str tag, const struct digest *d, struct error *err);
@@ -31,10 +38,10 @@ int catalog_get_tag(struct catalog *c, struct str repo, struct str tag, struct d
 /* With its version. */
 int catalog_delete_tag(struct catalog *c, struct str repo, struct str tag, struct error *err);
 bool catalog_has_repo(struct catalog *c, struct str repo); /* something was ever pushed there, and is left */
-/* Sorted without regard to case (OCI's "lexical order"); calls fn for at most `limit` tags after `last`. */
+/* Those that are not retired, sorted without regard to case (OCI's "lexical order"); calls fn for at most `limit` tags after `last`. */
 int catalog_tags(struct catalog *c, struct str repo, struct str last, size_t limit,
                  void (*fn)(void *arg, struct str tag), void *arg, struct error *err);
-/* A blob is visible in the repositories it was pushed to or mounted in. */
+/* A blob is visible in the repositories it was pushed to or mounted in. E_FORBIDDEN past a quota. */
 int catalog_link_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
 bool catalog_has_blob(struct catalog *c, struct str repo, const struct digest *d);
 int catalog_unlink_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
@@ -46,6 +53,49 @@ int catalog_get_version(struct catalog *c, struct str name, struct str tag, stru
 int catalog_append_versions(struct catalog *c, struct buf *out, uint64_t *ret_serial, struct error *err);
 int catalog_each_version(struct catalog *c, void (*fn)(void *arg, const struct version *v), void *arg,
                          struct error *err);
+
+/* ---- channels: tags that are moved (catalog_moves.c) ------------------------------------------------
+ * A version is its manifest, and is remembered as long as the manifest is here, whatever names it. Every move of a tag
+ * is kept (the last CATALOG_MOVES_MAX of each). `who`: the operator or tenant; empty: not known. E_NOTFOUND, E_CONFLICT
+ * in words. */
+#define CATALOG_MOVES_MAX 1000
+struct catalog_move {
+	int64_t wall_us;
+	const struct digest *before, *after; /* NULL: nothing */
+	const char *who, *what;              /* what: push, promote, rollback, delete */
+};
+/* `to` names what `from` names. */
+int catalog_promote(struct catalog *c, struct str who, struct str name, struct str from, struct str to,
+                    struct digest *ret_digest, struct error *err);
+/* The tag names what it did before; said again, what it did before that. */
+int catalog_rollback(struct catalog *c, struct str who, struct str name, struct str tag, struct digest *ret_digest,
+                     struct error *err);
+/* The newest first. */
+int catalog_history(struct catalog *c, struct str name, struct str tag, size_t limit,
+                    void (*fn)(void *arg, const struct catalog_move *m), void *arg, struct error *err);
+int catalog_retire(struct catalog *c, struct str name, struct str tag, bool retired, struct error *err);
+/* Applies to the version, so to all tags that name it. value.base NULL removes. */
+int catalog_label(struct catalog *c, struct str name, struct str tag, const struct str *keys, const struct str *values,
+                  size_t count, struct error *err);
+
+/* ---- rules (catalog_moves.c) */
+struct catalog_quota {
+	char space[129]; /* first part of a two-part name, else "library" */
+	uint64_t bytes;
+};
+/* Patterns of "NAME:TAG", or of TAG when without ':', that once set stay what they are; `*` stands for any run. */
+void catalog_set_rules(struct catalog *c, const char *const *immutable, size_t immutable_count,
+                       const struct catalog_quota *quotas, size_t quota_count);
+/* How the catalog learns a blob's size, once a blob; called in jobs with the catalog's lock held. */
+typedef int catalog_size_of(void *arg, const struct digest *d, uint64_t *ret_size);
+void catalog_set_size_of(struct catalog *c, catalog_size_of *fn, void *arg);
+struct str catalog_space_of(struct str repo);
+/* E_FORBIDDEN in words when so many bytes more are past the quota: before they are sent. */
+int catalog_quota_room(struct catalog *c, struct str repo, uint64_t bytes, struct error *err);
+/* quota UINT64_MAX: none. */
+int catalog_each_space(struct catalog *c, void (*fn)(void *arg, struct str space, uint64_t used, uint64_t quota),
+                       void *arg, struct error *err);
+bool catalog_pattern_matches(const char *pattern, struct str text);
 
 /* Which chunk list was made for a file, so that no file is read twice for it. E_NOTFOUND. */
 int catalog_put_chunks(struct catalog *c, const struct digest *file, uint64_t chunk_size, const struct digest *list,
