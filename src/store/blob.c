@@ -4,10 +4,12 @@
  *
  * Order of publishing: data fsync, rename over blobs/sha256/ab/abcd..., fsync of that folder. Two uploads of the same
  * content may race: the second rename replaces equal bytes by equal bytes, and open descriptors keep the old file.
- * What is not here: who may see a blob (catalog), and removing blobs nobody needs any more.
+ * What is not here: who may see a blob (catalog), which blobs nobody needs any more (the repository's collector), and
+ * leases and removal (blob_keep.c).
  */
 #include "store/blob_private.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/rng.h"
 
@@ -15,6 +17,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -22,10 +25,10 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define NAME_SIZE (2 + 1 + 64 + 1) /* "ab/abcd..." */
 #define RESERVE_BYTES \
 	(UINT64_C(64) << 20) /* at most so much is kept free for the databases and maps beside the blobs */
 #define HASH_STEP (1u << 20)
+#define LEASE_US (3600 * US_PER_S)
 
 struct blob_upload {
 	struct blob_store *store;
@@ -34,6 +37,10 @@ struct blob_upload {
 	uint64_t offset;
 	struct digest_stream *hash;
 	struct chunk_hash *chunks; /* NULL: nobody asked */
+	bool sealed;
+	struct seal seal;
+	char *tail; /* of a sealed one: content past the last whole segment, written only when it is one, or the end */
+	size_t tail_len;
 };
 
 /* ---- small file helpers ---------------------------------------------------------------------- */
@@ -83,12 +90,14 @@ int blob_hash_range(int fd, uint64_t offset, uint64_t len, struct digest *ret_di
 	return rc;
 }
 
-static void blob_name(const struct digest *d, char ret_name[static NAME_SIZE])
+void blob_name(const struct digest *d, bool sealed, char ret_name[static BLOB_NAME_SIZE])
 {
 	hex_encode(d->bytes, DIGEST_SIZE, ret_name + 3);
 	ret_name[0] = ret_name[3];
 	ret_name[1] = ret_name[4];
 	ret_name[2] = '/';
+	if (sealed)
+		memcpy(ret_name + 67, BLOB_SEALED, sizeof BLOB_SEALED);
 }
 
 static int sync_dir(int dir_fd, const char *path, struct error *err)
@@ -179,6 +188,9 @@ static int open_all(struct blob_store *s, const char *path, struct error *err)
 int blob_store_open(struct str root, struct blob_store **ret_store, struct error *err)
 {
 	struct blob_store *s = NEW(struct blob_store);
+	pthread_mutex_init(&s->keep_lock, NULL);
+	s->lease_us = LEASE_US;
+	s->clock_us = clock_wall_us() - clock_mono_us();
 	s->root_fd = s->blobs_fd = s->uploads_fd = s->partial_fd = -1;
 	char *path = str_dup(root);
 	int rc = root.len ? open_all(s, path, err) : error_set(err, E_INVAL, "a blob store needs a folder");
@@ -200,6 +212,9 @@ void blob_store_close(struct blob_store *s)
 	for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
+	pthread_mutex_destroy(&s->keep_lock);
+	OPENSSL_cleanse(&s->site_key, sizeof s->site_key);
+	free(s->condemned);
 	free(s->root);
 	free(s);
 }
@@ -224,93 +239,104 @@ int blob_store_room(struct blob_store *s, uint64_t bytes, struct error *err)
 
 /* ---- finished blobs -------------------------------------------------------------------------- */
 
-static int not_held(const struct digest *d, struct error *err)
-{
-	char text[DIGEST_TEXT_SIZE];
-	digest_format(d, text);
-	if (errno == ENOENT || errno == ENOTDIR)
-		return error_set(err, E_NOTFOUND, "the blob %s is not here", text);
-	return error_errno(err, errno, "cannot open the blob %s", text);
-}
-
 int blob_stat(struct blob_store *s, const struct digest *d, uint64_t *ret_size, struct error *err)
 {
-	char name[NAME_SIZE];
-	struct stat st;
-	blob_name(d, name);
-	if (fstatat(s->blobs_fd, name, &st, AT_SYMLINK_NOFOLLOW))
-		return not_held(d, err);
-	*ret_size = (uint64_t)st.st_size;
-	return 0;
+	struct blob_place place;
+	int rc = blob_find(s, d, true, &place, err);
+	if (!rc)
+		*ret_size = place.size;
+	return rc;
 }
 
 int blob_open(struct blob_store *s, const struct digest *d, int *ret_fd, uint64_t *ret_size, struct error *err)
 {
-	char name[NAME_SIZE];
-	struct stat st;
-	blob_name(d, name);
-	int fd = openat(s->blobs_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0)
-		return not_held(d, err);
-	if (fstat(fd, &st)) {
-		int saved = errno;
-		close(fd);
-		return error_errno(err, saved, "cannot look at a blob");
+	struct blob_file *f;
+	int rc = blob_file_open(s, d, &f, err);
+	if (rc)
+		return rc;
+	int fd = blob_file_fd(f) < 0 ? -1 : fcntl(blob_file_fd(f), F_DUPFD_CLOEXEC, 0), saved = errno;
+	if (fd >= 0) {
+		*ret_fd = fd;
+		*ret_size = blob_file_size(f);
+	} else {
+		rc = blob_file_fd(f) < 0 ? error_set(err, E_UNSUPPORTED, "a blob is encrypted at rest")
+		                         : error_errno(err, saved, "cannot open a blob");
 	}
-	*ret_fd = fd;
-	*ret_size = (uint64_t)st.st_size;
-	return 0;
+	blob_file_close(f);
+	return rc;
 }
 
 int blob_path(struct blob_store *s, const struct digest *d, char **ret_path, struct error *err)
 {
-	char name[NAME_SIZE];
-	uint64_t size;
-	int rc = blob_stat(s, d, &size, err);
+	struct blob_place place;
+	int rc = blob_find(s, d, true, &place, err);
+	if (!rc && place.sealed)
+		rc = error_set(err, E_UNSUPPORTED, "a blob is encrypted at rest and has no path");
 	if (rc)
 		return rc;
-	blob_name(d, name);
 	struct buf path = {0};
-	buf_printf(&path, "%s/blobs/sha256/%s", s->root, name);
+	buf_printf(&path, "%s/blobs/sha256/%s", s->root, place.name);
 	*ret_path = path.base;
 	return 0;
 }
 
 int blob_read_all(struct blob_store *s, const struct digest *d, size_t max_bytes, struct buf *out, struct error *err)
 {
-	int fd;
-	uint64_t size;
-	int rc = blob_open(s, d, &fd, &size, err);
+	struct blob_file *f;
+	int rc = blob_file_open(s, d, &f, err);
 	if (rc)
 		return rc;
+	uint64_t size = blob_file_size(f);
 	char *to = size <= max_bytes ? buf_reserve(out, (size_t)size) : NULL;
 	if (!to)
 		rc = error_set(err, E_LIMIT, "a blob has %llu bytes, at most %zu are read at once",
 		               (unsigned long long)size, max_bytes);
 	if (!rc)
-		rc = blob_read_at(fd, 0, to, (size_t)size, err);
+		rc = blob_file_read(f, 0, to, (size_t)size, err);
 	if (!rc)
 		out->len += (size_t)size;
-	close(fd);
+	blob_file_close(f);
 	return rc;
 }
 
 int blob_delete(struct blob_store *s, const struct digest *d, struct error *err)
 {
-	char name[NAME_SIZE];
-	blob_name(d, name);
-	if (unlinkat(s->blobs_fd, name, 0))
-		return not_held(d, err);
-	name[2] = 0;
-	return sync_dir(s->blobs_fd, name, err);
+	struct blob_place place;
+	int rc = blob_find(s, d, false, &place, err);
+	if (rc)
+		return rc;
+	if (unlinkat(s->blobs_fd, place.name, 0))
+		return error_errno(err, errno, "cannot remove a blob");
+	place.name[2] = 0;
+	return sync_dir(s->blobs_fd, place.name, err);
 }
 
-int blob_publish(struct blob_store *s, int dir_fd, const char *name, int fd, const struct digest *d, struct error *err)
+/* The rename, and with it the end of a death sentence: the bytes are here anew. */
+static int take_place(struct blob_store *s, int dir_fd, const char *name, const struct digest *d, bool sealed,
+                      struct error *err)
 {
-	char to[NAME_SIZE], folder[3] = {0};
-	blob_name(d, to);
-	memcpy(folder, to, 2);
-	if (fchmod(fd, 0444) || fsync(fd))
+	char to[BLOB_NAME_SIZE], other[BLOB_NAME_SIZE];
+	blob_name(d, sealed, to);
+	blob_name(d, !sealed, other);
+	pthread_mutex_lock(&s->keep_lock);
+	int rc =
+	    renameat(dir_fd, name, s->blobs_fd, to) ? error_errno(err, errno, "cannot move a blob to its place") : 0;
+	if (!rc) {
+		unlinkat(s->blobs_fd, other, 0); /* from before encryption was set otherwise */
+		blob_pardon(s, d);
+	}
+	pthread_mutex_unlock(&s->keep_lock);
+	return rc;
+}
+
+int blob_publish(struct blob_store *s, int dir_fd, const char *name, int fd, const struct digest *d, bool sealed,
+                 struct error *err)
+{
+	char folder[3];
+	int64_t now = blob_now_us(s);
+	struct timespec used = {now / 1000000, now % 1000000 * 1000}, times[2] = {used, used};
+	hex_encode(d->bytes, 1, folder);
+	if (fchmod(fd, 0444) || futimens(fd, times) || fsync(fd))
 		return error_errno(err, errno, "cannot make a blob durable");
 	if (!mkdirat(s->blobs_fd, folder, 0755)) {
 		int rc = sync_dir(s->blobs_fd, ".", err);
@@ -319,38 +345,27 @@ int blob_publish(struct blob_store *s, int dir_fd, const char *name, int fd, con
 	} else if (errno != EEXIST) {
 		return error_errno(err, errno, "cannot make a folder of the blob store");
 	}
-	if (renameat(dir_fd, name, s->blobs_fd, to))
-		return error_errno(err, errno, "cannot move a blob to its place");
-	return sync_dir(s->blobs_fd, folder, err);
+	int rc = take_place(s, dir_fd, name, d, sealed, err);
+	return rc ? rc : sync_dir(s->blobs_fd, folder, err);
 }
 
-static bool each_in(struct blob_store *s, const char *folder, bool (*fn)(void *, const struct digest *, uint64_t),
-                    void *arg)
+struct each {
+	bool (*fn)(void *arg, const struct digest *d, uint64_t size);
+	void *arg;
+};
+
+static bool each_one(void *arg, const struct blob_info *info)
 {
-	bool go_on = true;
-	struct dirent *e;
-	DIR *dir = list_folder(s->blobs_fd, folder);
-	while (dir && go_on && (e = readdir(dir))) {
-		struct digest d;
-		struct stat st;
-		if (hex_decode(str_from(e->d_name), d.bytes, DIGEST_SIZE) ||
-		    fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW))
-			continue;
-		go_on = fn(arg, &d, (uint64_t)st.st_size);
-	}
-	if (dir)
-		closedir(dir);
-	return go_on;
+	struct each *e = arg;
+	return e->fn(e->arg, &info->digest, info->size);
 }
 
 void blob_each(struct blob_store *s, bool (*fn)(void *arg, const struct digest *d, uint64_t size), void *arg)
 {
-	char folder[3];
-	for (unsigned i = 0; i < 256; i++) {
-		snprintf(folder, sizeof folder, "%02x", i);
-		if (!each_in(s, folder, fn, arg))
+	struct each e = {fn, arg};
+	for (unsigned i = 0; i < 256; i++)
+		if (!blob_each_of(s, (uint8_t)i, each_one, &e))
 			return;
-	}
 }
 
 int blob_put(struct blob_store *s, struct str content, struct digest *ret_digest, struct error *err)
@@ -394,6 +409,11 @@ int blob_upload_new(struct blob_store *s, struct blob_upload **ret_upload, struc
 		return error_errno(err, saved, "cannot begin an upload in %s", s->root);
 	}
 	u->hash = digest_stream_new();
+	if (s->seals) {
+		u->sealed = true;
+		u->tail = mem_new(SEAL_SEGMENT);
+		seal_new(0, &u->seal);
+	}
 	*ret_upload = u;
 	return 0;
 }
@@ -420,14 +440,58 @@ bool blob_upload_list(struct blob_upload *u, const struct digest *claimed, struc
 	return u->chunks && chunk_hash_end(u->chunks, claimed, ret_list);
 }
 
+/* Whole segments go to the disk, the rest stays in `tail`, which changes only when all went well. */
+static int append_sealed(struct blob_upload *u, struct str data, struct error *err)
+{
+	uint64_t i = u->offset / SEAL_SEGMENT;
+	size_t keep = u->tail_len;
+	struct buf first = {0};
+	int rc = 0;
+	if (keep + data.len < SEAL_SEGMENT) {
+		memcpy(u->tail + keep, data.base, data.len);
+		u->tail_len += data.len;
+		return 0;
+	}
+	if (keep) {
+		size_t n = SEAL_SEGMENT - keep;
+		buf_append(&first, u->tail, keep);
+		buf_append(&first, data.base, n);
+		data = (struct str){data.base + n, data.len - n};
+		rc = seal_write_segment(&u->seal, u->fd, i++, buf_str(&first), err);
+	}
+	for (; !rc && data.len >= SEAL_SEGMENT; i++) {
+		rc = seal_write_segment(&u->seal, u->fd, i, (struct str){data.base, SEAL_SEGMENT}, err);
+		data = (struct str){data.base + SEAL_SEGMENT, data.len - SEAL_SEGMENT};
+	}
+	if (!rc) {
+		if (data.len)
+			memcpy(u->tail, data.base, data.len);
+		u->tail_len = data.len;
+	}
+	buf_fini(&first);
+	return rc;
+}
+
+static int finish_sealed(struct blob_upload *u, const struct digest *d, struct error *err)
+{
+	uint8_t header[SEAL_HEADER];
+	int rc = 0;
+	u->seal.size = u->offset;
+	if (u->tail_len)
+		rc = seal_write_segment(&u->seal, u->fd, u->offset / SEAL_SEGMENT, (struct str){u->tail, u->tail_len},
+		                        err);
+	seal_header_make(&u->seal, &u->store->site_key, d, header);
+	return rc ? rc : blob_write_at(u->fd, 0, (struct str){(char *)header, sizeof header}, err);
+}
+
 int blob_upload_append(struct blob_upload *u, struct str data, struct error *err)
 {
 	int rc = blob_store_room(u->store, data.len, err); /* a body without a length fills no disk either */
 	if (rc)
 		return rc;
-	rc = blob_write_at(u->fd, u->offset, data, err);
+	rc = u->sealed ? append_sealed(u, data, err) : blob_write_at(u->fd, u->offset, data, err);
 	if (rc) { /* what was written of it does not count; the next append goes over it */
-		if (ftruncate(u->fd, (off_t)u->offset))
+		if (ftruncate(u->fd, (off_t)(u->sealed ? seal_position(u->offset) : u->offset)))
 			return error_errno(err, errno, "cannot undo a failed write to an upload");
 		return rc;
 	}
@@ -443,6 +507,10 @@ static void upload_free(struct blob_upload *u)
 	close(u->fd);
 	digest_stream_free(u->hash);
 	chunk_hash_free(u->chunks);
+	if (u->tail)
+		OPENSSL_cleanse(u->tail, SEAL_SEGMENT);
+	free(u->tail);
+	seal_forget(&u->seal);
 	free(u);
 }
 
@@ -451,7 +519,9 @@ int blob_upload_finish(struct blob_upload *u, const struct digest *claimed, stru
 	struct digest got = digest_stream_end(u->hash);
 	int rc;
 	if (digest_equal(&got, claimed)) {
-		rc = blob_publish(u->store, u->store->uploads_fd, u->id, u->fd, claimed, err);
+		rc = u->sealed ? finish_sealed(u, claimed, err) : 0;
+		if (!rc)
+			rc = blob_publish(u->store, u->store->uploads_fd, u->id, u->fd, claimed, u->sealed, err);
 	} else {
 		char text[DIGEST_TEXT_SIZE];
 		digest_format(&got, text);

@@ -3,6 +3,7 @@
  *
  * Folder layout under `root`: blobs/sha256/ab/abcd... (finished, read only), uploads/ID (+ nothing else: the
  * offset is the file's size), partial/HEX (data, full length, sparse) + partial/HEX.map (what is held, durable).
+ * An encrypted blob has the ending ".sealed"; its digest is still that of the content.
  * A blob appears by fsync + rename + directory fsync, so kill -9 never shows half a blob; blob_store_open
  * sweeps stale uploads. All calls block on the disk: loop users call them in jobs, except blob_stat/blob_open.
  * A store may be used from several threads; one upload or partial from one thread at a time. Bytes.
@@ -25,6 +26,7 @@ void blob_store_close(struct blob_store *s);
 int blob_store_room(struct blob_store *s, uint64_t bytes, struct error *err);
 /* E_NOTFOUND when not held whole. */
 int blob_stat(struct blob_store *s, const struct digest *d, uint64_t *ret_size, struct error *err);
+/* The file itself, where the store is not encrypted (E_UNSUPPORTED where it is): blob_file below works always. */
 int blob_open(struct blob_store *s, const struct digest *d, int *ret_fd, uint64_t *ret_size, struct error *err);
 /* Path of a finished blob, for mmap by an engine; heap, caller frees. */
 int blob_path(struct blob_store *s, const struct digest *d, char **ret_path, struct error *err);
@@ -34,6 +36,49 @@ int blob_delete(struct blob_store *s, const struct digest *d, struct error *err)
 int blob_put(struct blob_store *s, struct str content, struct digest *ret_digest, struct error *err);
 /* Every finished blob; stops when the callback returns false. */
 void blob_each(struct blob_store *s, bool (*fn)(void *arg, const struct digest *d, uint64_t size), void *arg);
+
+/* A finished blob for reading, encrypted at rest or not. Any thread, several at once. Open ones outlive removal. */
+struct blob_file;
+int blob_file_open(struct blob_store *s, const struct digest *d, struct blob_file **ret_file, struct error *err);
+void blob_file_close(struct blob_file *f);
+uint64_t blob_file_size(const struct blob_file *f);
+int blob_file_fd(const struct blob_file *f); /* the content as it is, for sendfile and mmap; -1: encrypted */
+/* All of it or an error; E_CORRUPT when it was changed on the disk. */
+int blob_file_read(const struct blob_file *f, uint64_t offset, void *out, size_t len, struct error *err);
+/* Decrypted into memory that has a path (/proc/self/fd/N) as long as *ret_fd is open: for an engine that maps files.
+ * Takes as long as reading does. */
+int blob_file_in_memory(const struct blob_file *f, int *ret_fd, struct error *err);
+
+/* Encryption at rest (store/seal.h): with this key, what is sealed can be read; seals: what is written from now on is
+ * sealed. Before anything else is done with the store. */
+int blob_store_unlock(struct blob_store *s, const char *site_key_path, bool seals, struct error *err);
+
+/* Keeping. Each blob has a time of last use: set when it is published, and when somebody asks for it (stat, open,
+ * path, put) and the last time is a quarter of the lease ago. So what a push has looked at a moment ago is safe from
+ * the collector for three quarters of a lease, named by a manifest or not. */
+void blob_store_lease(struct blob_store *s, int64_t lease_us); /* default 1 h */
+int64_t blob_store_now_us(const struct blob_store *s);         /* the clock of those times */
+struct blob_info {
+	struct digest digest;
+	uint64_t size;
+	int64_t used_us;
+	bool sealed;
+};
+/* Those whose digest begins with the byte `first`; renews nothing. False when the callback ended it. */
+bool blob_each_of(struct blob_store *s, uint8_t first, bool (*fn)(void *arg, const struct blob_info *info), void *arg);
+int blob_info(struct blob_store *s, const struct digest *d, struct blob_info *ret_info, struct error *err);
+/* Removing while others push, by one collector at a time: condemned blobs are not found by anybody from then on; the
+ * caller forgets them elsewhere as long as blob_is_condemned, in one transaction; then blob_sweep removes them and says
+ * how many bytes that were. Publishing one anew pardons it at any time between. False: used since, or not here. */
+#define BLOB_CONDEMNED_MAX 256
+bool blob_condemn(struct blob_store *s, const struct digest *d, int64_t unused_since_us);
+bool blob_is_condemned(struct blob_store *s, const struct digest *d);
+uint64_t blob_sweep(struct blob_store *s);
+void blob_pardon_all(struct blob_store *s);
+/* Re-hashes; E_CORRUPT in words. Renews nothing. */
+int blob_verify(struct blob_store *s, const struct digest *d, struct error *err);
+/* Moves a blob to the folder quarantine/, where nobody finds it but people. */
+int blob_quarantine(struct blob_store *s, const struct digest *d, struct error *err);
 
 struct chunk_list; /* below */
 

@@ -373,7 +373,7 @@ int blob_partial_finish(struct blob_partial *p, struct error *err)
 	if (!digest_equal(&got, &p->list.file))
 		return error_set(err, E_CORRUPT,
 		                 "all chunks arrived but the whole is not the file its chunk list names");
-	rc = blob_publish(p->store, p->store->partial_fd, p->data_name, p->fd, &p->list.file, err);
+	rc = blob_publish(p->store, p->store->partial_fd, p->data_name, p->fd, &p->list.file, false, err);
 	if (rc)
 		return rc;
 	p->finished = true;
