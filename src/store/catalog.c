@@ -60,7 +60,10 @@ static const char *const statements[STATEMENTS] = {
     [ADD_MOVE] = "INSERT INTO moves(repo, tag, wall_us, before, digest, who, what) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [TRIM_MOVES] = "DELETE FROM moves WHERE repo = ?1 AND tag = ?2 AND id <= "
 		   "(SELECT id FROM moves WHERE repo = ?1 AND tag = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)",
-    [MOVE_BEFORE] = "SELECT id, before, digest, what FROM moves WHERE repo = ?1 AND tag = ?2 ORDER BY id DESC",
+    [FORGET_KNOWN] = "DELETE FROM known WHERE repo = ?1 AND digest = ?2",
+    [ADD_DELETIONS] = "INSERT INTO moves(repo, tag, wall_us, before, digest, who, what) "
+		      "SELECT repo, tag, ?3, digest, NULL, '', 'delete' FROM tags WHERE repo = ?1 AND digest = ?2",
+    [MOVE_BEFORE] = "SELECT before, what FROM moves WHERE repo = ?1 AND tag = ?2 ORDER BY id DESC",
     [ACTUAL_TAGS] = "SELECT tag FROM tags WHERE repo = ?1 AND digest = ?2 ORDER BY tag",
     [PUT_RETIRED] = "INSERT OR IGNORE INTO retired VALUES(?1, ?2)",
     [DELETE_RETIRED] = "DELETE FROM retired WHERE repo = ?1 AND tag = ?2",
@@ -68,7 +71,8 @@ static const char *const statements[STATEMENTS] = {
     [PUT_SIZE] = "INSERT OR REPLACE INTO blob_sizes VALUES(?1, ?2)",
     [HAS_SIZE] = "SELECT 1 FROM blob_sizes WHERE digest = ?1",
     [USED] = USED_SQL,
-    [MOVES] = "SELECT wall_us, before, digest, who, what FROM moves WHERE repo = ?1 AND tag = ?2 ORDER BY id DESC LIMIT ?3",
+    [MOVES] =
+	"SELECT wall_us, before, digest, who, what FROM moves WHERE repo = ?1 AND tag = ?2 ORDER BY id DESC LIMIT ?3",
     [NAMESPACES] = "SELECT DISTINCT CASE WHEN instr(repo, '/') THEN substr(repo, 1, instr(repo, '/') - 1) "
 		   "ELSE 'library' END AS ns FROM blobs ORDER BY ns LIMIT 4096",
     [READ_USED] = USED_SQL,
@@ -97,6 +101,7 @@ int catalog_open(struct str path, struct catalog **ret_catalog, struct error *er
 	char *file = str_dup(path);
 	pthread_mutex_init(&c->write_lock, NULL);
 	pthread_mutex_init(&c->read_lock, NULL);
+	pthread_mutex_init(&c->rules_lock, NULL);
 	int rc = sql_open(file, 1, schema, &c->writer, err);
 	if (!rc)
 		rc = sql_exec(c->writer, schema_later, err);
@@ -123,7 +128,8 @@ void catalog_close(struct catalog *c)
 	sqlite3_close(c->writer);
 	pthread_mutex_destroy(&c->read_lock);
 	pthread_mutex_destroy(&c->write_lock);
-	catalog_set_rules(c, NULL, 0, NULL, 0);
+	catalog_rules_fini(&c->rules);
+	pthread_mutex_destroy(&c->rules_lock);
 	free(c);
 }
 
@@ -416,8 +422,7 @@ static int put_manifest(struct catalog *c, struct str repo, const struct digest 
 	return catalog_run(c, PUT_MANIFEST, err);
 }
 
-/* Quiet when there is none; the serial rises only when there was one. */
-static int drop_version(struct catalog *c, struct str name, struct str tag, struct error *err)
+int catalog_drop_version(struct catalog *c, struct str name, struct str tag, struct error *err)
 {
 	bind_text(c, DELETE_VERSION, name, tag);
 	int rc = catalog_run(c, DELETE_VERSION, err);
@@ -452,7 +457,7 @@ static int push(struct catalog *c, struct str who, struct str repo, const struct
 	if (rc || !tag.len)
 		return rc;
 	if (!v)
-		return drop_version(c, repo, tag, err);
+		return catalog_drop_version(c, repo, tag, err);
 	struct version known;
 	version_copy(v, &known);
 	rc = catalog_remember_version(c, &known, err);
@@ -485,6 +490,8 @@ static int delete_manifest(struct catalog *c, struct str repo, const struct dige
 	rc = catalog_run(c, DELETE_MANIFEST_VERSIONS, err);
 	if (!rc && sqlite3_changes(c->writer))
 		rc = catalog_run(c, BUMP, err);
+	if (!rc)
+		rc = catalog_forget_manifest(c, repo, d, err);
 	bind_digest(c, DELETE_MANIFEST_TAGS, repo, d);
 	return rc ? rc : catalog_run(c, DELETE_MANIFEST_TAGS, err);
 }
@@ -506,10 +513,9 @@ int catalog_delete_tag(struct catalog *c, struct str repo, struct str tag, struc
 	int rc = catalog_write_begin(c, err);
 	if (rc)
 		return rc;
-	bind_text(c, DELETE_TAG, repo, tag);
-	rc = run_on_some(c, DELETE_TAG, err);
+	rc = catalog_move_tag(c, STR(""), "delete", repo, tag, NULL, err);
 	if (!rc)
-		rc = drop_version(c, repo, tag, err);
+		rc = catalog_drop_version(c, repo, tag, err);
 	return catalog_write_end(c, rc, err);
 }
 
@@ -519,7 +525,10 @@ int catalog_link_blob(struct catalog *c, struct str repo, const struct digest *d
 	if (rc)
 		return rc;
 	bind_digest(c, LINK_BLOB, repo, d);
-	return catalog_write_end(c, catalog_run(c, LINK_BLOB, err), err);
+	rc = catalog_run(c, LINK_BLOB, err);
+	if (!rc && sqlite3_changes(c->writer))
+		rc = catalog_check_quota(c, repo, d, err);
+	return catalog_write_end(c, rc, err);
 }
 
 int catalog_unlink_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err)

@@ -38,7 +38,8 @@ int catalog_get_tag(struct catalog *c, struct str repo, struct str tag, struct d
 /* With its version. */
 int catalog_delete_tag(struct catalog *c, struct str repo, struct str tag, struct error *err);
 bool catalog_has_repo(struct catalog *c, struct str repo); /* something was ever pushed there, and is left */
-/* Those that are not retired, sorted without regard to case (OCI's "lexical order"); calls fn for at most `limit` tags after `last`. */
+/* Those that are not retired, sorted without regard to case (OCI's "lexical order"); calls fn for at most `limit` tags
+ * after `last`. */
 int catalog_tags(struct catalog *c, struct str repo, struct str last, size_t limit,
                  void (*fn)(void *arg, struct str tag), void *arg, struct error *err);
 /* A blob is visible in the repositories it was pushed to or mounted in. E_FORBIDDEN past a quota. */

@@ -8,11 +8,32 @@
 
 #include <stdlib.h>
 
+static void labels_fini(struct version *v)
+{
+	for (size_t i = 0; i < v->label_count; i++) {
+		free(v->labels[i].key);
+		free(v->labels[i].value);
+	}
+	free(v->labels);
+	v->labels = NULL;
+	v->label_count = 0;
+}
+
+static void labels_copy(const struct version *from, struct version *to)
+{
+	to->labels = mem_new((from->label_count + 1) * sizeof *to->labels);
+	to->label_count = from->label_count;
+	for (size_t i = 0; i < from->label_count; i++)
+		to->labels[i] = (struct version_label){str_dup(str_from(from->labels[i].key)),
+		                                       str_dup(str_from(from->labels[i].value))};
+}
+
 void version_fini(struct version *v)
 {
 	if (!v)
 		return;
 	free(v->files);
+	labels_fini(v);
 	*v = (struct version){0};
 }
 
@@ -24,6 +45,7 @@ int version_copy(const struct version *from, struct version *ret_to)
 		to.files = mem_resize(NULL, from->file_count, sizeof *to.files);
 		memcpy(to.files, from->files, from->file_count * sizeof *to.files);
 	}
+	labels_copy(from, &to);
 	*ret_to = to;
 	return 0;
 }
@@ -67,6 +89,42 @@ static void append_file(struct buf *out, const struct version_file *f)
 	buf_append_str(out, STR("}"));
 }
 
+static const char *const kinds[] = {
+    [VERSION_FILES] = "files", [VERSION_GGUF] = "gguf", [VERSION_SAFETENSORS] = "safetensors"};
+#define KINDS (sizeof kinds / sizeof *kinds)
+
+const char *version_kind_text(enum version_kind kind)
+{
+	return kinds[kind];
+}
+
+static void append_some(struct buf *out, const char *key, const char *text)
+{
+	if (text[0])
+		append_text(out, key, text);
+}
+
+/* What not every version has: left out when it is empty. */
+static void append_said(const struct version *v, struct buf *out)
+{
+	append_some(out, "revision", v->revision);
+	append_some(out, "base_model", v->base_model);
+	append_some(out, "quantized_from", v->quantized_from);
+	append_some(out, "distilled_from", v->distilled_from);
+	if (v->retired)
+		buf_append_str(out, STR(",\"retired\":true"));
+	if (!v->label_count)
+		return;
+	buf_append_str(out, STR(",\"labels\":{"));
+	for (size_t i = 0; i < v->label_count; i++) {
+		buf_append_str(out, i ? STR(",") : STR(""));
+		buf_append_json(out, str_from(v->labels[i].key));
+		buf_append_str(out, STR(":"));
+		buf_append_json(out, str_from(v->labels[i].value));
+	}
+	buf_append_str(out, STR("}"));
+}
+
 void version_format(const struct version *v, struct buf *out)
 {
 	buf_append_str(out, STR("{\"name\":"));
@@ -80,6 +138,8 @@ void version_format(const struct version *v, struct buf *out)
 		append_file(out, &v->files[i]);
 	}
 	buf_append_str(out, STR("]"));
+	append_text(out, "kind", kinds[v->kind]);
+	append_said(v, out);
 	append_text(out, "architecture", v->architecture);
 	append_text(out, "quantization", v->quantization);
 	append_text(out, "license", v->license);
@@ -168,6 +228,61 @@ static int parse_files(yyjson_val *obj, struct version *v, struct error *err)
 	return 0;
 }
 
+static int parse_kind(yyjson_val *obj, struct version *v, struct error *err)
+{
+	struct str text = {0};
+	int rc = json_str(obj, "kind", &text, err);
+	if (rc)
+		return rc;
+	v->kind = VERSION_GGUF; /* all there was before there were kinds */
+	for (size_t i = 0; text.base && i < KINDS; i++)
+		if (str_equal(text, str_from(kinds[i]))) {
+			v->kind = (enum version_kind)i;
+			return 0;
+		}
+	if (text.base)
+		v->kind = VERSION_FILES; /* a newer one's word */
+	return 0;
+}
+
+static int parse_labels(yyjson_val *obj, struct version *v, struct error *err)
+{
+	yyjson_val *labels = NULL, *key, *value;
+	size_t i, max;
+	int rc = json_obj(obj, "labels", &labels, err);
+	if (rc || !labels)
+		return rc;
+	yyjson_obj_foreach(labels, i, max, key, value)
+	{
+		if (!yyjson_is_str(value))
+			return error_set(err, E_INVAL, "\"labels\" of a version must hold texts");
+		struct str k = {yyjson_get_str(key), yyjson_get_len(key)};
+		struct str text = {yyjson_get_str(value), yyjson_get_len(value)};
+		rc = version_label_set(v, k, text, err);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int parse_said(yyjson_val *obj, struct version *v, struct error *err)
+{
+	int rc = take_text(obj, "license", false, v->license, sizeof v->license, err);
+	if (!rc)
+		rc = take_text(obj, "revision", false, v->revision, sizeof v->revision, err);
+	if (!rc)
+		rc = take_text(obj, "base_model", false, v->base_model, sizeof v->base_model, err);
+	if (!rc)
+		rc = take_text(obj, "quantized_from", false, v->quantized_from, sizeof v->quantized_from, err);
+	if (!rc)
+		rc = take_text(obj, "distilled_from", false, v->distilled_from, sizeof v->distilled_from, err);
+	if (!rc)
+		rc = json_bool(obj, "retired", &v->retired, err);
+	if (!rc)
+		rc = parse_kind(obj, v, err);
+	return rc ? rc : parse_labels(obj, v, err);
+}
+
 static int parse_numbers(yyjson_val *obj, struct version *v, struct error *err)
 {
 	int64_t parameters = 0, context = 0;
@@ -198,8 +313,6 @@ static int parse_names(yyjson_val *obj, struct version *v, struct error *err)
 		rc = take_text(obj, "architecture", false, v->architecture, sizeof v->architecture, err);
 	if (!rc)
 		rc = take_text(obj, "quantization", false, v->quantization, sizeof v->quantization, err);
-	if (!rc)
-		rc = take_text(obj, "license", false, v->license, sizeof v->license, err);
 	return rc;
 }
 
@@ -213,10 +326,181 @@ int version_parse(yyjson_val *object, struct version *ret_version, struct error 
 		rc = parse_files(object, &v, err);
 	if (!rc)
 		rc = parse_numbers(object, &v, err);
+	if (!rc)
+		rc = parse_said(object, &v, err);
 	if (rc) {
 		version_fini(&v);
 		return rc;
 	}
 	*ret_version = v;
 	return 0;
+}
+
+/* ---- labels ---------------------------------------------------------------------------------- */
+
+const char *version_label(const struct version *v, const char *key)
+{
+	for (size_t i = 0; i < v->label_count; i++)
+		if (!strcmp(v->labels[i].key, key))
+			return v->labels[i].value;
+	return NULL;
+}
+
+static bool has_controls(struct str text)
+{
+	for (size_t i = 0; i < text.len; i++)
+		if ((unsigned char)text.base[i] < 0x20 || text.base[i] == 0x7f)
+			return true;
+	return utf8_valid_prefix(text) != text.len;
+}
+
+/* The fields that are set like labels. */
+static bool field_of(struct version *v, struct str key, char **ret_field, size_t *ret_size)
+{
+	struct {
+		struct str key;
+		char *field;
+		size_t size;
+	} fields[] = {
+	    {STR("license"), v->license, sizeof v->license},
+	    {STR("revision"), v->revision, sizeof v->revision},
+	    {STR("base-model"), v->base_model, sizeof v->base_model},
+	    {STR("quantized-from"), v->quantized_from, sizeof v->quantized_from},
+	    {STR("distilled-from"), v->distilled_from, sizeof v->distilled_from},
+	};
+	for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+		if (!str_equal(key, fields[i].key))
+			continue;
+		*ret_field = fields[i].field;
+		*ret_size = fields[i].size;
+		return true;
+	}
+	return false;
+}
+
+/* Where the key is, or would be. */
+static size_t label_position(const struct version *v, struct str key, bool *ret_found)
+{
+	size_t low = 0, high = v->label_count;
+	*ret_found = false;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		struct str there = str_from(v->labels[middle].key);
+		int order = memcmp(there.base, key.base, there.len < key.len ? there.len : key.len);
+		if (!order)
+			order = there.len < key.len ? -1 : there.len > key.len;
+		if (!order) {
+			*ret_found = true;
+			return middle;
+		}
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void label_remove(struct version *v, size_t at)
+{
+	free(v->labels[at].key);
+	free(v->labels[at].value);
+	v->label_count--;
+	memmove(v->labels + at, v->labels + at + 1, (v->label_count - at) * sizeof *v->labels);
+}
+
+int version_label_set(struct version *v, struct str key, struct str value, struct error *err)
+{
+	char *field;
+	size_t size, at;
+	bool found;
+	if (!key.len || key.len > VERSION_LABEL_KEY_MAX || has_controls(key) || memchr(key.base, '=', key.len))
+		return error_set(err, E_INVAL,
+		                 "a label's key is 1 to %d bytes of text without '=' and control characters",
+		                 VERSION_LABEL_KEY_MAX);
+	if (value.base && (value.len > VERSION_LABEL_VALUE_MAX || has_controls(value)))
+		return error_set(err, E_INVAL, "the label " STR_FMT " is not at most %d bytes of text in one line",
+		                 STR_ARG(key), VERSION_LABEL_VALUE_MAX);
+	if (field_of(v, key, &field, &size)) {
+		if (!str_copy(value.base ? value : STR(""), field, size))
+			return error_set(err, E_INVAL, STR_FMT " is longer than %zu bytes", STR_ARG(key), size - 1);
+		return 0;
+	}
+	at = label_position(v, key, &found);
+	if (!value.base) {
+		if (found)
+			label_remove(v, at);
+		return 0;
+	}
+	if (found) {
+		free(v->labels[at].value);
+		v->labels[at].value = str_dup(value);
+		return 0;
+	}
+	if (v->label_count >= VERSION_LABELS_MAX)
+		return error_set(err, E_LIMIT, "a version has at most %d labels", VERSION_LABELS_MAX);
+	v->labels = mem_resize(v->labels, v->label_count + 1, sizeof *v->labels);
+	memmove(v->labels + at + 1, v->labels + at, (v->label_count - at) * sizeof *v->labels);
+	v->labels[at] = (struct version_label){str_dup(key), str_dup(value)};
+	v->label_count++;
+	return 0;
+}
+
+void version_take_labels(struct version *v, const struct version *from)
+{
+	labels_fini(v);
+	labels_copy(from, v);
+	memcpy(v->license, from->license, sizeof v->license);
+	memcpy(v->revision, from->revision, sizeof v->revision);
+	memcpy(v->base_model, from->base_model, sizeof v->base_model);
+	memcpy(v->quantized_from, from->quantized_from, sizeof v->quantized_from);
+	memcpy(v->distilled_from, from->distilled_from, sizeof v->distilled_from);
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static bool five_digits(struct str text, uint32_t *ret_number)
+{
+	uint32_t n = 0;
+	for (size_t i = 0; i < 5; i++) {
+		if (text.base[i] < '0' || text.base[i] > '9')
+			return false;
+		n = n * 10 + (uint32_t)(text.base[i] - '0');
+	}
+	*ret_number = n;
+	return true;
+}
+
+bool version_part(struct str path, uint32_t *ret_part, uint32_t *ret_parts)
+{
+	static const size_t tail = sizeof "-00001-of-00002.gguf" - 1;
+	uint32_t part, parts;
+	if (path.len <= tail || !str_ends(path, STR(".gguf")))
+		return false;
+	struct str end = {path.base + path.len - tail, tail};
+	if (end.base[0] != '-' || memcmp(end.base + 6, "-of-", 4) ||
+	    !five_digits((struct str){end.base + 1, 5}, &part) ||
+	    !five_digits((struct str){end.base + 10, 5}, &parts) || part < 1 || part > parts)
+		return false;
+	*ret_part = part;
+	*ret_parts = parts;
+	return true;
+}
+
+const struct version_file *version_main_file(const struct version *v)
+{
+	const struct version_file *first = NULL, *largest = NULL;
+	for (size_t i = 0; i < v->file_count; i++) {
+		const struct version_file *f = &v->files[i];
+		const char *slash = strrchr(f->path, '/'), *name = slash ? slash + 1 : f->path;
+		uint32_t part, parts;
+		if (!largest || f->size > largest->size)
+			largest = f;
+		if (!str_ends(str_from(f->path), STR(".gguf")) || !strncmp(name, "mmproj", 6) ||
+		    (version_part(str_from(f->path), &part, &parts) && part != 1))
+			continue;
+		if (!first || strcmp(f->path, first->path) < 0)
+			first = f;
+	}
+	return first ? first : largest;
 }

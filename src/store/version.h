@@ -14,6 +14,17 @@
 #include <yyjson.h>
 
 #define VERSION_FILES_MAX 1024
+#define VERSION_LABELS_MAX 64
+#define VERSION_LABEL_KEY_MAX 128   /* bytes */
+#define VERSION_LABEL_VALUE_MAX 512 /* bytes */
+#define VERSION_REFERENCE_SIZE 280  /* "name:tag" or a digest, and NUL */
+
+/* What its files are, as far as an engine cares. */
+enum version_kind { VERSION_FILES, VERSION_GGUF, VERSION_SAFETENSORS };
+
+struct version_label {
+	char *key, *value; /* owned by the version */
+};
 
 struct version_file {
 	char path[256]; /* relative, no "..", as it was pushed */
@@ -29,12 +40,20 @@ struct version {
 	struct digest manifest;
 	struct version_file *files;
 	size_t file_count;
-	/* From the GGUF header; empty or 0 when it is something else. */
+	enum version_kind kind;
+	/* From the GGUF header, or config.json and safetensors headers; empty or 0 when it is something else. */
 	char architecture[64], quantization[32], license[64];
 	uint64_t parameters;
 	uint32_t context_tokens;
 	bool chat_template;
+	bool retired; /* not placeable any more, hidden from listings, kept */
 	int64_t created_wall_us;
+	char revision[129]; /* of its source, as the pusher said; often a git commit */
+	/* Lineage: what it was made from, "name:tag" or a digest; empty when not known. */
+	char base_model[VERSION_REFERENCE_SIZE], quantized_from[VERSION_REFERENCE_SIZE],
+	    distilled_from[VERSION_REFERENCE_SIZE];
+	struct version_label *labels; /* by key */
+	size_t label_count;
 };
 
 void version_fini(struct version *v);
@@ -42,5 +61,20 @@ int version_copy(const struct version *from, struct version *ret_to);
 uint64_t version_size(const struct version *v);
 void version_format(const struct version *v, struct buf *out); /* one JSON object */
 int version_parse(yyjson_val *object, struct version *ret_version, struct error *err);
+
+const char *version_kind_text(enum version_kind kind);
+const char *version_label(const struct version *v, const char *key); /* NULL: it has none */
+/* Sets, replaces, or with value NULL removes. "license", "revision", "base-model", "quantized-from" and
+ * "distilled-from" are the fields of that name. E_INVAL with words for a key or value that cannot be; E_LIMIT past
+ * VERSION_LABELS_MAX. */
+int version_label_set(struct version *v, struct str key, struct str value, struct error *err);
+/* What people said of the version, not what its files say: labels, licence, lineage, revision. */
+void version_take_labels(struct version *v, const struct version *from);
+
+/* "name-00002-of-00005.gguf": part 2 of 5; false when it is no part of a split file. */
+bool version_part(struct str path, uint32_t *ret_part, uint32_t *ret_parts);
+/* The file an engine opens: the first part of the first GGUF model (projectors, "mmproj-...", are none); else the
+ * largest file. NULL: it has no files. */
+const struct version_file *version_main_file(const struct version *v);
 
 #endif

@@ -6,6 +6,7 @@
 #include "store/ociname.h"
 #include "store/state.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sqlite3.h>
@@ -72,12 +73,20 @@ static void test_version_survives_its_wire_form(void **state)
 {
 	struct version v = version_make("team/smol", "1.0"), copy, again;
 	struct buf a = {0}, b = {0};
+	v.kind = VERSION_SAFETENSORS;
+	v.retired = true;
+	assert_int_equal(version_label_set(&v, STR("b \"q\""), STR("2"), NULL), 0);
+	assert_int_equal(version_label_set(&v, STR("a"), STR(""), NULL), 0);
+	assert_int_equal(version_label_set(&v, STR("distilled-from"), STR("large:1"), NULL), 0);
 	version_copy(&v, &copy);
 	version_format(&copy, &a);
 	assert_int_equal(parse_text(a.base, &again, NULL), 0);
 	version_format(&again, &b);
 	assert_true(str_equal(buf_str(&a), buf_str(&b)));
 	assert_int_equal(version_size(&again), UINT64_C(1) << 40);
+	assert_true(again.retired && again.kind == VERSION_SAFETENSORS && again.label_count == 2);
+	assert_string_equal(again.labels[0].key, "a");
+	assert_string_equal(again.distilled_from, "large:1");
 	assert_true(digest_equal(&again.files[0].chunks, &v.files[0].chunks));
 	version_fini(&v);
 	version_fini(&copy);
@@ -90,6 +99,7 @@ static void test_hostile_versions_are_refused(void **state)
 {
 #define D "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 #define V(name, tag, files) "{\"name\":\"" name "\",\"tag\":\"" tag "\",\"manifest\":\"" D "\",\"files\":[" files "]}"
+#define L(labels) "{\"name\":\"a\",\"tag\":\"a\",\"manifest\":\"" D "\",\"files\":[],\"labels\":" labels "}"
 #define F(path) "{\"path\":\"" path "\",\"digest\":\"" D "\",\"size\":1}"
 	static const struct {
 		const char *text, *words;
@@ -107,6 +117,10 @@ static void test_hostile_versions_are_refused(void **state)
 	    {V("a", "a", "{\"path\":\"a\",\"digest\":\"" D "\",\"size\":-1}"), "size"},
 	    {V("a", "a", "{\"path\":\"a\",\"digest\":\"sha256:00\",\"size\":1}"), "digest"},
 	    {V("a", "a", "1"), "objects"},
+	    {L("1"), "labels"},
+	    {L("{\"a\":1}"), "texts"},
+	    {L("{\"\":\"v\"}"), "key"},
+	    {L("{\"a\":\"x\\u001b\"}"), "one line"},
 	};
 	for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
 		struct version v;
@@ -143,6 +157,29 @@ static void test_names_follow_the_oci_grammar(void **state)
 	assert_false(path_safe(STR("a/./b")));
 	assert_false(path_safe(STR("a\\b")));
 	assert_false(path_safe(STR("a/")));
+}
+
+static void test_an_engine_opens_the_first_part(void **state)
+{
+	static const char *const paths[] = {"big.bin", "mmproj-f16.gguf", "q/m-00002-of-00003.gguf",
+	                                    "q/m-00003-of-00003.gguf", "q/m-00001-of-00003.gguf"};
+	struct version v = {.files = mem_new(5 * sizeof *v.files)};
+	uint32_t part, parts;
+	assert_null(version_main_file(&v));
+	for (size_t i = 0; i < 5; i++) {
+		str_copy(str_from(paths[i]), v.files[i].path, sizeof v.files[i].path);
+		v.file_count++;
+	}
+	v.files[0].size = 9;
+	assert_string_equal(version_main_file(&v)->path, paths[4]);
+	v.file_count = 2;
+	assert_string_equal(version_main_file(&v)->path, paths[0]);
+	assert_true(version_part(STR("m-00002-of-00012.gguf"), &part, &parts) && part == 2 && parts == 12);
+	assert_false(version_part(STR("m-00000-of-00012.gguf"), &part, &parts));
+	assert_false(version_part(STR("m-00013-of-00012.gguf"), &part, &parts));
+	assert_false(version_part(STR("m-0001-of-00012.gguf"), &part, &parts));
+	assert_false(version_part(STR("-00001-of-00012.gguf"), &part, &parts));
+	version_fini(&v);
 }
 
 /* ---- catalog --------------------------------------------------------------------------------- */
@@ -230,6 +267,243 @@ static void test_a_version_goes_with_its_tag_or_manifest(void **state)
 	assert_int_equal(catalog_serial(c), 4);
 	version_fini(&a);
 	version_fini(&b);
+	catalog_close(c);
+}
+
+/* ---- channels ------------------------------------------------------------------------------- */
+
+static void push_version(struct catalog *c, const char *tag, const char *content)
+{
+	struct version v = version_make("r", tag);
+	v.manifest = digest_of(content, strlen(content));
+	assert_int_equal(
+	    catalog_push_as(c, STR("operator/anna"), STR("r"), &v.manifest, STR("m"), 1, str_from(tag), &v, NULL), 0);
+	version_fini(&v);
+}
+
+static void assert_names(struct catalog *c, const char *tag, const char *content)
+{
+	struct digest want = digest_of(content, strlen(content)), got;
+	struct version v;
+	assert_int_equal(catalog_get_tag(c, STR("r"), str_from(tag), &got, NULL), 0);
+	assert_true(digest_equal(&want, &got));
+	assert_int_equal(catalog_get_version(c, STR("r"), str_from(tag), &v, NULL), 0);
+	assert_string_equal(v.tag, tag);
+	assert_true(digest_equal(&want, &v.manifest));
+	version_fini(&v);
+}
+
+static int rollback(struct catalog *c, struct error *err)
+{
+	struct digest d;
+	return catalog_rollback(c, STR("operator/ben"), STR("r"), STR("stable"), &d, err);
+}
+
+static void append_move(void *arg, const struct catalog_move *m)
+{
+	buf_printf(arg, "%s %s%s;", m->what, m->who, m->before ? "" : " new");
+}
+
+static void test_a_channel_goes_back_step_by_step(void **state)
+{
+	struct catalog *c = open_catalog();
+	struct digest d;
+	struct error err = {0};
+	struct buf history = {0};
+	for (int i = 1; i <= 3; i++) {
+		char tag[8];
+		snprintf(tag, sizeof tag, "v%d", i);
+		push_version(c, tag, tag);
+		assert_int_equal(
+		    catalog_promote(c, STR("operator/ben"), STR("r"), str_from(tag), STR("stable"), &d, NULL), 0);
+	}
+	assert_names(c, "stable", "v3");
+	uint64_t serial = catalog_serial(c);
+	assert_int_equal(catalog_delete_tag(c, STR("r"), STR("v2"), NULL), 0); /* no tag names it any more */
+	assert_int_equal(rollback(c, NULL), 0);
+	assert_names(c, "stable", "v2");
+	assert_true(catalog_serial(c) > serial + 1);
+	assert_int_equal(rollback(c, NULL), 0);
+	assert_names(c, "stable", "v1");
+	assert_int_equal(rollback(c, &err), E_CONFLICT);
+	assert_non_null(strstr(err.text, "named nothing before"));
+	/* Forward again, and back once more: to where it was before that move. */
+	assert_int_equal(catalog_promote(c, STR(""), STR("r"), STR("v3"), STR("stable"), &d, NULL), 0);
+	assert_int_equal(rollback(c, NULL), 0);
+	assert_names(c, "stable", "v1");
+	assert_int_equal(catalog_history(c, STR("r"), STR("stable"), 0, append_move, &history, NULL), 0);
+	assert_true(str_equal(buf_str(&history),
+	                      STR("rollback operator/ben;promote ;rollback operator/ben;rollback operator/ben;promote "
+	                          "operator/ben;promote operator/ben;promote operator/ben new;")));
+	buf_clear(&history);
+	assert_int_equal(catalog_history(c, STR("r"), STR("v2"), 0, append_move, &history, NULL), 0);
+	assert_true(str_equal(buf_str(&history), STR("delete ;push operator/anna new;")));
+	assert_int_equal(catalog_history(c, STR("r"), STR("no"), 0, append_move, &history, &err), E_NOTFOUND);
+	assert_int_equal(catalog_promote(c, STR(""), STR("r"), STR("v9"), STR("stable"), &d, NULL), E_NOTFOUND);
+	buf_fini(&history);
+	catalog_close(c);
+}
+
+static void test_going_back_to_a_deleted_manifest_is_refused(void **state)
+{
+	struct catalog *c = open_catalog();
+	struct digest one = digest_of("one", 3);
+	struct error err = {0};
+	push_version(c, "stable", "one");
+	push_version(c, "stable", "two");
+	assert_int_equal(catalog_delete_manifest(c, STR("r"), &one, NULL), 0);
+	assert_int_equal(rollback(c, &err), E_NOTFOUND);
+	assert_non_null(strstr(err.text, "manifest was deleted"));
+	assert_names(c, "stable", "two");
+	catalog_close(c);
+}
+
+static void test_immutable_tags_stay_what_they_are(void **state)
+{
+	struct catalog *c = open_catalog();
+	struct error err = {0};
+	struct version v = version_make("r", "v1");
+	struct digest d;
+	catalog_set_rules(c, (const char *const[]){"v*", "r:fixed"}, 2, NULL, 0);
+	push_version(c, "v1", "a");
+	push_version(c, "v1", "a"); /* the same again is fine */
+	v.manifest = digest_of("b", 1);
+	assert_int_equal(catalog_push(c, STR("r"), &v.manifest, STR("m"), 1, STR("v1"), &v, &err), E_CONFLICT);
+	assert_non_null(strstr(err.text, "push under another tag"));
+	assert_names(c, "v1", "a");
+	push_version(c, "stable", "a");
+	push_version(c, "stable", "b");
+	push_version(c, "fixed", "b");
+	assert_int_equal(catalog_promote(c, STR(""), STR("r"), STR("v1"), STR("fixed"), &d, &err), E_CONFLICT);
+	assert_true(catalog_pattern_matches("a*b*c", STR("a--b--bc")));
+	assert_false(catalog_pattern_matches("a*b*c", STR("a--b--")));
+	assert_false(catalog_pattern_matches("v1", STR("v12")));
+	version_fini(&v);
+	catalog_close(c);
+}
+
+static void count_tag(void *arg, struct str tag)
+{
+	++*(int *)arg;
+}
+
+static void test_a_retired_version_is_kept_but_not_listed(void **state)
+{
+	struct catalog *c = open_catalog();
+	struct version v;
+	struct digest d;
+	int tags = 0;
+	push_version(c, "v1", "a");
+	uint64_t serial = catalog_serial(c);
+	assert_int_equal(catalog_retire(c, STR("r"), STR("v1"), true, NULL), 0);
+	assert_int_equal(catalog_serial(c), serial + 1);
+	assert_int_equal(catalog_get_version(c, STR("r"), STR("v1"), &v, NULL), 0);
+	assert_true(v.retired);
+	version_fini(&v);
+	assert_int_equal(catalog_tags(c, STR("r"), STR(""), 10, count_tag, &tags, NULL), 0);
+	assert_int_equal(tags, 0);
+	assert_int_equal(catalog_promote(c, STR(""), STR("r"), STR("v1"), STR("stable"), &d, NULL), E_CONFLICT);
+	push_version(c, "v1", "a"); /* the same again does not bring it back */
+	assert_int_equal(catalog_get_version(c, STR("r"), STR("v1"), &v, NULL), 0);
+	assert_true(v.retired);
+	version_fini(&v);
+	assert_int_equal(catalog_retire(c, STR("r"), STR("v1"), false, NULL), 0);
+	assert_int_equal(catalog_tags(c, STR("r"), STR(""), 10, count_tag, &tags, NULL), 0);
+	assert_int_equal(tags, 1);
+	catalog_close(c);
+}
+
+static void test_labels_belong_to_the_version_whatever_names_it(void **state)
+{
+	struct catalog *c = open_catalog();
+	struct digest d;
+	struct error err = {0};
+	push_version(c, "v1", "a");
+	assert_int_equal(catalog_promote(c, STR(""), STR("r"), STR("v1"), STR("stable"), &d, NULL), 0);
+	const struct str keys[] = {STR("team"), STR("license"), STR("base-model"), STR("gone")};
+	const struct str values[] = {STR("blue"), STR("mit"), STR("base:1"), {NULL, 0}};
+	assert_int_equal(catalog_label(c, STR("r"), STR("v1"), keys, values, 4, NULL), 0);
+	push_version(c, "v1", "a"); /* what was said stays */
+	catalog_close(c);
+	c = open_catalog();
+	for (int i = 0; i < 2; i++) {
+		struct version v;
+		assert_int_equal(catalog_get_version(c, STR("r"), i ? STR("stable") : STR("v1"), &v, NULL), 0);
+		assert_string_equal(version_label(&v, "team"), "blue");
+		assert_null(version_label(&v, "gone"));
+		assert_string_equal(v.license, "mit");
+		assert_string_equal(v.base_model, "base:1");
+		version_fini(&v);
+	}
+	const struct str bad[] = {STR("a=b")};
+	assert_int_equal(catalog_label(c, STR("r"), STR("v1"), bad, values, 1, &err), E_INVAL);
+	catalog_close(c);
+}
+
+/* ---- quotas --------------------------------------------------------------------------------- */
+
+static int size_of_ten(void *arg, const struct digest *d, uint64_t *ret_size)
+{
+	*ret_size = 10;
+	return 0;
+}
+
+static void append_space(void *arg, struct str space, uint64_t used, uint64_t quota)
+{
+	buf_printf(arg, STR_FMT " %llu %lld;", STR_ARG(space), (unsigned long long)used, (long long)quota);
+}
+
+struct linker {
+	struct catalog *c;
+	int first, linked;
+};
+
+static void *link_many(void *arg)
+{
+	struct linker *l = arg;
+	for (int i = 0; i < 20; i++) {
+		int n = l->first + i;
+		struct digest d = digest_of(&n, sizeof n);
+		int rc = catalog_link_blob(l->c, STR("team/a"), &d, NULL);
+		assert_true(rc == 0 || rc == E_FORBIDDEN);
+		l->linked += rc == 0;
+	}
+	return NULL;
+}
+
+static void test_a_quota_holds_however_many_push_at_once(void **state)
+{
+	struct catalog *c = open_catalog();
+	struct error err = {0};
+	struct buf spaces = {0};
+	struct digest d = digest_of("x", 1);
+	struct linker linkers[3];
+	pthread_t threads[3];
+	int linked = 0;
+	catalog_set_size_of(c, size_of_ten, NULL);
+	catalog_set_rules(c, NULL, 0, (const struct catalog_quota[]){{"team", 255}, {"idle", 1}}, 2);
+	for (int i = 0; i < 3; i++) {
+		linkers[i] = (struct linker){c, 100 * i, 0};
+		pthread_create(&threads[i], NULL, link_many, &linkers[i]);
+	}
+	for (int i = 0; i < 3; i++) {
+		pthread_join(threads[i], NULL);
+		linked += linkers[i].linked;
+	}
+	assert_int_equal(linked, 25);
+	int zero = 0;
+	struct digest held = digest_of(&zero, sizeof zero);
+	if (linkers[0].linked) /* a blob the namespace has counts once */
+		assert_int_equal(catalog_link_blob(c, STR("team/b"), &held, NULL), 0);
+	assert_int_equal(catalog_link_blob(c, STR("team/b"), &d, &err), E_FORBIDDEN);
+	assert_non_null(strstr(err.text, "250 are used"));
+	assert_int_equal(catalog_link_blob(c, STR("plain"), &d, NULL), 0);
+	assert_int_equal(catalog_quota_room(c, STR("team/z"), 5, NULL), 0);
+	assert_int_equal(catalog_quota_room(c, STR("team/z"), 6, NULL), E_FORBIDDEN);
+	assert_int_equal(catalog_quota_room(c, STR("teams/z"), 600, NULL), 0);
+	assert_int_equal(catalog_each_space(c, append_space, &spaces, NULL), 0);
+	assert_true(str_equal(buf_str(&spaces), STR("library 10 -1;team 250 255;idle 0 1;")));
+	buf_fini(&spaces);
 	catalog_close(c);
 }
 
@@ -381,9 +655,16 @@ int main(void)
 	    TEST(test_version_survives_its_wire_form),
 	    TEST(test_hostile_versions_are_refused),
 	    TEST(test_names_follow_the_oci_grammar),
+	    TEST(test_an_engine_opens_the_first_part),
 	    TEST(test_tags_come_sorted_and_in_pages),
 	    TEST(test_a_push_is_seen_whole_and_kept),
 	    TEST(test_a_version_goes_with_its_tag_or_manifest),
+	    TEST(test_a_channel_goes_back_step_by_step),
+	    TEST(test_going_back_to_a_deleted_manifest_is_refused),
+	    TEST(test_immutable_tags_stay_what_they_are),
+	    TEST(test_a_retired_version_is_kept_but_not_listed),
+	    TEST(test_labels_belong_to_the_version_whatever_names_it),
+	    TEST(test_a_quota_holds_however_many_push_at_once),
 	    TEST(test_damage_is_told_in_words),
 	    TEST(test_a_newer_form_is_refused),
 	    TEST(test_state_keeps_bytes_by_space_and_key),
