@@ -4,6 +4,7 @@
 #include "store/version.h"
 
 #include "base/json.h"
+#include "base/limits.h"
 #include "store/ociname.h"
 
 #include <stdlib.h>
@@ -33,6 +34,7 @@ void version_fini(struct version *v)
 	if (!v)
 		return;
 	free(v->files);
+	free(v->signatures);
 	labels_fini(v);
 	*v = (struct version){0};
 }
@@ -41,9 +43,14 @@ int version_copy(const struct version *from, struct version *ret_to)
 {
 	struct version to = *from;
 	to.files = NULL;
+	to.signatures = NULL;
 	if (from->file_count) {
 		to.files = mem_resize(NULL, from->file_count, sizeof *to.files);
 		memcpy(to.files, from->files, from->file_count * sizeof *to.files);
+	}
+	if (from->signature_count) {
+		to.signatures = mem_resize(NULL, from->signature_count, sizeof *to.signatures);
+		memcpy(to.signatures, from->signatures, from->signature_count * sizeof *to.signatures);
 	}
 	labels_copy(from, &to);
 	*ret_to = to;
@@ -125,6 +132,18 @@ static void append_said(const struct version *v, struct buf *out)
 	buf_append_str(out, STR("}"));
 }
 
+static void append_signatures(struct buf *out, const struct version *v)
+{
+	for (size_t i = 0; i < v->signature_count; i++) {
+		char text[DIGEST_TEXT_SIZE];
+		digest_format(&v->signatures[i].digest, text);
+		buf_append_str(out, i ? STR(",") : STR(",\"signatures\":["));
+		buf_printf(out, "{\"digest\":\"%s\",\"size\":%llu}", text, (unsigned long long)v->signatures[i].size);
+	}
+	if (v->signature_count)
+		buf_append_str(out, STR("]"));
+}
+
 void version_format(const struct version *v, struct buf *out)
 {
 	buf_append_str(out, STR("{\"name\":"));
@@ -140,6 +159,7 @@ void version_format(const struct version *v, struct buf *out)
 	buf_append_str(out, STR("]"));
 	append_text(out, "kind", kinds[v->kind]);
 	append_said(v, out);
+	append_signatures(out, v);
 	append_text(out, "architecture", v->architecture);
 	append_text(out, "quantization", v->quantization);
 	append_text(out, "license", v->license);
@@ -283,6 +303,34 @@ static int parse_said(yyjson_val *obj, struct version *v, struct error *err)
 	return rc ? rc : parse_labels(obj, v, err);
 }
 
+static int parse_signatures(yyjson_val *obj, struct version *v, struct error *err)
+{
+	yyjson_val *list = NULL, *item;
+	size_t i, max;
+	int rc = json_arr(obj, "signatures", &list, err);
+	if (!rc && yyjson_arr_size(list) > VERSION_SIGNATURES_MAX)
+		rc = error_set(err, E_LIMIT, "a version has at most %d signatures", VERSION_SIGNATURES_MAX);
+	if (!rc && yyjson_arr_size(list))
+		v->signatures = mem_new(yyjson_arr_size(list) * sizeof *v->signatures);
+	yyjson_arr_foreach(list, i, max, item)
+	{
+		int64_t size = -1;
+		if (!rc && !yyjson_is_obj(item))
+			rc = error_set(err, E_INVAL, "\"signatures\" of a version must hold objects");
+		if (!rc)
+			rc = take_digest(item, "digest", true, &v->signatures[i].digest, err);
+		if (!rc)
+			rc = json_i64(item, "size", 1, LIMIT_SIGNATURE, &size, err);
+		if (!rc && size < 0)
+			rc = error_set(err, E_INVAL, "a version's signature needs \"size\"");
+		if (rc)
+			break;
+		v->signatures[i].size = (uint64_t)size;
+		v->signature_count = i + 1;
+	}
+	return rc;
+}
+
 static int parse_numbers(yyjson_val *obj, struct version *v, struct error *err)
 {
 	int64_t parameters = 0, context = 0;
@@ -324,6 +372,8 @@ int version_parse(yyjson_val *object, struct version *ret_version, struct error 
 	int rc = parse_names(object, &v, err);
 	if (!rc)
 		rc = parse_files(object, &v, err);
+	if (!rc)
+		rc = parse_signatures(object, &v, err);
 	if (!rc)
 		rc = parse_numbers(object, &v, err);
 	if (!rc)

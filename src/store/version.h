@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* version.h - a model version: a named set of files, as the catalog keeps it and the center assigns it.
  *
- * A version owns its file array. Pure. Wire form: docs/wire.md, "Version". Files of a version are
+ * A version owns its arrays. Pure. Wire form: docs/wire.md, "Version". Files of a version are
  * content-addressed; `chunks` names the chunk list (docs/wire.md, "Chunk list") by its SHA-256.
  */
 #ifndef MDN_STORE_VERSION_H
@@ -34,12 +34,21 @@ struct version_file {
 	struct digest chunks; /* of the chunk list; all zero for small files fetched whole */
 };
 
+/* A signature or channel statement attached to the manifest: a small blob, fetched whole (store/envelope.h). */
+#define VERSION_SIGNATURES_MAX 16
+struct version_signature {
+	struct digest digest;
+	uint64_t size;
+};
+
 struct version {
 	char name[129]; /* repository name, OCI grammar */
 	char tag[129];
 	struct digest manifest;
 	struct version_file *files;
 	size_t file_count;
+	struct version_signature *signatures; /* owned */
+	size_t signature_count;
 	enum version_kind kind;
 	/* From the GGUF header, or config.json and safetensors headers; empty or 0 when it is something else. */
 	char architecture[64], quantization[32], license[64];
