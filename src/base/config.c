@@ -63,6 +63,7 @@ static const struct rule {
 } rules[] = {
     {"roles", "repository, center, edge, scheduler"},
     {"state", "sqlite"},
+    {"repository_access", "open, pull, key"},
     {"engine", "llama, remote, synthetic"},
     {"log_level", "debug, info, warn, error"},
     {"log_format", "text, json, auto"},

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "cli/log_ring.h"
 #include "cli/systemd.h"
+#include "core/key_ring.h"
 #include "serve/center/center.h"
 #include "serve/gateway/gateway.h"
 #include "serve/member/member.h"
@@ -50,6 +51,7 @@ struct node {
 	struct peer *peer;
 	struct gateway *gateway;
 	struct scheduler *scheduler;
+	struct key_ring keys; /* for the repository; the gateway has its own */
 	struct tls_context *api_tls;
 	struct http_server *node_server, *api_server, *repository_server, *scheduler_server;
 	struct version *versions; /* assigned */
@@ -221,25 +223,35 @@ static void set_sources(struct node *n, const struct roster *r)
 	free(sources);
 }
 
-static void set_gateway(struct node *n, const struct roster *r)
+static void set_keys(struct node *n, const struct roster *r)
 {
-	struct gateway_key *keys = mem_new((r->key_count + 1) * sizeof *keys);
-	char(*schedulers)[NODE_URL_SIZE] = mem_new((r->node_count + 1) * sizeof *schedulers);
-	size_t count = 0;
+	struct key_ring_key *keys = mem_new((r->key_count + 1) * sizeof *keys);
 	for (size_t i = 0; i < r->key_count; i++) {
 		memcpy(keys[i].id, r->keys[i].id, sizeof keys[i].id);
 		memcpy(keys[i].hash, r->keys[i].hash, sizeof keys[i].hash);
 	}
+	key_ring_set(&n->keys, keys, r->key_count);
+	free(keys);
+}
+
+static bool check_key(void *arg, struct str key, char ret_tenant[static 32])
+{
+	return key_ring_find(&((struct node *)arg)->keys, key, ret_tenant);
+}
+
+static void set_gateway(struct node *n, const struct roster *r)
+{
+	char(*schedulers)[NODE_URL_SIZE] = mem_new((r->node_count + 1) * sizeof *schedulers);
+	size_t count = 0;
 	for (size_t i = 0; i < r->node_count; i++) {
 		if (!(r->nodes[i].roles & ROLE_SCHEDULER) || !r->nodes[i].node_url[0])
 			continue;
 		int len = snprintf(schedulers[count], NODE_URL_SIZE, "%s#%s", r->nodes[i].node_url, r->nodes[i].id);
 		count += len < NODE_URL_SIZE;
 	}
-	gateway_set_keys(n->gateway, keys, r->key_count);
+	gateway_set_keys(n->gateway, n->keys.keys, n->keys.count);
 	gateway_set_schedulers(n->gateway, (const char(*)[NODE_URL_SIZE])schedulers, count);
 	gateway_set_removed(n->gateway, (const char(*)[NODE_ID_SIZE])r->removed, r->removed_count);
-	free(keys);
 	free(schedulers);
 }
 
@@ -247,6 +259,7 @@ static void on_roster(void *arg, const struct roster *r)
 {
 	struct node *n = arg;
 	set_sources(n, r);
+	set_keys(n, r);
 	if (n->gateway)
 		set_gateway(n, r);
 	if (n->scheduler)
@@ -410,12 +423,50 @@ static struct scheduler_options scheduler_options_of(const struct config *c, str
 	};
 }
 
+static bool is_loopback(const char *address)
+{
+	return str_starts(str_from(address), STR("127.")) || str_starts(str_from(address), STR("[::1]:")) ||
+	       str_starts(str_from(address), STR("localhost:"));
+}
+
+/* Over lists, which the caller frees. */
+static struct repository_rules repository_rules_of(const struct config *c, struct str **ret_lists)
+{
+	struct str *lists = mem_new((c->repository_private.count + c->repository_hosts.count + 1) * sizeof *lists);
+	for (unsigned i = 0; i < c->repository_private.count; i++)
+		lists[i] = str_from(c->repository_private.items[i]);
+	for (unsigned i = 0; i < c->repository_hosts.count; i++)
+		lists[c->repository_private.count + i] = str_from(c->repository_hosts.items[i]);
+	*ret_lists = lists;
+	return (struct repository_rules){
+	    .access = strcmp(c->repository_access, "open") == 0   ? REPOSITORY_OPEN
+	              : strcmp(c->repository_access, "pull") == 0 ? REPOSITORY_PULL
+	                                                          : REPOSITORY_KEY,
+	    .private_names = lists,
+	    .private_count = c->repository_private.count,
+	    .hosts = lists + c->repository_private.count,
+	    .host_count = c->repository_hosts.count,
+	    .loopback = is_loopback(c->repository_listen),
+	    .tls = c->repository_tls,
+	};
+}
+
+static void set_repository_rules(struct node *n, const struct config *c)
+{
+	struct str *lists;
+	struct repository_rules rules = repository_rules_of(c, &lists);
+	repository_set_rules(n->repository, &rules);
+	free(lists);
+}
+
 /* The configured certificate's options, over `pem`, which the caller finishes; untouched when none is configured. */
 static int api_tls_read(const struct node *n, const struct config *c, struct tls_options *ret_options,
                         struct buf pem[2], struct error *err)
 {
 	if (!c->api_tls_cert[0] != !c->api_tls_key[0])
 		return error_set(err, E_INVAL, "api_tls_cert and api_tls_key belong together: set both or none");
+	if (c->repository_tls && !c->api_tls_cert[0])
+		return error_set(err, E_INVAL, "repository_tls: set api_tls_cert and api_tls_key, too");
 	if (n->started && !c->api_tls_cert[0] != !n->api_tls)
 		return error_set(err, E_INVAL, "api_tls_cert: TLS on the API port comes and goes only with a restart");
 	if (!c->api_tls_cert[0])
@@ -483,6 +534,8 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 		gateway_set_open(n->gateway, c->open);
 		gateway_set_access_log(n->gateway, c->access_log);
 	}
+	if (n->repository)
+		set_repository_rules(n, c);
 	if (n->center)
 		center_set_lives(n->center, c->token_life_us, c->cert_life_us);
 	return 0;
@@ -588,7 +641,7 @@ static int start_member(struct node *n, struct error *err)
 static int start_stores(struct node *n, struct error *err)
 {
 	char path[4096];
-	struct repository_options o = {.chunk_size = n->config->chunk_size};
+	struct repository_options o = {.chunk_size = n->config->chunk_size, .check_key = check_key, .arg = n};
 	snprintf(path, sizeof path, "%s/blobs", n->config->data);
 	int rc = blob_store_open(str_from(path), &n->blobs, err);
 	if (rc || !has(n, ROLE_REPOSITORY))
@@ -597,7 +650,11 @@ static int start_stores(struct node *n, struct error *err)
 	rc = catalog_open(str_from(path), &n->catalog, err);
 	o.store = n->blobs;
 	o.catalog = n->catalog;
-	return rc ? rc : repository_new(n->loop, &o, &n->repository, err);
+	if (rc == 0)
+		rc = repository_new(n->loop, &o, &n->repository, err);
+	if (rc == 0)
+		set_repository_rules(n, n->config);
+	return rc;
 }
 
 static int start_peer(struct node *n, struct error *err)
@@ -701,8 +758,8 @@ static int start_listeners(struct node *n, struct error *err)
 	if (rc == 0 && n->gateway)
 		rc = listen_on(n, "api", c->api_listen, n->api_tls, on_api_request, &n->api_server, err);
 	if (rc == 0 && n->repository && c->repository_listen[0])
-		rc = listen_on(n, "repository", c->repository_listen, NULL, on_repository_request,
-		               &n->repository_server, err);
+		rc = listen_on(n, "repository", c->repository_listen, c->repository_tls ? n->api_tls : NULL,
+		               on_repository_request, &n->repository_server, err);
 	if (rc == 0 && n->scheduler && c->scheduler_listen[0])
 		rc = listen_on(n, "scheduler", c->scheduler_listen, NULL, on_scheduler_request, &n->scheduler_server,
 		               err);
@@ -749,6 +806,7 @@ static void node_stop(struct node *n)
 	peer_free(n->peer);
 	repository_free(n->repository);
 	member_free(n->member);
+	key_ring_fini(&n->keys);
 	tls_context_free(n->api_tls);
 	versions_forget(n);
 	if (n->current != n->config)

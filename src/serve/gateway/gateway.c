@@ -316,7 +316,7 @@ void gateway_free(struct gateway *g)
 	loop_timer_free(g->settle);
 	for (size_t i = 0; i < sizeof(g->engine_texts) / sizeof(g->engine_texts[0]); i++)
 		free(g->engine_texts[i]);
-	free(g->keys);
+	key_ring_fini(&g->keys);
 	free(g->senders);
 	buf_fini(&g->scratch);
 	free(g);

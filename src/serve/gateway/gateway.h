@@ -9,14 +9,12 @@
 #ifndef MDN_SERVE_GATEWAY_H
 #define MDN_SERVE_GATEWAY_H
 
+#include "core/key_ring.h"
 #include "core/report.h"
 #include "engine/engine.h"
 #include "net/http.h"
 
 struct gateway;
-struct gateway_key {
-	char id[32], hash[72];
-};
 struct gateway_options {
 	struct http_client *client; /* to other nodes, mutual TLS; NULL: alone */
 	struct str self_id, self_name, site, domain;
@@ -40,7 +38,7 @@ void gateway_model_remove(struct gateway *g, struct str name_tag);
 bool gateway_model_report(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
 /* Schedulers to follow for the map: "https://HOST:PORT#NODE-ID", the identity that must be met; empty: alone. */
 void gateway_set_schedulers(struct gateway *g, const char (*urls)[NODE_URL_SIZE], size_t count);
-void gateway_set_keys(struct gateway *g, const struct gateway_key *keys, size_t count);
+void gateway_set_keys(struct gateway *g, const struct key_ring_key *keys, size_t count);
 void gateway_set_removed(struct gateway *g, const char (*ids)[NODE_ID_SIZE], size_t count);
 /* Senders whose dispatches this node has seen, for the report; returns how many there are, fills at most max. */
 size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max);

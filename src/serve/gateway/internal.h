@@ -195,8 +195,7 @@ struct gateway {
 	struct ledger *ledger;
 	uint64_t own_dispatched;
 	struct map_view map;
-	struct gateway_key *keys; /* sorted by id */
-	size_t key_count;
+	struct key_ring keys;
 	struct sender *senders; /* sorted by id */
 	size_t sender_count, sender_cap;
 	struct gateway_metrics metrics;

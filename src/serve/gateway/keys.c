@@ -1,31 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How: a key carries its public id, so one binary search and one keyed hash decide, whatever the number of keys; the
- * hashes are compared in constant time (core/api_key). Nodes prove themselves by certificate: the SAN URI must
+/* How: keys are looked up in a ring (core/key_ring). Nodes prove themselves by certificate: the SAN URI must
  * be of this domain and the node must not have been removed. Words never repeat what the client sent.
  */
-#include "core/api_key.h"
 #include "serve/gateway/internal.h"
 
 #include <stdlib.h>
 
-static int key_order(const void *a, const void *b)
-{
-	return strcmp(((const struct gateway_key *)a)->id, ((const struct gateway_key *)b)->id);
-}
-
-void gateway_set_keys(struct gateway *g, const struct gateway_key *keys, size_t count)
+void gateway_set_keys(struct gateway *g, const struct key_ring_key *keys, size_t count)
 {
 	if (count > LIMIT_API_KEYS) {
 		log_error(ROOM, "%zu API keys; only the first %d are used", count, LIMIT_API_KEYS);
 		count = LIMIT_API_KEYS;
 	}
-	free(g->keys);
-	g->keys = mem_new(count * sizeof(*keys) + 1);
-	if (count) {
-		memcpy(g->keys, keys, count * sizeof(*keys));
-		qsort(g->keys, count, sizeof(*keys), key_order);
-	}
-	g->key_count = count;
+	key_ring_set(&g->keys, keys, count);
 }
 
 static int refuse(struct fault *fault, const char *words)
@@ -38,20 +25,13 @@ static int refuse(struct fault *fault, const char *words)
 int keys_check(const struct gateway *g, struct http_exchange *x, char ret_tenant[static 32], struct fault *fault)
 {
 	struct str given, key;
-	struct gateway_key wanted = {0};
 
 	strcpy(ret_tenant, "anonymous");
 	bool has = http_header(x, "authorization", &given) && given.len > 7 &&
 	           str_equal_nocase((struct str){given.base, 7}, STR("bearer "));
 	key = has ? str_trim((struct str){given.base + 7, given.len - 7}) : STR("");
-	if (has && key.len && api_key_parse(key, wanted.id, NULL) == 0) {
-		const struct gateway_key *found = bsearch(&wanted, g->keys, g->key_count, sizeof(wanted), key_order);
-
-		if (found && api_key_matches(key, str_from(found->hash))) {
-			strcpy(ret_tenant, wanted.id);
-			return 0;
-		}
-	}
+	if (has && key_ring_find(&g->keys, key, ret_tenant))
+		return 0;
 	if (g->open)
 		return 0;
 	if (!has)

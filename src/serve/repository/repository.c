@@ -5,6 +5,7 @@
  *   /v2/                                  blobs.c:     /v2/NAME/blobs/DIGEST
  *   uploads.c: /v2/NAME/blobs/uploads/[ID]   manifests.c: /v2/NAME/manifests/REFERENCE   tags.c: /v2/NAME/tags/list
  */
+#include "serve/repository/access.h"
 #include "serve/repository/repository_private.h"
 
 #include "store/ociname.h"
@@ -25,6 +26,7 @@ int repository_new(struct loop *loop, const struct repository_options *options, 
 		free(r);
 		return error_set(err, E_INVAL, "chunks of a repository are at most 64 MiB");
 	}
+	access_init(r, options);
 	uploads_init(r);
 	*ret_repository = r;
 	return 0;
@@ -38,6 +40,7 @@ void repository_free(struct repository *r)
 	feed_fini(r);
 	uploads_fini(r);
 	buf_fini(&r->feed);
+	access_fini(r);
 	repository_release(r);
 }
 
@@ -97,6 +100,19 @@ void oci_fail(struct http_exchange *x, const char *code, const struct error *err
 	oci_error(x, error_http_status(err->code), code, err->text);
 }
 
+void oci_refuse(struct repository *r, struct http_exchange *x, const struct error *err)
+{
+	if (err->code != E_AUTH) {
+		oci_error(x, error_http_status(err->code), "DENIED", err->text);
+		return;
+	}
+	struct buf challenge = {0};
+	access_challenge(r, x, &challenge);
+	http_add_header(x, "WWW-Authenticate", buf_str(&challenge));
+	buf_fini(&challenge);
+	oci_error(x, 401, "UNAUTHORIZED", err->text);
+}
+
 void oci_method(struct http_exchange *x, const char *allowed)
 {
 	http_add_header(x, "Allow", str_from(allowed));
@@ -134,13 +150,36 @@ static struct str cut_last(struct str *path)
 	return last;
 }
 
-static void route_ping(struct http_exchange *x)
+static bool is_read(struct http_exchange *x)
 {
-	struct str method = http_method(x);
-	if (!str_equal(method, STR("GET")) && !str_equal(method, STR("HEAD")))
+	return str_equal(http_method(x), STR("GET")) || str_equal(http_method(x), STR("HEAD"));
+}
+
+/* Clients learn here whether and how to log in, and take the answer for all that follows. */
+static void route_ping(struct repository *r, struct http_exchange *x)
+{
+	struct error err = {0};
+	if (!is_read(x))
 		oci_method(x, "GET, HEAD");
+	else if (access_ping(r, x, &err))
+		oci_refuse(r, x, &err);
 	else
 		http_respond(x, 200, "application/json", STR("{}\n"));
+}
+
+/* The token service of Docker's registry protocol, for clients that want one: who has a key gets it back as the token,
+ * who has none gets one that stands for nobody. So anonymous pulls work where pushes need a login. */
+static void route_token(struct repository *r, struct http_exchange *x)
+{
+	struct error err = {0};
+	struct buf body = {0};
+	if (!is_read(x))
+		oci_method(x, "GET, HEAD");
+	else if (access_token(r, x, &body, &err))
+		oci_refuse(r, x, &err);
+	else
+		http_respond(x, 200, "application/json", buf_str(&body));
+	buf_fini(&body);
 }
 
 /* rest: what follows "/v2/". */
@@ -148,6 +187,7 @@ static void route(struct repository *r, struct http_exchange *x, struct str rest
 {
 	struct str repo = rest, last = cut_last(&repo), kind = cut_last(&repo);
 	struct str before = repo, before_kind = cut_last(&before);
+	struct error err = {0};
 	enum { UPLOADS, BLOBS, MANIFESTS, TAGS, NONE } where = NONE;
 	if (str_equal(kind, STR("uploads")) && str_equal(before_kind, STR("blobs"))) {
 		where = UPLOADS;
@@ -168,6 +208,8 @@ static void route(struct repository *r, struct http_exchange *x, struct str rest
 	else if (!oci_repo_valid(repo))
 		oci_error(x, 400, "NAME_INVALID",
 		          "a repository name is at most 128 lower case letters, digits and separators");
+	else if (access_check(r, x, repo, is_read(x) ? ACCESS_PULL : ACCESS_PUSH, &err))
+		oci_refuse(r, x, &err);
 	else if (where == UPLOADS)
 		uploads_handle(r, x, repo, last);
 	else if (where == BLOBS)
@@ -182,7 +224,11 @@ bool repository_handle(struct repository *r, struct http_exchange *x)
 {
 	struct str path = http_path(x);
 	if (str_equal(path, STR("/mdn/v1/catalog"))) {
-		feed_handle(r, x);
+		struct error err = {0};
+		if (access_check(r, x, STR(""), ACCESS_PULL, &err))
+			http_respond_error(x, &err);
+		else
+			feed_handle(r, x);
 		return true;
 	}
 	bool ping = str_equal(path, STR("/v2")) || str_equal(path, STR("/v2/"));
@@ -190,7 +236,9 @@ bool repository_handle(struct repository *r, struct http_exchange *x)
 		return false;
 	http_add_header(x, "Docker-Distribution-API-Version", STR("registry/2.0"));
 	if (ping)
-		route_ping(x);
+		route_ping(r, x);
+	else if (str_equal(path, STR("/v2/token")))
+		route_token(r, x);
 	else
 		route(r, x, (struct str){path.base + 4, path.len - 4});
 	return true;

@@ -14,15 +14,36 @@
 #include "store/catalog.h"
 
 struct repository;
+
+/* Who may do what on the plain port: access.h. */
+enum repository_access {
+	REPOSITORY_OPEN, /* whoever reaches it reads and writes */
+	REPOSITORY_PULL, /* reads; writing needs a key */
+	REPOSITORY_KEY,  /* both need a key */
+};
+struct repository_rules {
+	enum repository_access access;
+	const struct str *private_names; /* patterns (`*`, `?`, `[a-z]`) of names that always need a key */
+	size_t private_count;
+	const struct str *hosts; /* what may stand in Host beside loopback; a pattern `*` is any */
+	size_t host_count;       /* 0 and not `loopback`: any */
+	bool loopback;           /* listens on loopback only: other names in Host are a browser led astray */
+	bool tls;                /* the plain port is one with TLS after all */
+};
 struct repository_options {
 	struct blob_store *store;
 	struct catalog *catalog;
-	uint64_t chunk_size;    /* 0: CHUNK_SIZE_DEFAULT */
+	uint64_t chunk_size;           /* 0: CHUNK_SIZE_DEFAULT */
+	struct repository_rules rules; /* copied */
+	/* Whose key is it? False: nobody's. NULL: there are no keys. */
+	bool (*check_key)(void *arg, struct str key, char ret_tenant[static 32]);
+	void *arg;
 	int64_t upload_idle_us; /* an upload nobody adds to is dropped after so long; 0: 1 h */
 };
 int repository_new(struct loop *loop, const struct repository_options *options, struct repository **ret_repository,
                    struct error *err);
 void repository_free(struct repository *r);
+void repository_set_rules(struct repository *r, const struct repository_rules *rules);
 bool repository_handle(struct repository *r, struct http_exchange *x); /* /v2/..., /mdn/v1/catalog */
 
 #endif

@@ -13,8 +13,20 @@
 struct upload;
 struct feed_wait;
 
+struct names {
+	char **items;
+	size_t count;
+};
+
 struct repository {
 	struct loop *loop;
+	struct { /* access.c */
+		enum repository_access need;
+		struct names private_names, hosts;
+		bool loopback, tls;
+		bool (*check_key)(void *arg, struct str key, char ret_tenant[static 32]);
+		void *arg;
+	} access;
 	struct blob_store *store;
 	struct catalog *catalog;
 	uint64_t chunk_size;
@@ -50,6 +62,8 @@ void task_run(struct task *t, void (*work)(struct task *t), void (*done)(struct 
 void oci_error(struct http_exchange *x, int status, const char *code, const char *message);
 /* The status follows from err->code. */
 void oci_fail(struct http_exchange *x, const char *code, const struct error *err);
+/* What access_check said: 401 with a challenge, or 403. */
+void oci_refuse(struct repository *r, struct http_exchange *x, const struct error *err);
 void oci_method(struct http_exchange *x, const char *allowed);
 void oci_add_digest(struct http_exchange *x, const struct digest *d);
 /* A digest of a query or path; answers 400 DIGEST_INVALID and returns false when it is none we keep. */
