@@ -32,6 +32,10 @@ static const char schema_later[] =
     "CREATE INDEX IF NOT EXISTS moves_by_tag ON moves(repo, tag, id);"
     "CREATE TABLE IF NOT EXISTS retired(repo TEXT NOT NULL, tag TEXT NOT NULL, PRIMARY KEY(repo, tag)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS blob_sizes(digest BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS signatures(repo TEXT NOT NULL, manifest BLOB NOT NULL, referrer BLOB NOT NULL, "
+    "bundle BLOB NOT NULL, size INTEGER NOT NULL, channel TEXT NOT NULL, rank INTEGER NOT NULL, "
+    "PRIMARY KEY(repo, manifest, referrer)) WITHOUT ROWID;"
+    "CREATE INDEX IF NOT EXISTS signatures_by_referrer ON signatures(repo, referrer);"
     "INSERT OR IGNORE INTO known SELECT v.name, t.digest, v.json FROM versions v "
     "JOIN tags t ON t.repo = v.name AND t.tag = v.tag";
 
@@ -76,6 +80,11 @@ static const char *const statements[STATEMENTS] = {
     [NAMESPACES] = "SELECT DISTINCT CASE WHEN instr(repo, '/') THEN substr(repo, 1, instr(repo, '/') - 1) "
 		   "ELSE 'library' END AS ns FROM blobs ORDER BY ns LIMIT 4096",
     [READ_USED] = USED_SQL,
+    [PUT_SIGNATURE] = "INSERT OR REPLACE INTO signatures VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    [DELETE_SIGNATURE] = "DELETE FROM signatures WHERE repo = ?1 AND referrer = ?2 RETURNING manifest",
+    [FORGET_SIGNATURES] = "DELETE FROM signatures WHERE repo = ?1 AND manifest = ?2",
+    [SIGNATURES] = "SELECT bundle, size, channel FROM signatures WHERE repo = ?1 AND manifest = ?2 AND channel IN ('', ?3) "
+		   "ORDER BY channel, rank DESC",
     [PUT_CHUNKS] = "INSERT OR REPLACE INTO chunk_lists VALUES(?1, ?2, ?3)",
     [BUMP] = "UPDATE meta SET serial = serial + 1",
     [GET_MANIFEST] = "SELECT media_type FROM manifests WHERE repo = ?1 AND digest = ?2",
@@ -440,10 +449,15 @@ int catalog_write_version(struct catalog *c, const struct version *v, struct err
 		return error_set(err, E_LIMIT, "the catalog holds %d versions, which is all it can; delete old ones",
 		                 LIMIT_MODELS);
 	struct buf json = {0};
-	version_format(v, &json);
+	struct version own = *v;
+	int rc = catalog_signatures(c, v, &own.signatures, &own.signature_count, err);
+	if (rc)
+		return rc;
+	version_format(&own, &json);
+	free(own.signatures);
 	bind_text(c, PUT_VERSION, name, tag);
 	sql_bind_text(c->stmt[PUT_VERSION], 3, buf_str(&json));
-	int rc = catalog_run(c, PUT_VERSION, err);
+	rc = catalog_run(c, PUT_VERSION, err);
 	buf_fini(&json);
 	return rc ? rc : catalog_run(c, BUMP, err);
 }

@@ -104,4 +104,17 @@ int catalog_put_chunks(struct catalog *c, const struct digest *file, uint64_t ch
 int catalog_get_chunks(struct catalog *c, const struct digest *file, uint64_t chunk_size, struct digest *ret_list,
                        struct error *err);
 
+/* A bundle (store/envelope.h) that `referrer`, a manifest of the same repository, attaches to `manifest`. channel: the
+ * NAME:TAG a channel statement is about; then it counts for that tag, only the one of the highest rank does. Versions of
+ * the manifest list it at once. */
+struct catalog_signature {
+	struct digest manifest, referrer;
+	struct version_signature bundle;
+	struct str channel; /* empty: a signature */
+	uint64_t rank;      /* a statement's counter; of signatures the newest count */
+};
+int catalog_add_signature(struct catalog *c, struct str repo, const struct catalog_signature *s, struct error *err);
+/* The referrer is deleted, or the manifest, with all that refers to it. Quiet when nothing is known of it. */
+int catalog_drop_signature(struct catalog *c, struct str repo, const struct digest *referrer, struct error *err);
+
 #endif

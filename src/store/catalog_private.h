@@ -39,6 +39,10 @@ enum catalog_statement {
 	HAS_SIZE,
 	USED,
 	PUT_CHUNKS,
+	PUT_SIGNATURE,
+	DELETE_SIGNATURE,
+	FORGET_SIGNATURES,
+	SIGNATURES,
 	BUMP,
 	WRITES,
 	GET_MANIFEST = WRITES,
@@ -92,6 +96,9 @@ int catalog_drop_version(struct catalog *c, struct str name, struct str tag, str
 int catalog_write_version(struct catalog *c, const struct version *v, struct error *err);
 /* Before v is written for the first time or again: what people said of the same manifest earlier stays. */
 int catalog_remember_version(struct catalog *c, struct version *v, struct error *err);
+/* What is attached to the version's manifest (catalog_signatures.c); the list is the caller's to free. */
+int catalog_signatures(struct catalog *c, const struct version *v, struct version_signature **ret_list, size_t *ret_count,
+                       struct error *err);
 /* A manifest is deleted: its version is known no more, and its tags' history says so. Before its tags go. */
 int catalog_forget_manifest(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
 /* The blob is in the repository now: E_FORBIDDEN when its namespace has more than its quota. */
