@@ -40,6 +40,7 @@
 	X(LIMIT_GGUF_KVS, 65536, 400, "metadata keys of a GGUF file") \
 	X(LIMIT_GGUF_TENSORS, 262144, 400, "tensors of a GGUF file") \
 	X(LIMIT_GGUF_HEADER, 268435456, 400, "bytes of a GGUF header") \
+	X(LIMIT_SAFETENSORS_HEADER, 100000000, 400, "bytes of a safetensors header") \
 	X(LIMIT_DNS_TCP_CONNS, 256, 0, "DNS connections over TCP") \
 	X(LIMIT_CONTROL_DOCUMENT, 67108864, 0, "bytes of a roster, an assignment or a catalog") \
 	X(LIMIT_JOIN_TOKENS, 4096, 429, "join tokens not yet used or expired") \

@@ -432,7 +432,7 @@ void blob_upload_chunk(struct blob_upload *u, uint64_t file_size, uint64_t chunk
 {
 	assert(u->offset == 0 && chunk_size > 0 && chunk_size <= CHUNK_SIZE_MAX);
 	chunk_hash_free(u->chunks);
-	u->chunks = chunk_hash_new(file_size, chunk_size);
+	u->chunks = chunk_hash_new(u->fd, file_size, chunk_size);
 }
 
 bool blob_upload_list(struct blob_upload *u, const struct digest *claimed, struct chunk_list *ret_list)

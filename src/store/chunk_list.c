@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Chunk lists: made while the file passes (whole digest and chunk digests side by side), on its way in or once more
- * from the disk; written and read in one canonical text, so that a list has exactly one digest. Canonical is checked by
- * writing again what was read. */
+ * from the disk; cut as cut.h says; written and read in one canonical text, so that a list has exactly one digest.
+ * Canonical is checked by writing again what was read. */
 #include "store/blob_private.h"
 
 #include "base/limits.h"
+#include "store/cut.h"
 
-#include <assert.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #define STEP (1u << 20)
-#define LINE_LEAST 67 /* "1 HEX\n" */
+#define FIRST_LOOK (UINT64_C(64) << 10) /* enough to know a GGUF file, and for many a header */
+#define LINE_LEAST 67                   /* "1 HEX\n" */
 
 void chunk_list_fini(struct chunk_list *c)
 {
@@ -36,33 +37,26 @@ uint32_t chunk_at(const struct chunk_list *c, uint64_t offset)
 	return low;
 }
 
-static uint64_t chunks_of(uint64_t size, uint64_t chunk_size)
-{
-	return size / chunk_size + (size % chunk_size != 0);
-}
-
 /* ---- making ---------------------------------------------------------------------------------- */
 
 struct chunk_hash {
+	int fd;
+	uint64_t chunk_size, seen; /* bytes that came */
+	uint64_t ask_at;           /* so many must be there before the cuts are asked for (again) */
+	bool cut, failed;
 	struct digest_stream *now; /* of the chunk under way; NULL between chunks */
 	uint32_t done;             /* chunks hashed */
-	uint64_t at;
+	uint64_t hashed;           /* bytes of the file in them and in `now` */
 	struct chunk_list list;
 };
 
-struct chunk_hash *chunk_hash_new(uint64_t file_size, uint64_t chunk_size)
+struct chunk_hash *chunk_hash_new(int fd, uint64_t file_size, uint64_t chunk_size)
 {
-	uint64_t count = chunks_of(file_size, chunk_size);
-	if (count > LIMIT_CHUNKS)
-		return NULL;
 	struct chunk_hash *h = NEW(struct chunk_hash);
-	struct chunk_list *list = &h->list;
-	list->size = file_size;
-	list->count = (uint32_t)count;
-	list->ends = mem_new((count + 1) * sizeof *list->ends);
-	list->digests = mem_new((count + 1) * sizeof *list->digests);
-	for (uint32_t i = 0; i < list->count; i++)
-		list->ends[i] = i + 1 < list->count ? (i + 1) * chunk_size : file_size;
+	h->fd = fd;
+	h->chunk_size = chunk_size;
+	h->ask_at = file_size < FIRST_LOOK ? file_size : FIRST_LOOK;
+	h->list.size = file_size;
 	return h;
 }
 
@@ -75,30 +69,73 @@ void chunk_hash_free(struct chunk_hash *h)
 	free(h);
 }
 
-void chunk_hash_add(struct chunk_hash *h, struct str data)
+static void hash_bytes(struct chunk_hash *h, struct str data)
 {
 	struct chunk_list *list = &h->list;
 	while (data.len && h->done < list->count) {
-		uint64_t left = list->ends[h->done] - h->at;
+		uint64_t left = list->ends[h->done] - h->hashed;
 		size_t n = data.len < left ? data.len : (size_t)left;
 		if (!h->now)
 			h->now = digest_stream_new();
 		digest_stream_add(h->now, data.base, n);
 		data.base += n;
 		data.len -= n;
-		h->at += n;
+		h->hashed += n;
 		if (n < left)
 			continue;
 		list->digests[h->done++] = digest_stream_end(h->now);
 		digest_stream_free(h->now);
 		h->now = NULL;
 	}
-	h->at += data.len; /* more than was said: past the end, no list */
+}
+
+static int read_start(void *arg, uint64_t offset, void *out, size_t len, struct error *err)
+{
+	return blob_read_at(((struct chunk_hash *)arg)->fd, offset, out, len, err);
+}
+
+/* What came before the cuts were known: a header, mostly, and still in the page cache. */
+static void catch_up(struct chunk_hash *h)
+{
+	char *step = mem_new(STEP);
+	while (h->hashed < h->seen && !h->failed) {
+		uint64_t left = h->seen - h->hashed;
+		size_t n = left < STEP ? (size_t)left : STEP;
+		h->failed = blob_read_at(h->fd, h->hashed, step, n, NULL) != 0;
+		if (!h->failed)
+			hash_bytes(h, (struct str){step, n});
+	}
+	free(step);
+}
+
+static void ask_cuts(struct chunk_hash *h, uint64_t held)
+{
+	struct chunk_list *list = &h->list;
+	h->cut = cut_file(read_start, h, list->size, held, h->chunk_size, &list->ends, &list->count);
+	if (!h->cut) {
+		h->ask_at = 2 * held < list->size ? 2 * held : list->size;
+		return;
+	}
+	h->failed = list->size && !list->count;
+	list->digests = mem_new((list->count + 1u) * sizeof *list->digests);
+	if (!h->failed)
+		catch_up(h);
+}
+
+void chunk_hash_add(struct chunk_hash *h, struct str data)
+{
+	h->seen += data.len;
+	if (h->failed || h->seen > h->list.size)
+		h->failed = true;
+	else if (h->cut)
+		hash_bytes(h, data);
+	else if (h->seen >= h->ask_at)
+		ask_cuts(h, h->seen);
 }
 
 bool chunk_hash_end(struct chunk_hash *h, const struct digest *file, struct chunk_list *ret_list)
 {
-	if (h->at != h->list.size)
+	if (h->failed || h->seen != h->list.size)
 		return false;
 	h->list.file = *file;
 	*ret_list = h->list;
@@ -112,6 +149,7 @@ static int hash_file(int fd, uint64_t size, struct digest_stream *whole, struct 
 	int rc = 0;
 	char *step = mem_new(STEP);
 	posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+	ask_cuts(chunks, size);
 	for (uint64_t at = 0; at < size && !rc;) {
 		size_t n = size - at < STEP ? (size_t)(size - at) : STEP;
 		rc = blob_read_at(fd, at, step, n, err);
@@ -125,25 +163,20 @@ static int hash_file(int fd, uint64_t size, struct digest_stream *whole, struct 
 	return rc;
 }
 
-static void must_end(struct chunk_hash *h, const struct digest *file, struct chunk_list *ret_list)
-{
-	bool ended = chunk_hash_end(h, file, ret_list);
-	assert(ended && "the size was checked before");
-}
-
 static int make_list(int fd, uint64_t size, const struct digest *file, uint64_t chunk_size, struct chunk_list *ret_list,
                      struct error *err)
 {
 	struct digest_stream *whole = digest_stream_new();
-	struct chunk_hash *chunks = chunk_hash_new(size, chunk_size);
+	struct chunk_hash *chunks = chunk_hash_new(fd, size, chunk_size);
 	int rc = hash_file(fd, size, whole, chunks, err);
 	if (!rc) {
 		struct digest got = digest_stream_end(whole);
 		if (!digest_equal(&got, file))
 			rc = error_set(err, E_CORRUPT,
 			               "a blob on disk is not what its name says; delete it and push it again");
-		else
-			must_end(chunks, file, ret_list);
+		else if (!chunk_hash_end(chunks, file, ret_list))
+			rc = error_set(err, E_LIMIT, "a file of %llu bytes is too large to distribute; split it",
+			               (unsigned long long)size);
 	}
 	digest_stream_free(whole);
 	chunk_hash_free(chunks);
@@ -160,12 +193,10 @@ int chunk_list_build(struct blob_store *s, const struct digest *file, uint64_t c
 	int rc = blob_open(s, file, &fd, &size, err);
 	if (rc)
 		return rc;
-	while (chunks_of(size, chunk_size) > LIMIT_CHUNKS && chunk_size < CHUNK_SIZE_MAX)
-		chunk_size = chunk_size * 2 < CHUNK_SIZE_MAX ? chunk_size * 2 : CHUNK_SIZE_MAX;
-	rc = chunks_of(size, chunk_size) > LIMIT_CHUNKS
-	         ? error_set(err, E_LIMIT, "a file of %llu bytes is too large to distribute; split it",
-	                     (unsigned long long)size)
-	         : make_list(fd, size, file, chunk_size, ret_list, err);
+	rc = size / CHUNK_SIZE_MAX < LIMIT_CHUNKS
+	         ? make_list(fd, size, file, chunk_size, ret_list, err)
+	         : error_set(err, E_LIMIT, "a file of %llu bytes is too large to distribute; split it",
+	                     (unsigned long long)size);
 	close(fd);
 	return rc;
 }

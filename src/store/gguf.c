@@ -93,6 +93,8 @@ struct parser {
 	uint64_t window_at;
 	size_t window_len;
 	struct gguf_info *info;
+	gguf_each_tensor *each; /* may be NULL */
+	void *each_arg;
 	struct name_set seen;
 	struct candidate candidates[CANDIDATES_MAX];
 	size_t candidate_count;
@@ -526,7 +528,8 @@ static int tensor_shape(struct parser *p, const char *name, uint64_t *ret_elemen
 }
 
 /* Bytes of the tensor: whole blocks, row by row. */
-static int tensor_bytes(struct parser *p, const char *name, uint64_t elements, uint64_t row, uint64_t *ret_bytes)
+static int tensor_bytes(struct parser *p, const char *name, uint64_t elements, uint64_t row, uint64_t *ret_bytes,
+                        const char **ret_type)
 {
 	uint64_t at = p->pos, bytes;
 	uint32_t type;
@@ -544,6 +547,7 @@ static int tensor_bytes(struct parser *p, const char *name, uint64_t elements, u
 		return FAULT(p, at, "tensor %s has more bytes than any file can hold", name);
 	p->bytes_by_type[type] += bytes > p->size ? p->size : bytes;
 	*ret_bytes = bytes;
+	*ret_type = t->name;
 	return 0;
 }
 
@@ -551,12 +555,13 @@ static int tensor_bytes(struct parser *p, const char *name, uint64_t elements, u
 static int parse_tensor(struct parser *p, uint64_t *sum, uint64_t *ret_end)
 {
 	char name[TENSOR_NAME_MAX + 1];
+	const char *type;
 	uint64_t elements, row, bytes, offset;
 	int rc = tensor_name(p, name);
 	if (!rc)
 		rc = tensor_shape(p, name, &elements, &row);
 	if (!rc)
-		rc = tensor_bytes(p, name, elements, row, &bytes);
+		rc = tensor_bytes(p, name, elements, row, &bytes, &type);
 	if (rc)
 		return rc;
 	uint64_t at = p->pos;
@@ -568,6 +573,8 @@ static int parse_tensor(struct parser *p, uint64_t *sum, uint64_t *ret_end)
 		             (unsigned long long)offset, (unsigned long long)*sum);
 	if (*sum > p->size || bytes > p->size - *sum)
 		return FAULT(p, at, "tensor %s ends past the end of the file; the file is cut short", name);
+	if (p->each)
+		p->each(p->each_arg, &(struct gguf_tensor){name, type, elements, offset, bytes});
 	*ret_end = *sum + bytes;
 	*sum += bytes + (-bytes & (p->info->alignment - 1));
 	return __builtin_add_overflow(p->info->parameters, elements, &p->info->parameters)
@@ -662,10 +669,18 @@ static int parse_all(struct parser *p)
 
 int gguf_parse(gguf_read *read, void *arg, uint64_t file_size, struct gguf_info *ret_info, struct error *err)
 {
+	return gguf_parse_tensors(read, arg, file_size, NULL, NULL, ret_info, err);
+}
+
+int gguf_parse_tensors(gguf_read *read, void *arg, uint64_t file_size, gguf_each_tensor *fn, void *fn_arg,
+                       struct gguf_info *ret_info, struct error *err)
+{
 	struct gguf_info info = {.alignment = 32};
 	struct error dropped;
 	struct parser *p = NEW(struct parser);
 	*p = (struct parser){.read = read, .arg = arg, .size = file_size, .info = &info, .file_type = -1};
+	p->each = fn;
+	p->each_arg = fn_arg;
 	p->err = err ? err : &dropped;
 	int rc = parse_all(p);
 	name_set_fini(&p->seen);

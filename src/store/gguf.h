@@ -28,6 +28,15 @@ struct gguf_info {
 typedef int gguf_read(void *arg, uint64_t offset, void *out, size_t len, struct error *err);
 /* E_INVAL with the offset of the first fault; E_LIMIT past a limit. */
 int gguf_parse(gguf_read *read, void *arg, uint64_t file_size, struct gguf_info *ret_info, struct error *err);
+/* The same, and every tensor is shown as it is read: what came before a fault is void. */
+struct gguf_tensor {
+	const char *name, *type; /* only during the call */
+	uint64_t elements;
+	uint64_t offset, bytes; /* offset: from data_offset on */
+};
+typedef void gguf_each_tensor(void *arg, const struct gguf_tensor *t);
+int gguf_parse_tensors(gguf_read *read, void *arg, uint64_t file_size, gguf_each_tensor *fn, void *fn_arg,
+                       struct gguf_info *ret_info, struct error *err);
 int gguf_parse_fd(int fd, struct gguf_info *ret_info, struct error *err);
 int gguf_parse_bytes(struct str bytes, struct gguf_info *ret_info, struct error *err);
 void gguf_info_fini(struct gguf_info *info);
