@@ -523,11 +523,12 @@ static bool five_digits(struct str text, uint32_t *ret_number)
 
 bool version_part(struct str path, uint32_t *ret_part, uint32_t *ret_parts)
 {
-	static const size_t tail = sizeof "-00001-of-00002.gguf" - 1;
+	static const size_t tail = sizeof "-00001-of-00002" - 1;
 	uint32_t part, parts;
-	if (path.len <= tail || !str_ends(path, STR(".gguf")))
+	size_t suffix = str_ends(path, STR(".gguf")) ? 5 : str_ends(path, STR(".safetensors")) ? 12 : 0;
+	if (!suffix || path.len <= suffix + tail)
 		return false;
-	struct str end = {path.base + path.len - tail, tail};
+	struct str end = {path.base + path.len - suffix - tail, tail};
 	if (end.base[0] != '-' || memcmp(end.base + 6, "-of-", 4) ||
 	    !five_digits((struct str){end.base + 1, 5}, &part) ||
 	    !five_digits((struct str){end.base + 10, 5}, &parts) || part < 1 || part > parts)

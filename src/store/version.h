@@ -80,7 +80,7 @@ int version_label_set(struct version *v, struct str key, struct str value, struc
 /* What people said of the version, not what its files say: labels, licence, lineage, revision. */
 void version_take_labels(struct version *v, const struct version *from);
 
-/* "name-00002-of-00005.gguf": part 2 of 5; false when it is no part of a split file. */
+/* "name-00002-of-00005.gguf" (or ".safetensors"): part 2 of 5; false when it is no part of a split file. */
 bool version_part(struct str path, uint32_t *ret_part, uint32_t *ret_parts);
 /* The file an engine opens: the first part of the first GGUF model (projectors, "mmproj-...", are none); else the
  * largest file. NULL: it has no files. */

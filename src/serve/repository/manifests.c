@@ -173,6 +173,7 @@ static int make_version(struct manifest_task *m, const struct manifest *parsed)
 	    model_version(t->r->store, t->r->catalog, t->r->chunk_size, parsed, &m->is_model, &m->version, &t->err);
 	if (rc)
 		return refuse(m, rc == E_INVAL || rc == E_LIMIT ? "MANIFEST_INVALID" : "UNKNOWN", rc);
+	model_annotate(buf_str(&m->body), &m->version);
 	str_copy(str_from(t->repo), m->version.name, sizeof m->version.name);
 	str_copy(str_from(m->tag), m->version.tag, sizeof m->version.tag);
 	m->version.manifest = m->digest;
