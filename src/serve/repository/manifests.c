@@ -6,6 +6,7 @@
  * manifest, and Ollama asks for Docker's type while it reads any. */
 #include "serve/repository/model.h"
 #include "serve/repository/repository_private.h"
+#include "serve/repository/signatures.h"
 
 #include "base/limits.h"
 #include "base/log.h"
@@ -102,6 +103,8 @@ static void delete_work(struct task *t)
 	struct str repo = str_from(t->repo);
 	t->rc = m->tag[0] ? catalog_delete_tag(t->r->catalog, repo, str_from(m->tag), &t->err)
 	                  : catalog_delete_manifest(t->r->catalog, repo, &m->digest, &t->err);
+	if (!t->rc && !m->tag[0])
+		t->rc = catalog_drop_signature(t->r->catalog, repo, &m->digest, &t->err);
 }
 
 static void delete_done(struct task *t)
@@ -193,6 +196,8 @@ static int put_parsed(struct manifest_task *m, const struct manifest *parsed)
 	if (!rc)
 		rc = catalog_push(t->r->catalog, str_from(t->repo), &m->digest, str_from(m->media_type), m->body.len,
 		                  str_from(m->tag), m->is_model ? &m->version : NULL, &t->err);
+	if (!rc)
+		rc = signatures_note(t->r->store, t->r->catalog, str_from(t->repo), &m->digest, buf_str(&m->body), &t->err);
 	return rc;
 }
 
