@@ -428,11 +428,28 @@ uint64_t blob_upload_offset(const struct blob_upload *u)
 	return u->offset;
 }
 
+/* What came so far, and only that. */
+static int read_upload(void *arg, uint64_t offset, void *out, size_t len, struct error *err)
+{
+	const struct blob_upload *u = arg;
+	struct seal written = u->seal;
+	uint64_t whole = u->offset - u->tail_len; /* on the disk */
+	size_t n = offset >= whole ? 0 : len < whole - offset ? len : (size_t)(whole - offset);
+	if (!u->sealed)
+		return blob_read_at(u->fd, offset, out, len, err);
+	written.size = whole;
+	int rc = n ? seal_read(&written, u->fd, offset, out, n, err) : 0;
+	if (!rc && n < len)
+		memcpy((char *)out + n, u->tail + (offset + n - whole), len - n);
+	seal_forget(&written);
+	return rc;
+}
+
 void blob_upload_chunk(struct blob_upload *u, uint64_t file_size, uint64_t chunk_size)
 {
 	assert(u->offset == 0 && chunk_size > 0 && chunk_size <= CHUNK_SIZE_MAX);
 	chunk_hash_free(u->chunks);
-	u->chunks = chunk_hash_new(u->fd, file_size, chunk_size);
+	u->chunks = chunk_hash_new(read_upload, u, file_size, chunk_size);
 }
 
 bool blob_upload_list(struct blob_upload *u, const struct digest *claimed, struct chunk_list *ret_list)
@@ -496,9 +513,9 @@ int blob_upload_append(struct blob_upload *u, struct str data, struct error *err
 		return rc;
 	}
 	digest_stream_add(u->hash, data.base, data.len);
+	u->offset += data.len;
 	if (u->chunks)
 		chunk_hash_add(u->chunks, data);
-	u->offset += data.len;
 	return 0;
 }
 
@@ -514,23 +531,38 @@ static void upload_free(struct blob_upload *u)
 	free(u);
 }
 
-int blob_upload_finish(struct blob_upload *u, const struct digest *claimed, struct error *err)
+static int finish_as(struct blob_upload *u, const struct digest *d, struct error *err)
 {
-	struct digest got = digest_stream_end(u->hash);
-	int rc;
-	if (digest_equal(&got, claimed)) {
-		rc = u->sealed ? finish_sealed(u, claimed, err) : 0;
-		if (!rc)
-			rc = blob_publish(u->store, u->store->uploads_fd, u->id, u->fd, claimed, u->sealed, err);
-	} else {
-		char text[DIGEST_TEXT_SIZE];
-		digest_format(&got, text);
-		rc = error_set(err, E_CORRUPT,
-		               "the bytes that arrived have the digest %s, another was claimed; send them again", text);
-	}
+	int rc = u->sealed ? finish_sealed(u, d, err) : 0;
+	return rc ? rc : blob_publish(u->store, u->store->uploads_fd, u->id, u->fd, d, u->sealed, err);
+}
+
+static int finish_end(struct blob_upload *u, int rc)
+{
 	if (rc)
 		unlinkat(u->store->uploads_fd, u->id, 0);
 	upload_free(u);
+	return rc;
+}
+
+int blob_upload_finish(struct blob_upload *u, const struct digest *claimed, struct error *err)
+{
+	char text[DIGEST_TEXT_SIZE];
+	struct digest got = digest_stream_end(u->hash);
+	if (digest_equal(&got, claimed))
+		return finish_end(u, finish_as(u, claimed, err));
+	digest_format(&got, text);
+	return finish_end(
+	    u, error_set(err, E_CORRUPT,
+	                 "the bytes that arrived have the digest %s, another was claimed; send them again", text));
+}
+
+int blob_upload_finish_any(struct blob_upload *u, struct digest *ret_digest, struct error *err)
+{
+	struct digest got = digest_stream_end(u->hash);
+	int rc = finish_end(u, finish_as(u, &got, err));
+	if (!rc)
+		*ret_digest = got;
 	return rc;
 }
 

@@ -4,6 +4,7 @@
 #define MDN_STORE_BLOB_PRIVATE_H
 
 #include "store/blob.h"
+#include "store/cut.h"
 #include "store/seal.h"
 
 #include <pthread.h>
@@ -44,12 +45,12 @@ int blob_write_at(int fd, uint64_t offset, struct str data, struct error *err);
 int blob_read_at(int fd, uint64_t offset, void *out, size_t len, struct error *err); /* E_CORRUPT: too short */
 /* SHA-256 of a part of a file; E_CORRUPT when it is too short. */
 int blob_hash_range(int fd, uint64_t offset, uint64_t len, struct digest *ret_digest, struct error *err);
-/* Digests of chunks while bytes pass in order. Where to cut stands in the file's header: the hash reads it from fd once
- * it is there. */
+/* Digests of chunks while bytes pass in order. Where to cut stands in the file's header: the hash reads it once it is
+ * there. */
 struct chunk_hash;
-struct chunk_hash *chunk_hash_new(int fd, uint64_t file_size, uint64_t chunk_size);
+struct chunk_hash *chunk_hash_new(cut_read *read, void *arg, uint64_t file_size, uint64_t chunk_size);
 void chunk_hash_free(struct chunk_hash *h);
-void chunk_hash_add(struct chunk_hash *h, struct str data); /* which fd has already */
+void chunk_hash_add(struct chunk_hash *h, struct str data); /* which can be read already */
 /* Ends it, once; false when other than file_size bytes came, or they are too many for LIMIT_CHUNKS. */
 bool chunk_hash_end(struct chunk_hash *h, const struct digest *file, struct chunk_list *ret_list);
 /* Makes dir_fd/name the finished blob d, durably. */

@@ -5,11 +5,9 @@
 #include "store/blob_private.h"
 
 #include "base/limits.h"
-#include "store/cut.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define STEP (1u << 20)
 #define FIRST_LOOK (UINT64_C(64) << 10) /* enough to know a GGUF file, and for many a header */
@@ -40,7 +38,8 @@ uint32_t chunk_at(const struct chunk_list *c, uint64_t offset)
 /* ---- making ---------------------------------------------------------------------------------- */
 
 struct chunk_hash {
-	int fd;
+	cut_read *read;
+	void *arg;
 	uint64_t chunk_size, seen; /* bytes that came */
 	uint64_t ask_at;           /* so many must be there before the cuts are asked for (again) */
 	bool cut, failed;
@@ -50,10 +49,11 @@ struct chunk_hash {
 	struct chunk_list list;
 };
 
-struct chunk_hash *chunk_hash_new(int fd, uint64_t file_size, uint64_t chunk_size)
+struct chunk_hash *chunk_hash_new(cut_read *read, void *arg, uint64_t file_size, uint64_t chunk_size)
 {
 	struct chunk_hash *h = NEW(struct chunk_hash);
-	h->fd = fd;
+	h->read = read;
+	h->arg = arg;
 	h->chunk_size = chunk_size;
 	h->ask_at = file_size < FIRST_LOOK ? file_size : FIRST_LOOK;
 	h->list.size = file_size;
@@ -89,11 +89,6 @@ static void hash_bytes(struct chunk_hash *h, struct str data)
 	}
 }
 
-static int read_start(void *arg, uint64_t offset, void *out, size_t len, struct error *err)
-{
-	return blob_read_at(((struct chunk_hash *)arg)->fd, offset, out, len, err);
-}
-
 /* What came before the cuts were known: a header, mostly, and still in the page cache. */
 static void catch_up(struct chunk_hash *h)
 {
@@ -101,7 +96,7 @@ static void catch_up(struct chunk_hash *h)
 	while (h->hashed < h->seen && !h->failed) {
 		uint64_t left = h->seen - h->hashed;
 		size_t n = left < STEP ? (size_t)left : STEP;
-		h->failed = blob_read_at(h->fd, h->hashed, step, n, NULL) != 0;
+		h->failed = h->read(h->arg, h->hashed, step, n, NULL) != 0;
 		if (!h->failed)
 			hash_bytes(h, (struct str){step, n});
 	}
@@ -111,7 +106,7 @@ static void catch_up(struct chunk_hash *h)
 static void ask_cuts(struct chunk_hash *h, uint64_t held)
 {
 	struct chunk_list *list = &h->list;
-	h->cut = cut_file(read_start, h, list->size, held, h->chunk_size, &list->ends, &list->count);
+	h->cut = cut_file(h->read, h->arg, list->size, held, h->chunk_size, &list->ends, &list->count);
 	if (!h->cut) {
 		h->ask_at = 2 * held < list->size ? 2 * held : list->size;
 		return;
@@ -143,16 +138,23 @@ bool chunk_hash_end(struct chunk_hash *h, const struct digest *file, struct chun
 	return true;
 }
 
-/* Both kinds of digests in one pass. */
-static int hash_file(int fd, uint64_t size, struct digest_stream *whole, struct chunk_hash *chunks, struct error *err)
+static int read_file(void *arg, uint64_t offset, void *out, size_t len, struct error *err)
 {
+	return blob_file_read(arg, offset, out, len, err);
+}
+
+/* Both kinds of digests in one pass. */
+static int hash_file(struct blob_file *f, struct digest_stream *whole, struct chunk_hash *chunks, struct error *err)
+{
+	uint64_t size = blob_file_size(f);
 	int rc = 0;
 	char *step = mem_new(STEP);
-	posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+	if (blob_file_fd(f) >= 0)
+		posix_fadvise(blob_file_fd(f), 0, 0, POSIX_FADV_SEQUENTIAL);
 	ask_cuts(chunks, size);
 	for (uint64_t at = 0; at < size && !rc;) {
 		size_t n = size - at < STEP ? (size_t)(size - at) : STEP;
-		rc = blob_read_at(fd, at, step, n, err);
+		rc = blob_file_read(f, at, step, n, err);
 		if (!rc) {
 			digest_stream_add(whole, step, n);
 			chunk_hash_add(chunks, (struct str){step, n});
@@ -163,12 +165,12 @@ static int hash_file(int fd, uint64_t size, struct digest_stream *whole, struct 
 	return rc;
 }
 
-static int make_list(int fd, uint64_t size, const struct digest *file, uint64_t chunk_size, struct chunk_list *ret_list,
+static int make_list(struct blob_file *f, const struct digest *file, uint64_t chunk_size, struct chunk_list *ret_list,
                      struct error *err)
 {
 	struct digest_stream *whole = digest_stream_new();
-	struct chunk_hash *chunks = chunk_hash_new(fd, size, chunk_size);
-	int rc = hash_file(fd, size, whole, chunks, err);
+	struct chunk_hash *chunks = chunk_hash_new(read_file, f, blob_file_size(f), chunk_size);
+	int rc = hash_file(f, whole, chunks, err);
 	if (!rc) {
 		struct digest got = digest_stream_end(whole);
 		if (!digest_equal(&got, file))
@@ -176,7 +178,7 @@ static int make_list(int fd, uint64_t size, const struct digest *file, uint64_t 
 			               "a blob on disk is not what its name says; delete it and push it again");
 		else if (!chunk_hash_end(chunks, file, ret_list))
 			rc = error_set(err, E_LIMIT, "a file of %llu bytes is too large to distribute; split it",
-			               (unsigned long long)size);
+			               (unsigned long long)blob_file_size(f));
 	}
 	digest_stream_free(whole);
 	chunk_hash_free(chunks);
@@ -186,18 +188,14 @@ static int make_list(int fd, uint64_t size, const struct digest *file, uint64_t 
 int chunk_list_build(struct blob_store *s, const struct digest *file, uint64_t chunk_size, struct chunk_list *ret_list,
                      struct error *err)
 {
-	int fd;
-	uint64_t size;
+	struct blob_file *f;
 	if (!chunk_size || chunk_size > CHUNK_SIZE_MAX)
 		return error_set(err, E_INVAL, "a chunk size must be between 1 byte and 64 MiB");
-	int rc = blob_open(s, file, &fd, &size, err);
+	int rc = blob_file_open(s, file, &f, err);
 	if (rc)
 		return rc;
-	rc = size / CHUNK_SIZE_MAX < LIMIT_CHUNKS
-	         ? make_list(fd, size, file, chunk_size, ret_list, err)
-	         : error_set(err, E_LIMIT, "a file of %llu bytes is too large to distribute; split it",
-	                     (unsigned long long)size);
-	close(fd);
+	rc = make_list(f, file, chunk_size, ret_list, err);
+	blob_file_close(f);
 	return rc;
 }
 

@@ -7,6 +7,7 @@
 #include "store/cut.h"
 #include "store/gguf.h"
 #include "store/safetensors.h"
+#include "store/seal.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "folder.h"
 #include "gguf_build.h"
 
 #define CHUNK (UINT64_C(512) << 10)
@@ -246,6 +248,46 @@ static void test_cuts_do_not_depend_on_how_the_start_arrives(void **state)
 	buf_fini(&b);
 }
 
+/* Piece by piece into a store, sealed or not: the list must be that of the finished file. */
+static void check_upload(const struct folder *folder, bool seals)
+{
+	struct buf b = make_gguf("x", 0);
+	struct digest d = digest_of(b.base, b.len);
+	struct blob_store *s;
+	struct blob_upload *u;
+	struct chunk_list made, built;
+	assert_int_equal(blob_store_open(str_from(folder_file(folder, seals ? "sealed" : "plain")), &s, NULL), 0);
+	if (seals) {
+		assert_int_equal(seal_key_make(folder_file(folder, "key"), NULL), 0);
+		assert_int_equal(blob_store_unlock(s, folder_file(folder, "key"), true, NULL), 0);
+	}
+	assert_int_equal(blob_upload_new(s, &u, NULL), 0);
+	blob_upload_chunk(u, b.len, CHUNK);
+	for (size_t at = 0, n = 1; at < b.len; at += n, n = n < 3000000 ? n * 3 + 1 : n) {
+		n = n < b.len - at ? n : b.len - at;
+		assert_int_equal(blob_upload_append(u, (struct str){b.base + at, n}, NULL), 0);
+	}
+	assert_true(blob_upload_list(u, &d, &made));
+	assert_int_equal(blob_upload_finish(u, &d, NULL), 0);
+	assert_int_equal(chunk_list_build(s, &d, CHUNK, &built, NULL), 0);
+	assert_int_equal(made.count, built.count);
+	assert_memory_equal(made.ends, built.ends, made.count * sizeof *made.ends);
+	assert_memory_equal(made.digests, built.digests, made.count * sizeof *made.digests);
+	chunk_list_fini(&made);
+	chunk_list_fini(&built);
+	blob_store_close(s);
+	buf_fini(&b);
+}
+
+static void test_an_upload_is_cut_as_its_file_would_be(void **state)
+{
+	struct folder folder;
+	folder_init(&folder);
+	check_upload(&folder, false);
+	check_upload(&folder, true);
+	folder_fini(&folder);
+}
+
 static void test_a_file_that_only_begins_like_a_model_is_cut_every_so_many_bytes(void **state)
 {
 	static const char *const starts[] = {"GGUF\3\0\0\0aaaaaaaaaaaaaaaaaa", "\x10\0\0\0\0\0\0\0{\"a\":1}         ",
@@ -350,6 +392,7 @@ int main(void)
 	    cmocka_unit_test(test_no_chunk_joins_a_part_of_a_large_tensor_with_another),
 	    cmocka_unit_test(test_small_tensors_share_chunks_and_count_stays_below_its_limit),
 	    cmocka_unit_test(test_cuts_do_not_depend_on_how_the_start_arrives),
+	    cmocka_unit_test(test_an_upload_is_cut_as_its_file_would_be),
 	    cmocka_unit_test(test_a_file_that_only_begins_like_a_model_is_cut_every_so_many_bytes),
 	    cmocka_unit_test(test_safetensors_header_is_read),
 	    cmocka_unit_test(test_hostile_safetensors_are_refused_in_words),
