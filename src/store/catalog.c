@@ -80,6 +80,7 @@ static const char *const statements[STATEMENTS] = {
     [NAMESPACES] = "SELECT DISTINCT CASE WHEN instr(repo, '/') THEN substr(repo, 1, instr(repo, '/') - 1) "
 		   "ELSE 'library' END AS ns FROM blobs ORDER BY ns LIMIT 4096",
     [READ_USED] = USED_SQL,
+    [TAGS_OF] = "SELECT tag FROM tags WHERE repo = ?1 AND digest = ?2 ORDER BY tag LIMIT 100",
     [PUT_SIGNATURE] = "INSERT OR REPLACE INTO signatures VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [DELETE_SIGNATURE] = "DELETE FROM signatures WHERE repo = ?1 AND referrer = ?2 RETURNING manifest",
     [FORGET_SIGNATURES] = "DELETE FROM signatures WHERE repo = ?1 AND manifest = ?2",
@@ -267,6 +268,21 @@ int catalog_tags(struct catalog *c, struct str repo, struct str last, size_t lim
 	struct buf bytes = {0}, lengths = {0};
 	sqlite3_stmt *stmt = read_text(c, TAGS, repo, last);
 	sqlite3_bind_int64(stmt, 3, limit > INT32_MAX ? INT32_MAX : (int64_t)limit);
+	int rc = step_all(c, stmt, &bytes, &lengths, err);
+	read_end(c, stmt);
+	struct str tag;
+	for (size_t i = 0, at = 0; !rc && next_text(&bytes, &lengths, &i, &at, &tag);)
+		fn(arg, tag);
+	buf_fini(&bytes);
+	buf_fini(&lengths);
+	return rc;
+}
+
+int catalog_tags_of(struct catalog *c, struct str repo, const struct digest *d, void (*fn)(void *arg, struct str tag),
+                    void *arg, struct error *err)
+{
+	struct buf bytes = {0}, lengths = {0};
+	sqlite3_stmt *stmt = read_digest(c, TAGS_OF, repo, d);
 	int rc = step_all(c, stmt, &bytes, &lengths, err);
 	read_end(c, stmt);
 	struct str tag;
@@ -522,15 +538,20 @@ int catalog_put_tag(struct catalog *c, struct str repo, struct str tag, const st
 	return rc ? rc : catalog_write_end(c, catalog_move_tag(c, STR(""), "push", repo, tag, d, err), err);
 }
 
-int catalog_delete_tag(struct catalog *c, struct str repo, struct str tag, struct error *err)
+int catalog_delete_tag_as(struct catalog *c, struct str who, struct str repo, struct str tag, struct error *err)
 {
 	int rc = catalog_write_begin(c, err);
 	if (rc)
 		return rc;
-	rc = catalog_move_tag(c, STR(""), "delete", repo, tag, NULL, err);
+	rc = catalog_move_tag(c, who, "delete", repo, tag, NULL, err);
 	if (!rc)
 		rc = catalog_drop_version(c, repo, tag, err);
 	return catalog_write_end(c, rc, err);
+}
+
+int catalog_delete_tag(struct catalog *c, struct str repo, struct str tag, struct error *err)
+{
+	return catalog_delete_tag_as(c, STR(""), repo, tag, err);
 }
 
 int catalog_link_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err)

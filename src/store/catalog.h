@@ -37,6 +37,10 @@ int catalog_put_tag(struct catalog *c, struct str repo, struct str tag, const st
 int catalog_get_tag(struct catalog *c, struct str repo, struct str tag, struct digest *ret_digest, struct error *err);
 /* With its version. */
 int catalog_delete_tag(struct catalog *c, struct str repo, struct str tag, struct error *err);
+int catalog_delete_tag_as(struct catalog *c, struct str who, struct str repo, struct str tag, struct error *err);
+/* The tags that name d now (the first 100), retired ones too. */
+int catalog_tags_of(struct catalog *c, struct str repo, const struct digest *d, void (*fn)(void *arg, struct str tag),
+                    void *arg, struct error *err);
 bool catalog_has_repo(struct catalog *c, struct str repo); /* something was ever pushed there, and is left */
 /* Those that are not retired, sorted without regard to case (OCI's "lexical order"); calls fn for at most `limit` tags
  * after `last`. */

@@ -57,6 +57,7 @@ enum catalog_statement {
 	MOVES,
 	NAMESPACES,
 	READ_USED,
+	TAGS_OF,
 	GET_SERIAL,
 	STATEMENTS
 };
