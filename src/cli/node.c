@@ -459,6 +459,16 @@ static void set_repository_rules(struct node *n, const struct config *c)
 	free(lists);
 }
 
+static int set_ollama_keys(struct node *n, const struct config *c, struct error *err)
+{
+	struct str *keys = mem_new((c->ollama_keys.count + 1) * sizeof *keys);
+	for (unsigned i = 0; i < c->ollama_keys.count; i++)
+		keys[i] = str_from(c->ollama_keys.items[i]);
+	int rc = repository_set_ollama_keys(n->repository, keys, c->ollama_keys.count, err);
+	free(keys);
+	return rc;
+}
+
 /* The configured certificate's options, over `pem`, which the caller finishes; untouched when none is configured. */
 static int api_tls_read(const struct node *n, const struct config *c, struct tls_options *ret_options,
                         struct buf pem[2], struct error *err)
@@ -520,6 +530,8 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 {
 	/* What can be wrong is looked at before anything is changed. */
 	int rc = api_tls_load(n, c, true, err);
+	if (rc == 0 && n->repository)
+		rc = set_ollama_keys(n, c, err);
 	if (rc == 0 && n->scheduler) {
 		struct str *lists;
 		struct scheduler_options o = scheduler_options_of(c, &lists);
@@ -640,7 +652,7 @@ static int start_member(struct node *n, struct error *err)
 
 static int start_stores(struct node *n, struct error *err)
 {
-	char path[4096];
+	char path[4096], secret[4096];
 	struct repository_options o = {.chunk_size = n->config->chunk_size, .check_key = check_key, .arg = n};
 	snprintf(path, sizeof path, "%s/blobs", n->config->data);
 	int rc = blob_store_open(str_from(path), &n->blobs, err);
@@ -650,10 +662,14 @@ static int start_stores(struct node *n, struct error *err)
 	rc = catalog_open(str_from(path), &n->catalog, err);
 	o.store = n->blobs;
 	o.catalog = n->catalog;
+	snprintf(secret, sizeof secret, "%s/repository.secret", n->config->data);
+	o.secret_path = str_from(secret);
 	if (rc == 0)
 		rc = repository_new(n->loop, &o, &n->repository, err);
 	if (rc == 0)
 		set_repository_rules(n, n->config);
+	if (rc == 0)
+		rc = set_ollama_keys(n, n->config, err);
 	return rc;
 }
 

@@ -7,6 +7,8 @@
  */
 #include "serve/repository/access.h"
 
+#include "serve/repository/ollama.h"
+
 #include <fnmatch.h>
 #include <stdlib.h>
 
@@ -114,8 +116,10 @@ bool access_has_key(const struct http_exchange *x)
 static bool find_tenant(struct repository *r, struct http_exchange *x, char ret_tenant[static 32])
 {
 	char key[KEY_MAX];
-	return r->access.check_key && given_key(x, key) &&
-	       r->access.check_key(r->access.arg, str_from(key), ret_tenant);
+	if (!given_key(x, key))
+		return false;
+	return ollama_tenant(r, str_from(key), ret_tenant) ||
+	       (r->access.check_key && r->access.check_key(r->access.arg, str_from(key), ret_tenant));
 }
 
 void access_tenant(struct repository *r, struct http_exchange *x, char ret_tenant[static 32])
@@ -163,6 +167,16 @@ static int check_host(struct repository *r, struct str host, struct error *err)
 	return error_set(err, E_FORBIDDEN,
 	                 "this repository does not go by that name; call it by its address, or add the name to "
 	                 "repository_hosts");
+}
+
+bool access_host_is_ours(struct repository *r, struct http_exchange *x)
+{
+	struct str host = STR("");
+	http_header(x, "host", &host);
+	struct str name = host_name(host);
+	return names_match(&r->access.hosts, name) ||
+	       (is_loopback(name) && (r->access.loopback || is_loopback(http_peer_address(x)) ||
+	                              str_equal(http_peer_address(x), STR("::1"))));
 }
 
 static int check_origin(struct http_exchange *x, struct str host, struct error *err)

@@ -22,6 +22,9 @@ void access_tenant(struct repository *r, struct http_exchange *x, char ret_tenan
 /* A key is given, whether we know it or not: a door tells "log in" from "that key is wrong" by it. */
 bool access_has_key(const struct http_exchange *x);
 
+/* The name in Host is certainly this repository's: one of `hosts`, or loopback from loopback. */
+bool access_host_is_ours(struct repository *r, struct http_exchange *x);
+
 /* /v2/: whether this client must log in before it goes on. */
 int access_ping(struct repository *r, struct http_exchange *x, struct error *err);
 /* Appends what WWW-Authenticate says: Basic where everybody needs a key; else Bearer with our token service, because

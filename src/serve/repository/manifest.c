@@ -4,11 +4,44 @@
 #include "base/json.h"
 #include "store/ociname.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Newest first; the first one present is taken. */
 static const char *const title_keys[] = {"org.opencontainers.image.title", "org.cncf.model.filepath",
                                          "org.cnai.model.filepath"};
+
+/* Ollama's layers have a type and no title. */
+#define OLLAMA_LAYER "application/vnd.ollama.image."
+static const struct {
+	const char *kind, *name, *ending;
+} ollama_names[] = {
+    {"model", "model", ".gguf"}, {"projector", "mmproj-model", ".gguf"}, {"adapter", "adapter", ".gguf"},
+    {"draft", "draft", ".gguf"}, {"template", "template", ""},           {"system", "system", ""},
+    {"params", "params", ""},    {"messages", "messages", ""},           {"license", "LICENSE", ""},
+    {"prompt", "prompt", ""},
+};
+
+/* The first of a kind is NAME, the next NAME-2. */
+static void name_by_type(struct manifest *m)
+{
+	unsigned counts[sizeof ollama_names / sizeof *ollama_names] = {0};
+	for (size_t i = m->has_config ? 1 : 0; i < m->item_count; i++) {
+		struct manifest_item *item = &m->items[i];
+		if (item->path[0] || item->path_refused || !str_starts(str_from(item->media_type), STR(OLLAMA_LAYER)))
+			continue;
+		const char *kind = item->media_type + sizeof OLLAMA_LAYER - 1;
+		for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+			char number[16] = "";
+			if (strcmp(kind, ollama_names[k].kind))
+				continue;
+			if (++counts[k] > 1)
+				snprintf(number, sizeof number, "-%u", counts[k]);
+			snprintf(item->path, sizeof item->path, "%s%s%s", ollama_names[k].name, number,
+			         ollama_names[k].ending);
+		}
+	}
+}
 
 void manifest_fini(struct manifest *m)
 {
@@ -138,6 +171,7 @@ int manifest_parse(struct str text, struct manifest *ret_manifest, struct error 
 		manifest_fini(&m);
 		return rc;
 	}
+	name_by_type(&m);
 	*ret_manifest = m;
 	return 0;
 }

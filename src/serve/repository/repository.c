@@ -6,6 +6,8 @@
  *   uploads.c: /v2/NAME/blobs/uploads/[ID]   manifests.c: /v2/NAME/manifests/REFERENCE   tags.c: /v2/NAME/tags/list
  */
 #include "serve/repository/access.h"
+#include "serve/repository/hf.h"
+#include "serve/repository/ollama.h"
 #include "serve/repository/repository_private.h"
 
 #include "store/ociname.h"
@@ -26,6 +28,11 @@ int repository_new(struct loop *loop, const struct repository_options *options, 
 		free(r);
 		return error_set(err, E_INVAL, "chunks of a repository are at most 64 MiB");
 	}
+	int rc = ollama_init(r, options->secret_path, err);
+	if (rc) {
+		free(r);
+		return rc;
+	}
 	access_init(r, options);
 	uploads_init(r);
 	*ret_repository = r;
@@ -41,6 +48,7 @@ void repository_free(struct repository *r)
 	uploads_fini(r);
 	buf_fini(&r->feed);
 	access_fini(r);
+	ollama_fini(r);
 	repository_release(r);
 }
 
@@ -107,7 +115,8 @@ void oci_refuse(struct repository *r, struct http_exchange *x, const struct erro
 		return;
 	}
 	struct buf challenge = {0};
-	access_challenge(r, x, &challenge);
+	if (!ollama_challenge(r, x, &challenge))
+		access_challenge(r, x, &challenge);
 	http_add_header(x, "WWW-Authenticate", buf_str(&challenge));
 	buf_fini(&challenge);
 	oci_error(x, 401, "UNAUTHORIZED", err->text);
@@ -182,6 +191,21 @@ static void route_token(struct repository *r, struct http_exchange *x)
 	buf_fini(&body);
 }
 
+static void get_blob(struct repository *r, struct http_exchange *x, struct str repo, struct str digest)
+{
+	ollama_add_location(r, x, repo, digest);
+	blobs_handle(r, x, repo, digest);
+}
+
+/* What Ollama and Docker call library/NAME is NAME. */
+static struct str without_library(struct str repo)
+{
+	struct str library = STR("library/");
+	if (!str_starts(repo, library) || repo.len == library.len)
+		return repo;
+	return (struct str){repo.base + library.len, repo.len - library.len};
+}
+
 /* rest: what follows "/v2/". */
 static void route(struct repository *r, struct http_exchange *x, struct str rest)
 {
@@ -203,20 +227,22 @@ static void route(struct repository *r, struct http_exchange *x, struct str rest
 	} else if (str_equal(kind, STR("tags")) && str_equal(last, STR("list"))) {
 		where = TAGS;
 	}
+	repo = without_library(repo);
 	if (where == NONE)
 		oci_error(x, 404, "UNSUPPORTED", "there is no such endpoint");
 	else if (!oci_repo_valid(repo))
 		oci_error(x, 400, "NAME_INVALID",
 		          "a repository name is at most 128 lower case letters, digits and separators");
-	else if (access_check(r, x, repo, is_read(x) ? ACCESS_PULL : ACCESS_PUSH, &err))
+	else if (!(where == BLOBS && ollama_is_signed(r, x, repo, last)) &&
+	         access_check(r, x, repo, is_read(x) ? ACCESS_PULL : ACCESS_PUSH, &err))
 		oci_refuse(r, x, &err);
 	else if (where == UPLOADS)
 		uploads_handle(r, x, repo, last);
 	else if (where == BLOBS)
-		blobs_handle(r, x, repo, last);
-	else if (where == MANIFESTS)
+		get_blob(r, x, repo, last);
+	else if (where == MANIFESTS && !ollama_manifest(r, x, repo, last))
 		manifests_handle(r, x, repo, last);
-	else
+	else if (where == TAGS)
 		tags_handle(r, x, repo);
 }
 
@@ -231,9 +257,13 @@ bool repository_handle(struct repository *r, struct http_exchange *x)
 			feed_handle(r, x);
 		return true;
 	}
+	if (str_equal(path, STR(OLLAMA_TOKEN_PATH))) {
+		ollama_token(r, x);
+		return true;
+	}
 	bool ping = str_equal(path, STR("/v2")) || str_equal(path, STR("/v2/"));
 	if (!ping && !str_starts(path, STR("/v2/")))
-		return false;
+		return hf_handle(r, x);
 	http_add_header(x, "Docker-Distribution-API-Version", STR("registry/2.0"));
 	if (ping)
 		route_ping(r, x);

@@ -38,12 +38,16 @@ struct repository_options {
 	/* Whose key is it? False: nobody's. NULL: there are no keys. */
 	bool (*check_key)(void *arg, struct str key, char ret_tenant[static 32]);
 	void *arg;
+	struct str secret_path; /* of what URLs and tokens for Ollama are signed with; empty: good for this run */
 	int64_t upload_idle_us; /* an upload nobody adds to is dropped after so long; 0: 1 h */
 };
 int repository_new(struct loop *loop, const struct repository_options *options, struct repository **ret_repository,
                    struct error *err);
 void repository_free(struct repository *r);
 void repository_set_rules(struct repository *r, const struct repository_rules *rules);
-bool repository_handle(struct repository *r, struct http_exchange *x); /* /v2/..., /mdn/v1/catalog */
+/* Public ed25519 keys of Ollama clients ("ssh-ed25519 AAAA..."), which count as API keys; replaces all. */
+int repository_set_ollama_keys(struct repository *r, const struct str *keys, size_t count, struct error *err);
+/* /v2/..., /mdn/v1/..., /api/models..., /NAME/resolve/... */
+bool repository_handle(struct repository *r, struct http_exchange *x);
 
 #endif

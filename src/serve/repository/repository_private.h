@@ -27,6 +27,11 @@ struct repository {
 		bool (*check_key)(void *arg, struct str key, char ret_tenant[static 32]);
 		void *arg;
 	} access;
+	struct { /* ollama.c */
+		uint8_t secret[32];
+		uint8_t (*keys)[32];
+		size_t key_count;
+	} ollama;
 	struct blob_store *store;
 	struct catalog *catalog;
 	uint64_t chunk_size;

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* /ID/resolve/REV/FILE. The ETag is the SHA-256 of the file, whatever its size, and the same in trees: clients name
+ * what they keep by it. */
+#include "serve/repository/hf_private.h"
+
+#include "net/http_range.h"
+
+#include <stdio.h>
+
+int hf_file_work(struct hf_task *h)
+{
+	struct task *t = &h->t;
+	for (size_t i = 0; i < h->version.file_count; i++)
+		if (!strcmp(h->version.files[i].path, h->path))
+			h->file = &h->version.files[i];
+	if (!h->file)
+		return error_set(&t->err, E_NOTFOUND, "%s has no file %.200s in this version", t->repo, h->path);
+	return blob_open(t->r->store, &h->file->digest, &h->fd, &h->size, &t->err);
+}
+
+static const char *type_of(struct str path)
+{
+	if (str_ends(path, STR(".json")))
+		return "application/json";
+	if (str_ends(path, STR(".md")) || str_ends(path, STR(".txt")) || str_ends(path, STR(".jinja")))
+		return "text/plain; charset=utf-8";
+	return NULL;
+}
+
+void hf_file_answer(struct hf_task *h)
+{
+	struct http_exchange *x = h->t.x;
+	uint64_t from = 0, length = h->size;
+	char hex[65], etag[68], size[24];
+	hex_encode(h->file->digest.bytes, DIGEST_SIZE, hex);
+	snprintf(etag, sizeof etag, "\"%s\"", hex);
+	snprintf(size, sizeof size, "%llu", (unsigned long long)h->size);
+	http_add_header(x, "ETag", str_from(etag));
+	http_add_header(x, "X-Linked-Etag", str_from(etag));
+	http_add_header(x, "X-Linked-Size", str_from(size));
+	http_add_header(x, "Accept-Ranges", STR("bytes"));
+	http_add_header(x, "X-Content-Type-Options", STR("nosniff"));
+	if (h->head) {
+		const char *type = type_of(str_from(h->path));
+		http_respond_begin(x, 200, type ? type : "application/octet-stream", (int64_t)h->size);
+		http_end(x);
+		return;
+	}
+	enum http_range range = http_range(x, h->size, &from, &length);
+	if (range == HTTP_RANGE_BAD) {
+		char content_range[80];
+		snprintf(content_range, sizeof content_range, "bytes */%s", size);
+		http_add_header(x, "Content-Range", str_from(content_range));
+		hf_error(x, 416, NULL, "the file has no such bytes");
+		return;
+	}
+	http_respond_file_part(x, h->fd, h->size, range == HTTP_RANGE_PART, from, length);
+	h->fd = -1;
+}
