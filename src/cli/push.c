@@ -128,7 +128,7 @@ static int upload_url(struct client *c, const struct repository_at *at, const ch
 	return len < (int)size ? 0 : error_set(err, E_PEER, "%s gave a Location that is too long", at->url);
 }
 
-static int blob_push(struct client *c, const struct repository_at *at, const char *name, const char *digest, int fd,
+int blob_push(struct client *c, const struct repository_at *at, const char *name, const char *digest, int fd,
                      uint64_t size, struct str content, struct progress *progress, struct error *err)
 {
 	char url[2048];

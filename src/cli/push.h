@@ -30,6 +30,12 @@ struct push_options {
 int push_model(struct client *c, const struct repository_at *at, const struct push_options *o,
                struct digest *ret_manifest, struct error *err);
 
+/* One blob, unless it is there already: fd's next `size` bytes when fd is not 0, else `content`. progress: NULL is fine.
+ */
+struct progress;
+int blob_push(struct client *c, const struct repository_at *at, const char *name, const char *digest, int fd,
+              uint64_t size, struct str content, struct progress *progress, struct error *err);
+
 /* Adds or removes the rule that nodes of the selector hold the model; *ret_count: nodes it is true of now. */
 int place_model(struct client *c, const char *model, const char *selector, bool removes, size_t *ret_count,
                 struct error *err);
