@@ -294,7 +294,7 @@ static int take_bundle(const struct trust_question *q, struct str bundle, struct
 	rc = trust_rule_verify(q->policy, q->rule, &e, who, err);
 	int kind = rc ? rc : channel_parse(buf_str(&e.payload), &c, err);
 	if (!kind) {
-		rc = channel_check(&c, q->version, &q->seen, q->now_wall_us, err);
+		rc = channel_check(&c, q->version, &q->seen, q->serves ? c.issued_wall_us : q->now_wall_us, err);
 		*ret_stated = *ret_stated || !rc;
 		if (!rc && c.counter > a->seen.counter)
 			a->seen = (struct channel_seen){c.counter, c.manifest};

@@ -59,6 +59,7 @@ struct trust_question {
 	const struct str *bundles;     /* what is attached to the version */
 	size_t bundle_count;
 	struct channel_seen seen;
+	bool serves; /* it answers requests now: the age of its statement does not count */
 	int64_t now_wall_us;
 };
 struct trust_answer {

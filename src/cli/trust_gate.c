@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How: the loop finds the rule and what is remembered, a job decides and hashes, the loop remembers and tells. A policy
+ * is counted by those who use it, so that a reload does not pull it from under a job.
+ */
+#include "cli/trust_gate.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "store/state.h"
+#include "store/trust.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define PIECE (1 << 20)
+#define SPACE_CHECKED "checked"
+#define SPACE_SEEN "channel"
+
+struct policy_ref {
+	struct trust_policy *policy;
+	size_t refs;
+};
+
+struct trust_gate {
+	struct trust_gate_options o;
+	struct state *state;
+	struct policy_ref *current; /* NULL: no policy */
+	size_t refs;                /* of the owner and of questions under way */
+	bool freed;
+};
+
+struct question {
+	struct trust_gate *g;
+	struct policy_ref *policy;
+	const struct trust_rule *rule;
+	struct version version;
+	struct trust_question q;
+	struct trust_answer answer;
+	char key[2 * DIGEST_SIZE + 1]; /* of what is remembered */
+	bool known;                    /* the content was found good before */
+	int rc;
+	struct error err;
+};
+
+static void policy_release(struct policy_ref *p)
+{
+	if (!p || --p->refs)
+		return;
+	trust_policy_free(p->policy);
+	free(p);
+}
+
+static void gate_release(struct trust_gate *g)
+{
+	if (--g->refs)
+		return;
+	policy_release(g->current);
+	state_close(g->state);
+	free(g);
+}
+
+/* ---- the content -------------------------------------------------------------------------------- */
+
+static int hash_range(const struct blob_file *f, uint64_t from, uint64_t to, struct digest *ret_digest,
+                      struct error *err)
+{
+	struct digest_stream *s = digest_stream_new();
+	char *piece = mem_new(PIECE);
+	int rc = 0;
+	for (uint64_t at = from; !rc && at < to;) {
+		size_t len = to - at < PIECE ? (size_t)(to - at) : PIECE;
+		rc = blob_file_read(f, at, piece, len, err);
+		if (!rc)
+			digest_stream_add(s, piece, len);
+		at += len;
+	}
+	if (!rc)
+		*ret_digest = digest_stream_end(s);
+	digest_stream_free(s);
+	free(piece);
+	return rc;
+}
+
+/* The items of a file as the signature cuts it, from what is on the disk. */
+static int add_file(struct blob_store *blobs, const struct version_file *file, struct signed_model *have,
+                    struct error *err)
+{
+	struct blob_file *f;
+	struct digest d;
+	int rc = blob_file_open(blobs, &file->digest, &f, err);
+	if (rc)
+		return rc;
+	uint64_t size = blob_file_size(f), step = have->shards ? have->shard_size : size;
+	for (uint64_t at = 0; !rc && (at < size || (at == 0 && !have->shards));) {
+		uint64_t end = size - at < step ? size : at + step;
+		rc = hash_range(f, at, end, &d, err);
+		if (!rc)
+			signed_model_add(have, str_from(file->path), have->shards ? at : 0, have->shards ? end : 0, &d);
+		if (end == size)
+			break;
+		at = end;
+	}
+	blob_file_close(f);
+	return rc;
+}
+
+static bool is_signed(const struct signed_model *m, const char *path)
+{
+	for (size_t i = 0; i < m->item_count; i++)
+		if (!strcmp(m->items[i].path, path))
+			return true;
+	return false;
+}
+
+static int check_content(struct question *q)
+{
+	struct signed_model *want = &q->answer.model;
+	struct signed_model have = {.shards = want->shards, .shard_size = want->shard_size};
+	int rc = 0;
+	if (q->version.file_count == 1) /* a signature on one file calls it "." */
+		for (size_t i = 0; i < want->item_count; i++) {
+			free(want->items[i].path);
+			want->items[i].path = str_dup(str_from(q->version.files[0].path));
+		}
+	signed_model_sort(want);
+	for (size_t i = 0; !rc && i < q->version.file_count; i++)
+		if (is_signed(want, q->version.files[i].path))
+			rc = add_file(q->g->o.blobs, &q->version.files[i], &have, &q->err);
+	signed_model_sort(&have);
+	if (!rc)
+		rc = signed_model_compare(want, &have, &q->err);
+	signed_model_fini(&have);
+	return rc;
+}
+
+/* ---- the job ------------------------------------------------------------------------------------ */
+
+static void decide(void *arg)
+{
+	struct question *q = arg;
+	struct buf bundles[VERSION_SIGNATURES_MAX] = {0};
+	struct str texts[VERSION_SIGNATURES_MAX];
+	for (size_t i = 0; i < q->version.signature_count && i < VERSION_SIGNATURES_MAX; i++)
+		if (!blob_read_all(q->g->o.blobs, &q->version.signatures[i].digest, LIMIT_SIGNATURE, &bundles[i], NULL))
+			texts[q->q.bundle_count++] = buf_str(&bundles[i]);
+	q->q.bundles = texts;
+	q->rc = trust_decide(&q->q, &q->answer, &q->err);
+	if (!q->rc && !q->known)
+		q->rc = check_content(q);
+	for (size_t i = 0; i < VERSION_SIGNATURES_MAX; i++)
+		buf_fini(&bundles[i]);
+}
+
+static void remember(struct question *q)
+{
+	struct trust_gate *g = q->g;
+	struct buf value = {0};
+	char name[260], digest[DIGEST_TEXT_SIZE];
+	int rc = 0;
+	if (!q->known)
+		rc = state_put(g->state, SPACE_CHECKED, str_from(q->key), str_from(q->answer.who), &q->err);
+	if (!rc && q->answer.seen.counter > q->q.seen.counter) {
+		snprintf(name, sizeof name, "%s:%s", q->version.name, q->version.tag);
+		digest_format(&q->answer.seen.manifest, digest);
+		buf_printf(&value, "%llu %s", (unsigned long long)q->answer.seen.counter, digest);
+		rc = state_put(g->state, SPACE_SEEN, str_from(name), buf_str(&value), &q->err);
+	}
+	buf_fini(&value);
+	q->rc = rc; /* what cannot be remembered is not believed: it could be rolled back */
+}
+
+static void decided(void *arg)
+{
+	struct question *q = arg;
+	struct trust_gate *g = q->g;
+	if (!q->rc)
+		remember(q);
+	if (!q->rc && !q->known)
+		log_info("trust", "%s:%s is signed by %s, and is what was signed", q->version.name, q->version.tag,
+		         q->answer.who);
+	signed_model_fini(&q->answer.model);
+	if (!g->freed && q->policy == g->current)
+		g->o.on_verdict(g->o.arg, &q->version, q->rc ? &q->err : NULL);
+	policy_release(q->policy);
+	version_fini(&q->version);
+	free(q);
+	gate_release(g);
+}
+
+/* ---- asking ------------------------------------------------------------------------------------- */
+
+static bool is_here(void *arg, const char *nodes)
+{
+	const struct trust_gate *g = arg;
+	struct selector s;
+	if (selector_parse(str_from(nodes), &s, NULL))
+		return false;
+	bool here = selector_match(&s, &g->o.self);
+	selector_fini(&s);
+	return here;
+}
+
+static struct channel_seen seen_of(struct trust_gate *g, const char *name)
+{
+	struct channel_seen seen = {0};
+	struct buf value = {0};
+	struct str digest;
+	if (!state_get(g->state, SPACE_SEEN, str_from(name), &value, NULL) &&
+	    (str_to_u64(str_cut(buf_str(&value), ' ', &digest), &seen.counter) || digest_parse(digest, &seen.manifest)))
+		seen = (struct channel_seen){0};
+	buf_fini(&value);
+	return seen;
+}
+
+/* Names the content and the policy: another of either is looked at anew. */
+static void key_of(const struct trust_policy *p, const struct version *v, char ret_key[static 2 * DIGEST_SIZE + 1])
+{
+	struct digest_stream *s = digest_stream_new();
+	digest_stream_add(s, p->digest.bytes, DIGEST_SIZE);
+	for (size_t i = 0; i < v->file_count; i++) {
+		digest_stream_add(s, v->files[i].path, sizeof v->files[i].path);
+		digest_stream_add(s, v->files[i].digest.bytes, DIGEST_SIZE);
+	}
+	for (size_t i = 0; i < v->signature_count; i++)
+		digest_stream_add(s, v->signatures[i].digest.bytes, DIGEST_SIZE);
+	struct digest d = digest_stream_end(s);
+	hex_encode(d.bytes, DIGEST_SIZE, ret_key);
+	digest_stream_free(s);
+}
+
+void trust_gate_ask(struct trust_gate *g, const struct version *v, bool serves)
+{
+	char name[260];
+	struct buf value = {0};
+	struct error err = {0};
+	snprintf(name, sizeof name, "%s:%s", v->name, v->tag);
+	const struct trust_rule *rule =
+	    g->current ? trust_rule_for(g->current->policy, str_from(name), is_here, g) : NULL;
+	if (!g->current || (rule && !rule->require)) {
+		g->o.on_verdict(g->o.arg, v, NULL);
+		return;
+	}
+	if (!rule) {
+		error_set(&err, E_FORBIDDEN, "no rule of the trust policy fits %s on this node", name);
+		g->o.on_verdict(g->o.arg, v, &err);
+		return;
+	}
+	struct question *q = NEW(struct question);
+	q->g = g;
+	q->policy = g->current;
+	q->policy->refs++;
+	g->refs++;
+	q->rule = rule;
+	version_copy(v, &q->version);
+	key_of(q->policy->policy, v, q->key);
+	q->known = state_get(g->state, SPACE_CHECKED, str_from(q->key), &value, NULL) == 0;
+	q->q = (struct trust_question){
+	    .version = &q->version,
+	    .policy = q->policy->policy,
+	    .rule = rule,
+	    .seen = seen_of(g, name),
+	    .serves = serves,
+	    .now_wall_us = clock_wall_us(),
+	};
+	buf_fini(&value);
+	loop_job(g->o.loop, decide, decided, q);
+}
+
+/* ---- life --------------------------------------------------------------------------------------- */
+
+static int read_policy(const char *path, struct trust_policy **ret_policy, struct error *err)
+{
+	int rc = trust_policy_read(path, ret_policy, err);
+	for (size_t i = 0; !rc && i < (*ret_policy)->rule_count; i++) {
+		struct selector s;
+		const char *nodes = (*ret_policy)->rules[i].nodes;
+		if (!nodes)
+			continue;
+		rc = selector_parse(str_from(nodes), &s, err);
+		if (!rc)
+			selector_fini(&s);
+		else
+			error_prefix(err, "%s: `nodes`: ", path);
+	}
+	if (rc && *ret_policy) {
+		trust_policy_free(*ret_policy);
+		*ret_policy = NULL;
+	}
+	return rc;
+}
+
+int trust_gate_try(const struct trust_gate *g, const char *policy_path, struct error *err)
+{
+	struct trust_policy *p = NULL;
+	int rc = policy_path[0] ? read_policy(policy_path, &p, err) : 0;
+	trust_policy_free(p);
+	return rc;
+}
+
+int trust_gate_reload(struct trust_gate *g, const char *policy_path, struct error *err)
+{
+	struct trust_policy *p = NULL;
+	int rc = policy_path[0] ? read_policy(policy_path, &p, err) : 0;
+	if (rc)
+		return rc;
+	policy_release(g->current);
+	g->current = NULL;
+	if (p) {
+		g->current = NEW(struct policy_ref);
+		*g->current = (struct policy_ref){p, 1};
+	}
+	return 0;
+}
+
+int trust_gate_new(const struct trust_gate_options *o, const char *policy_path, struct trust_gate **ret_gate,
+                   struct error *err)
+{
+	struct trust_gate *g = NEW(struct trust_gate);
+	char *path = file_join(str_from(o->data), "trust.db");
+	g->o = *o;
+	g->refs = 1;
+	int rc = state_open(str_from(path), &g->state, err);
+	if (!rc)
+		rc = trust_gate_reload(g, policy_path, err);
+	free(path);
+	if (rc) {
+		trust_gate_free(g);
+		return rc;
+	}
+	*ret_gate = g;
+	return 0;
+}
+
+void trust_gate_free(struct trust_gate *g)
+{
+	if (!g)
+		return;
+	g->freed = true;
+	gate_release(g);
+}
+
+bool trust_gate_has_policy(const struct trust_gate *g)
+{
+	return g->current != NULL;
+}
