@@ -189,13 +189,21 @@ static bool wanted(const struct version *versions, size_t count, const struct fe
 	return false;
 }
 
+static bool same_files(const struct version *a, const struct version *b)
+{
+	bool same = a->file_count == b->file_count;
+	for (size_t i = 0; same && i < a->file_count; i++)
+		same = digest_equal(&a->files[i].digest, &b->files[i].digest);
+	return same;
+}
+
 /* The same content under the same name was told before and need not be told again. */
 static bool told_before(const struct peer *p, const struct version *v)
 {
 	for (size_t i = 0; i < p->version_count; i++) {
 		const struct version *o = &p->versions[i];
 		if (strcmp(o->name, v->name) == 0 && strcmp(o->tag, v->tag) == 0)
-			return p->version_told[i] && digest_equal(&o->manifest, &v->manifest);
+			return p->version_told[i] && digest_equal(&o->manifest, &v->manifest) && same_files(o, v);
 	}
 	return false;
 }
