@@ -358,22 +358,66 @@ int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, 
 	return rc ? rc : record(p, chunk, err);
 }
 
-int blob_partial_finish(struct blob_partial *p, struct error *err)
+/* The kernel moves the bytes, or shares them where the file system can. False: it cannot, here. */
+static bool copy_range(struct blob_partial *p, uint32_t chunk, int from_fd, uint64_t offset)
+{
+	loff_t from = (loff_t)offset, to = (loff_t)chunk_offset(&p->list, chunk);
+	for (uint64_t left = chunk_length(&p->list, chunk); left;) {
+		ssize_t n = copy_file_range(from_fd, &from, p->fd, &to, (size_t)left, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		left -= (uint64_t)n;
+	}
+	return true;
+}
+
+/* Through memory: other file systems, encrypted files. */
+static int copy_through(struct blob_partial *p, uint32_t chunk, const struct blob_file *from, uint64_t offset,
+                        struct error *err)
+{
+	size_t length = (size_t)chunk_length(&p->list, chunk);
+	char *data = mem_new(length);
+	int rc = blob_file_read(from, offset, data, length, NULL);
+	rc = rc ? error_set(err, E_CORRUPT, "a file that has chunk %u cannot be read", chunk)
+	        : blob_partial_write(p, chunk, (struct str){data, length}, err);
+	free(data);
+	return rc;
+}
+
+int blob_partial_copy(struct blob_partial *p, uint32_t chunk, const struct blob_file *from, uint64_t offset,
+                      struct error *err)
 {
 	struct digest got;
+	if (blob_partial_has(p, chunk))
+		return 0;
+	if (blob_file_fd(from) < 0 || !copy_range(p, chunk, blob_file_fd(from), offset))
+		return copy_through(p, chunk, from, offset, err);
+	int rc = blob_hash_range(p->fd, chunk_offset(&p->list, chunk), chunk_length(&p->list, chunk), &got, err);
+	if (!rc && !digest_equal(&got, &p->list.digests[chunk]))
+		rc = error_set(err, E_CORRUPT, "the bytes of chunk %u do not have its digest", chunk);
+	return rc ? rc : record(p, chunk, err);
+}
+
+struct blob_store *blob_partial_store(const struct blob_partial *p)
+{
+	return p->store;
+}
+
+const struct chunk_list *blob_partial_list(const struct blob_partial *p)
+{
+	return &p->list;
+}
+
+int blob_partial_finish(struct blob_partial *p, struct error *err)
+{
 	if (p->finished)
 		return 0;
 	if (blob_partial_count(p) != p->list.count)
 		return error_set(err, E_CONFLICT, "%u of %u chunks are still missing",
 		                 p->list.count - blob_partial_count(p), p->list.count);
-	posix_fadvise(p->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-	int rc = blob_hash_range(p->fd, 0, p->list.size, &got, err);
-	if (rc)
-		return rc;
-	if (!digest_equal(&got, &p->list.file))
-		return error_set(err, E_CORRUPT,
-		                 "all chunks arrived but the whole is not the file its chunk list names");
-	rc = blob_publish(p->store, p->store->partial_fd, p->data_name, p->fd, &p->list.file, false, err);
+	int rc = blob_publish(p->store, p->store->partial_fd, p->data_name, p->fd, &p->list.file, false, err);
 	if (rc)
 		return rc;
 	p->finished = true;

@@ -45,6 +45,11 @@ int blob_write_at(int fd, uint64_t offset, struct str data, struct error *err);
 int blob_read_at(int fd, uint64_t offset, void *out, size_t len, struct error *err); /* E_CORRUPT: too short */
 /* SHA-256 of a part of a file; E_CORRUPT when it is too short. */
 int blob_hash_range(int fd, uint64_t offset, uint64_t len, struct digest *ret_digest, struct error *err);
+/* A chunk whose bytes are said to lie at `offset` of another file here; E_CORRUPT when they are others. */
+int blob_partial_copy(struct blob_partial *p, uint32_t chunk, const struct blob_file *from, uint64_t offset,
+                      struct error *err);
+struct blob_store *blob_partial_store(const struct blob_partial *p);
+const struct chunk_list *blob_partial_list(const struct blob_partial *p);
 /* Digests of chunks while bytes pass in order. Where to cut stands in the file's header: the hash reads it once it is
  * there. */
 struct chunk_hash;

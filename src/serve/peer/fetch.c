@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fetch.c - one file on its way: check, chunk list, chunks from several sources, whole-file digest.
+/* fetch.c - one file on its way: check, chunk list, chunks that other files here have, chunks from several sources.
  *
  *   CHECK --on disk--> DONE
- *     | (list known) ---------> CHUNKS --all held--> FINISH --> DONE
- *     +--> LIST --(small file)-----------------------------> DONE
+ *     | (list known) -> REUSE -> CHUNKS --all held--> FINISH --> DONE
+ *     +--> LIST --------^
+ *           +--(small file)-------------------------------> DONE
  *   any failure --> FAILED --RETRY_US--> CHECK
  *
  * A file that is dropped and wanted again begins anew, but only once the job of the dropped fetch is over: one partial
@@ -11,13 +12,15 @@
  *
  * Disk and hashing run in one job at a time per fetch: chunks that arrive meanwhile wait in `arrived` and count as
  * running, so memory stays within `parallel` chunks. Each source is asked "what do you hold?" by long poll; origins
- * hold everything. A chunk counts, and is shown to others, only after the store verified it.
+ * hold everything. A chunk counts, and is shown to others, only after the store verified it. The version names the
+ * list by its digest and the list names every chunk, so the file needs no second hashing at its end.
  */
 #include "serve/peer/room.h"
 
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "store/reuse.h"
 
 #include <assert.h>
 #include <semaphore.h>
@@ -29,7 +32,7 @@
 #define POLL_LEAST_US INT64_C(5000) /* between two questions to one source, however fast it answers */
 #define NEWS_US INT64_C(30000)      /* waiters hear of new chunks at most this often */
 #define SAY_EVERY_US (5 * US_PER_S)
-#define SMALL_MAX CHUNK_LIST_MAX /* what comes in one piece: chunk lists, small files */
+#define SMALL_MAX CHUNK_LIST_MAX            /* what comes in one piece: chunk lists, small files */
 #define OFFER_MAX (LIMIT_CHUNKS / 6 + 1024) /* a bitmap of LIMIT_CHUNKS in base64url, and some words */
 #define CORRUPT_RETRY_US (600 * US_PER_S)   /* the same list would bring the same bytes, all of them again */
 
@@ -63,7 +66,7 @@ struct waiter {
 	int64_t until_us;
 };
 
-enum job_kind { JOB_CHECK, JOB_LIST, JOB_WRITE, JOB_FINISH };
+enum job_kind { JOB_CHECK, JOB_LIST, JOB_REUSE, JOB_WRITE, JOB_FINISH };
 
 struct fetch {
 	struct fetch *next;
@@ -90,6 +93,7 @@ struct fetch {
 
 	enum job_kind job;
 	bool job_running, job_on_disk, dropped;
+	bool job_stop;   /* its work is no longer wanted */
 	sem_t job_ended; /* posted by the job's thread, for fetch_abandon only */
 	struct error job_error;
 
@@ -138,7 +142,7 @@ uint64_t fetch_have_bytes(const struct fetch *f)
 {
 	if (f->stage == FETCH_DONE)
 		return f->file.size;
-	return f->plan ? blob_partial_bytes(f->partial) : 0;
+	return f->plan || f->stage == FETCH_REUSE ? blob_partial_bytes(f->partial) : 0;
 }
 
 bool fetch_view(const struct fetch *f, const struct chunk_list **ret_list, const struct chunk_plan **ret_plan)
@@ -316,6 +320,7 @@ void fetch_free(struct fetch *f)
 		fetch_destroy(f);
 		return;
 	}
+	__atomic_store_n(&f->job_stop, true, __ATOMIC_RELAXED);
 	fetch_unlink(&f->peer->fetches, f);
 	quiet(f);
 	waiters_tell(f, 0, true);
@@ -330,6 +335,7 @@ void fetch_abandon(struct fetch *f)
 		fetch_free(f);
 		return;
 	}
+	__atomic_store_n(&f->job_stop, true, __ATOMIC_RELAXED);
 	quiet(f);
 	while (sem_wait(&f->job_ended)) /* interrupted by a signal */
 		continue;
@@ -408,6 +414,16 @@ static int work_list(struct fetch *f, struct error *err)
 	return rc;
 }
 
+static int work_reuse(struct fetch *f, struct error *err)
+{
+	uint64_t bytes = 0;
+	int rc = blob_partial_reuse(f->partial, &f->job_stop, &bytes, err);
+	if (bytes)
+		log_info("peer", "%s: %llu of its %llu bytes were in other files here", f->file.path,
+		         (unsigned long long)bytes, (unsigned long long)f->file.size);
+	return rc;
+}
+
 static int work_write(struct fetch *f, struct error *err)
 {
 	for (struct chunk_call *c = f->writing; c; c = c->next) {
@@ -431,6 +447,9 @@ static void job_run(struct fetch *f)
 		break;
 	case JOB_LIST:
 		work_list(f, &f->job_error);
+		break;
+	case JOB_REUSE:
+		work_reuse(f, &f->job_error);
 		break;
 	case JOB_WRITE:
 		work_write(f, &f->job_error);
@@ -461,6 +480,12 @@ static void chunks_start(struct fetch *f)
 		if (p->sources[i].used)
 			fetch_add_source(f, i);
 	pump(f);
+}
+
+static void reuse_start(struct fetch *f)
+{
+	f->stage = FETCH_REUSE;
+	job_start(f, JOB_REUSE);
 }
 
 static void corrupt(struct fetch *f, const struct chunk_call *c)
@@ -514,10 +539,6 @@ static void job_done(void *arg)
 		return;
 	}
 	if (f->job_error.code) {
-		if (f->job == JOB_FINISH && f->job_error.code == E_CORRUPT) {
-			blob_partial_discard(f->partial);
-			f->partial = NULL;
-		}
 		fail(f, &f->job_error);
 		return;
 	}
@@ -527,9 +548,12 @@ static void job_done(void *arg)
 		if (f->job_on_disk || (f->job == JOB_LIST && !f->chunked))
 			done(f);
 		else if (f->partial)
-			chunks_start(f);
+			reuse_start(f);
 		else
 			f->stage = FETCH_LIST;
+		break;
+	case JOB_REUSE:
+		chunks_start(f);
 		break;
 	case JOB_WRITE:
 		written(f);

@@ -15,8 +15,9 @@
 enum fetch_stage {
 	FETCH_CHECK,  /* is it on disk already? */
 	FETCH_LIST,   /* asking for the chunk list, or for a small file whole */
+	FETCH_REUSE,  /* copying what other files here have of it */
 	FETCH_CHUNKS, /* chunks on their way */
-	FETCH_FINISH, /* whole-file digest, rename */
+	FETCH_FINISH, /* on the disk, rename */
 	FETCH_DONE,
 	FETCH_FAILED, /* tried again after RETRY_US */
 };

@@ -137,10 +137,25 @@ static void node_knows(struct node *n, struct node **others, size_t count)
 	peer_set_sources(n->peer, sources, count);
 }
 
+/* The content, and its chunk list, as the repository has them. */
+static void publish(struct world *w, struct version_file *f)
+{
+	struct blob_store *store = w->nodes[0].store;
+	struct error err = {0};
+	struct chunk_list list;
+	struct buf text = {0};
+	assert_int_equal(blob_put(store, buf_str(&w->content), &f->digest, &err), 0);
+	assert_int_equal(chunk_list_build(store, &f->digest, CHUNK, &list, &err), 0);
+	assert_int_equal(list.count, CHUNKS);
+	chunk_list_format(&list, &text);
+	assert_int_equal(blob_put(store, buf_str(&text), &f->chunks, &err), 0);
+	chunk_list_fini(&list);
+	buf_fini(&text);
+}
+
 static int setup(void **state)
 {
 	struct world *w = NEW(struct world);
-	struct error err = {0};
 	struct rng rng;
 	snprintf(w->folder, sizeof w->folder, "/tmp/mdn-test-peer-XXXXXX");
 	assert_non_null(mkdtemp(w->folder));
@@ -151,20 +166,12 @@ static int setup(void **state)
 		words[i] = rng_next(&rng);
 	w->content.len = SIZE;
 
-	struct node *origin = node_add(w);
+	node_add(w);
 	struct version_file *f = mem_new(sizeof *f);
-	struct chunk_list list;
-	struct buf text = {0};
 	snprintf(f->path, sizeof f->path, "tiny.gguf");
 	snprintf(f->media_type, sizeof f->media_type, "application/octet-stream");
 	f->size = SIZE;
-	assert_int_equal(blob_put(origin->store, buf_str(&w->content), &f->digest, &err), 0);
-	assert_int_equal(chunk_list_build(origin->store, &f->digest, CHUNK, &list, &err), 0);
-	assert_int_equal(list.count, CHUNKS);
-	chunk_list_format(&list, &text);
-	assert_int_equal(blob_put(origin->store, buf_str(&text), &f->chunks, &err), 0);
-	chunk_list_fini(&list);
-	buf_fini(&text);
+	publish(w, f);
 	w->version = (struct version){.name = "tiny", .tag = "latest", .files = f, .file_count = 1};
 	*state = w;
 	return 0;
@@ -391,6 +398,25 @@ static void test_rate_limit_holds_back_and_still_finishes(void **state)
 	assert_whole(w, a);
 }
 
+static void test_next_version_moves_only_what_changed(void **state)
+{
+	struct world *w = *state;
+	struct node *a = node_add(w), *origin = &w->nodes[0];
+	node_knows(a, (struct node *[]){origin}, 1);
+	peer_set_assigned(a->peer, &w->version, 1);
+	run_until(w, all_ready);
+	w->content.base[7 * CHUNK + 1] ^= 1;
+	w->content.base[SIZE - 1] ^= 1;
+	publish(w, &w->version.files[0]);
+	w->version.manifest.bytes[0]++;
+	a->ready = false;
+	unsigned before = origin->blobs_asked;
+	peer_set_assigned(a->peer, &w->version, 1);
+	run_until(w, all_ready);
+	assert_whole(w, a);
+	assert_int_equal(origin->blobs_asked - before, 3); /* the list and two chunks */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -404,6 +430,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_file_wanted_again_waits_for_the_job_of_the_dropped_fetch, setup,
 	                                    teardown),
 	    cmocka_unit_test_setup_teardown(test_source_that_answers_at_once_is_not_asked_in_a_circle, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_next_version_moves_only_what_changed, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_rate_limit_holds_back_and_still_finishes, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

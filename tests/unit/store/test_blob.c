@@ -540,25 +540,6 @@ static void test_damaged_map_costs_only_hashing(void **state)
 	free((char *)content.base);
 }
 
-static void test_list_that_lies_about_the_file_is_found_out(void **state)
-{
-	struct str content;
-	struct chunk_list list = foreign_list(&content);
-	struct blob_store *s = open_store();
-	uint64_t size;
-	list.file = digest_of("another file", 12);
-	struct blob_partial *p = open_partial(s, &list);
-	for (uint32_t i = 0; i < list.count; i++)
-		assert_int_equal(blob_partial_write(p, i, chunk_of(&list, content, i), NULL), 0);
-	assert_int_equal(blob_partial_finish(p, NULL), E_CORRUPT);
-	assert_int_equal(blob_stat(s, &list.file, &size, NULL), E_NOTFOUND);
-	blob_partial_discard(p);
-	assert_int_equal(folder_count(folder.path), 0);
-	blob_store_close(s);
-	chunk_list_fini(&list);
-	free((char *)content.base);
-}
-
 static void test_file_too_large_for_the_disk_is_refused_at_once(void **state)
 {
 	struct blob_store *s = open_store();
@@ -593,7 +574,6 @@ int main(void)
 	    TEST(test_killed_process_keeps_the_chunks_it_wrote),
 	    TEST(test_unsettled_chunk_that_never_reached_the_disk_is_not_held),
 	    TEST(test_damaged_map_costs_only_hashing),
-	    TEST(test_list_that_lies_about_the_file_is_found_out),
 	    TEST(test_file_too_large_for_the_disk_is_refused_at_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

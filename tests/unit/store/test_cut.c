@@ -7,7 +7,6 @@
 #include "store/cut.h"
 #include "store/gguf.h"
 #include "store/safetensors.h"
-#include "store/seal.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -258,7 +257,7 @@ static void check_upload(const struct folder *folder, bool seals)
 	struct chunk_list made, built;
 	assert_int_equal(blob_store_open(str_from(folder_file(folder, seals ? "sealed" : "plain")), &s, NULL), 0);
 	if (seals) {
-		assert_int_equal(seal_key_make(folder_file(folder, "key"), NULL), 0);
+		site_key_write(folder_file(folder, "key"));
 		assert_int_equal(blob_store_unlock(s, folder_file(folder, "key"), true, NULL), 0);
 	}
 	assert_int_equal(blob_upload_new(s, &u, NULL), 0);
