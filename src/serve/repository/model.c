@@ -110,7 +110,7 @@ static int read_layer(struct finding *f, const struct manifest_item *item, bool 
 /* A node passes on only whole chunks: until the first ones are there, receivers have nothing to give each other. So a
  * file has CHUNKS_FEW pieces or more, as far as they stay worth a request each; chunk_size is the most. */
 #define CHUNKS_FEW 1024
-#define CHUNK_SIZE_LEAST (UINT64_C(1) << 20)
+#define CHUNK_SIZE_LEAST (UINT64_C(512) << 10)
 
 uint64_t model_chunk_size(uint64_t file_size, uint64_t most)
 {
