@@ -80,9 +80,12 @@ static void take_ignores(const struct args *args, struct signed_model *m)
 static int files_of(const char *path, const char *left_out, struct signed_model *m, struct error *err)
 {
 	struct progress p;
+	struct signature_files count = {.path = path, .left_out = left_out, .counts = true};
 	struct signature_files files = {.path = path, .left_out = left_out, .on_bytes = on_bytes, .arg = &p};
-	progress_start(&p, "hashing", 0);
-	int rc = signature_files_read(&files, m, err);
+	int rc = signature_files_read(&count, m, err);
+	progress_start(&p, "hashing", count.done);
+	if (!rc)
+		rc = signature_files_read(&files, m, err);
 	if (!rc)
 		progress_end(&p, files.done);
 	return rc;

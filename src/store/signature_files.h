@@ -11,6 +11,7 @@ struct signature_files {
 	void (*on_bytes)(void *arg, uint64_t done); /* NULL is fine */
 	void *arg;
 	uint64_t done;
+	bool counts; /* only adds up sizes in `done` */
 };
 
 /* m says how (shards, ignored paths, symbolic links) and gets the items, sorted. E_FORBIDDEN: a symbolic link or
