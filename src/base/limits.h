@@ -46,6 +46,7 @@
 	X(LIMIT_JOIN_TOKENS, 4096, 429, "join tokens not yet used or expired") \
 	X(LIMIT_API_KEYS, 65536, 429, "API keys of one network") \
 	X(LIMIT_PLACEMENT_RULES, 4096, 429, "placement rules of one network") \
+	X(LIMIT_BANDWIDTH_LIMITS, 4096, 429, "bandwidth limits of one network") \
 	X(LIMIT_SSE_WATCHERS, 4096, 503, "open event streams on one node")
 
 enum limits {

@@ -716,7 +716,7 @@ void node_map_format(const struct node_map *m, int64_t now_us, struct buf *out)
 		int64_t age_us = now_us - e->received_us;
 		if (i > 0)
 			buf_append_str(out, STR(","));
-		node_report_format_open(&e->report, out);
+		node_report_format_brief_open(&e->report, out);
 		buf_printf(out, ",\"health\":\"%s\",\"age_us\":%lld}",
 		           node_health_name(map_health(m, &m->hots[i], now_us)), (long long)(age_us > 0 ? age_us : 0));
 	}

@@ -15,7 +15,8 @@
 #define RTT_MOST_US (INT64_C(3600) * 1000 * 1000)
 
 static const char *const state_names[] = {"starting", "ready", "draining"};
-static const char *const model_state_names[] = {"waiting", "fetching", "loading", "ready", "failed"};
+static const char *const model_state_names[] = {"waiting", "fetching", "loading", "ready",
+                                                "failed",  "cached",   "paused"};
 static const struct {
 	uint32_t role;
 	struct str name;
@@ -113,7 +114,32 @@ static void put_number(struct buf *out, const char *key, double value)
 	buf_printf(out, ",\"%s\":%.9g", key, isfinite(value) ? value : 0.0);
 }
 
-static void format_model(const struct model_report *m, struct buf *out)
+static void format_sums(const struct model_report *m, struct buf *out)
+{
+	buf_printf(out, ",\"served\":%llu,\"errors\":%llu,\"ttft_sum_us\":%llu,\"tokens\":%llu,\"decode_sum_us\":%llu",
+	           (unsigned long long)m->served, (unsigned long long)m->errors, (unsigned long long)m->ttft_sum_us,
+	           (unsigned long long)m->tokens, (unsigned long long)m->decode_sum_us);
+}
+
+static void format_fetch(const struct model_report *m, struct buf *out)
+{
+	if (m->file[0]) {
+		buf_append_str(out, STR(","));
+		put_text(out, "file", m->file);
+	}
+	if (m->source_count == 0)
+		return;
+	buf_append_str(out, STR(",\"sources\":["));
+	for (size_t i = 0; i < m->source_count; i++) {
+		buf_append_str(out, i > 0 ? STR(",{") : STR("{"));
+		put_text(out, "id", m->sources[i].id);
+		put_number(out, "rate", m->sources[i].rate);
+		buf_append_str(out, STR("}"));
+	}
+	buf_append_str(out, STR("]"));
+}
+
+static void format_model(const struct model_report *m, bool brief, struct buf *out)
 {
 	buf_append_str(out, STR("{"));
 	put_text(out, "name", m->name);
@@ -133,10 +159,32 @@ static void format_model(const struct model_report *m, struct buf *out)
 	put_number(out, "prefill_tokens_per_s", m->prefill_tokens_per_s);
 	put_number(out, "decode_tokens_per_s", m->decode_tokens_per_s);
 	put_number(out, "itl_us", m->itl_us);
+	if (!brief && (m->served || m->errors))
+		format_sums(m, out);
+	if (!brief)
+		format_fetch(m, out);
 	buf_append_str(out, STR("}"));
 }
 
-void node_report_format_open(const struct node_report *r, struct buf *out)
+static void format_place(const struct node_report *r, struct buf *out)
+{
+	if (r->label_count)
+		buf_append_str(out, STR(",\"labels\":["));
+	for (size_t i = 0; i < r->label_count; i++) {
+		buf_append_str(out, i > 0 ? STR(",") : STR(""));
+		buf_append_json(out, str_from(r->labels[i]));
+	}
+	if (r->label_count)
+		buf_append_str(out, STR("]"));
+	if (r->memory_bytes)
+		buf_printf(out, ",\"memory_bytes\":%llu", (unsigned long long)r->memory_bytes);
+	if (r->accelerator[0]) {
+		buf_append_str(out, STR(","));
+		put_text(out, "accelerator", r->accelerator);
+	}
+}
+
+static void format_open(const struct node_report *r, bool brief, struct buf *out)
 {
 	buf_append_str(out, STR("{"));
 	put_text(out, "id", r->id);
@@ -151,11 +199,13 @@ void node_report_format_open(const struct node_report *r, struct buf *out)
 	put_text(out, "node_url", r->node_url);
 	buf_append_str(out, STR(","));
 	put_text(out, "api_url", r->api_url);
+	if (!brief)
+		format_place(r, out);
 	buf_append_str(out, STR(",\"models\":["));
 	for (size_t i = 0; i < r->model_count; i++) {
 		if (i > 0)
 			buf_append_str(out, STR(","));
-		format_model(&r->models[i], out);
+		format_model(&r->models[i], brief, out);
 	}
 	buf_append_str(out, STR("],\"seen\":["));
 	for (size_t i = 0; i < r->seen_count; i++) {
@@ -170,6 +220,16 @@ void node_report_format_open(const struct node_report *r, struct buf *out)
 		buf_printf(out, ",\"rtt_us\":%lld}", (long long)r->rtts[i].rtt_us);
 	}
 	buf_append_str(out, STR("]"));
+}
+
+void node_report_format_open(const struct node_report *r, struct buf *out)
+{
+	format_open(r, false, out);
+}
+
+void node_report_format_brief_open(const struct node_report *r, struct buf *out)
+{
+	format_open(r, true, out);
 }
 
 void node_report_format(const struct node_report *r, struct buf *out)
@@ -282,6 +342,56 @@ static int take_rate(yyjson_val *obj, const char *key, double *ret, struct error
 	return json_num(obj, key, 0, RATE_MOST, ret, err);
 }
 
+static int parse_sources(yyjson_val *obj, struct model_report *m, struct error *err)
+{
+	yyjson_val *array = NULL, *item;
+	size_t i, n;
+	int rc = json_arr(obj, "sources", &array, err);
+	yyjson_arr_foreach(array, i, n, item)
+	{
+		struct model_source *s = &m->sources[m->source_count];
+		if (rc < 0 || m->source_count == REPORT_SOURCES_MAX)
+			break;
+		if (!yyjson_is_obj(item))
+			return error_set(err, E_INVAL, "\"sources\" of a report must be an array of objects");
+		if ((rc = take_id(item, s->id, err)) == 0 && (rc = take_rate(item, "rate", &s->rate, err)) == 0)
+			m->source_count++;
+	}
+	return rc;
+}
+
+static int parse_sums(yyjson_val *obj, struct model_report *m, struct error *err)
+{
+	int rc;
+	if ((rc = take_u64(obj, "served", &m->served, err)) < 0 ||
+	    (rc = take_u64(obj, "errors", &m->errors, err)) < 0 ||
+	    (rc = take_u64(obj, "ttft_sum_us", &m->ttft_sum_us, err)) < 0 ||
+	    (rc = take_u64(obj, "tokens", &m->tokens, err)) < 0 ||
+	    (rc = take_u64(obj, "decode_sum_us", &m->decode_sum_us, err)) < 0 ||
+	    (rc = take_words(obj, "file", m->file, sizeof(m->file), err)) < 0)
+		return rc;
+	return parse_sources(obj, m, err);
+}
+
+static int parse_labels(yyjson_val *obj, struct node_report *r, struct error *err)
+{
+	yyjson_val *array = NULL, *item;
+	size_t i, n;
+	int rc = json_arr(obj, "labels", &array, err);
+	yyjson_arr_foreach(array, i, n, item)
+	{
+		struct str text = {yyjson_get_str(item), yyjson_get_len(item)};
+		if (rc < 0 || r->label_count == NODE_LABELS_MAX)
+			break;
+		if (!text.base || !str_copy(text, r->labels[r->label_count], NODE_TEXT_SIZE))
+			return error_set(err, E_INVAL, "\"labels\" of a report must be texts of at most %d bytes",
+			                 NODE_TEXT_SIZE - 1);
+		str_blank_controls(r->labels[r->label_count], text.len);
+		r->label_count++;
+	}
+	return rc;
+}
+
 static int parse_model(yyjson_val *obj, struct model_report *m, struct error *err)
 {
 	size_t state = MODEL_WAITING;
@@ -301,7 +411,7 @@ static int parse_model(yyjson_val *obj, struct model_report *m, struct error *er
 	    (rc = json_i64(obj, "tokens_to_prefill", 0, TOKENS_MOST, &m->tokens_to_prefill, err)) < 0 ||
 	    (rc = take_rate(obj, "prefill_tokens_per_s", &m->prefill_tokens_per_s, err)) < 0 ||
 	    (rc = take_rate(obj, "decode_tokens_per_s", &m->decode_tokens_per_s, err)) < 0 ||
-	    (rc = take_rate(obj, "itl_us", &m->itl_us, err)) < 0)
+	    (rc = take_rate(obj, "itl_us", &m->itl_us, err)) < 0 || (rc = parse_sums(obj, m, err)) < 0)
 		return rc;
 	if (!m->name[0])
 		return missing("models[].name", err);
@@ -404,7 +514,9 @@ static int parse_head(yyjson_val *obj, struct node_report *r, struct error *err)
 	    (rc = take_u64(obj, "seq", &r->seq, err)) < 0 ||
 	    (rc = json_i64(obj, "wall_us", 0, INT64_MAX, &r->wall_us, err)) < 0 ||
 	    (rc = take_url(obj, "node_url", r->node_url, err)) < 0 ||
-	    (rc = take_url(obj, "api_url", r->api_url, err)) < 0)
+	    (rc = take_url(obj, "api_url", r->api_url, err)) < 0 || (rc = parse_labels(obj, r, err)) < 0 ||
+	    (rc = take_u64(obj, "memory_bytes", &r->memory_bytes, err)) < 0 ||
+	    (rc = take_words(obj, "accelerator", r->accelerator, sizeof(r->accelerator), err)) < 0)
 		return rc;
 	r->state = (enum node_state)state;
 	if (!r->name[0])

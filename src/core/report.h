@@ -14,11 +14,21 @@
 #define NODE_ID_SIZE 48    /* "n-" + 16 hex, NUL; room to grow */
 #define NODE_TEXT_SIZE 129 /* LIMIT_NAME + NUL: names, sites, models */
 #define NODE_URL_SIZE 256
+#define NODE_LABELS_MAX 16
+#define REPORT_SOURCES_MAX 4  /* of a model on its way: the fastest */
 #define REPORT_PEERS_MAX 4096 /* entries of `seen` and of `rtts`; a report with more is refused */
 
 enum node_role { ROLE_REPOSITORY = 1, ROLE_CENTER = 2, ROLE_EDGE = 4, ROLE_SCHEDULER = 8 };
 enum node_state { NODE_STARTING, NODE_READY, NODE_DRAINING };
-enum model_state { MODEL_WAITING, MODEL_FETCHING, MODEL_LOADING, MODEL_READY, MODEL_FAILED };
+enum model_state {
+	MODEL_WAITING,
+	MODEL_FETCHING,
+	MODEL_LOADING,
+	MODEL_READY,
+	MODEL_FAILED,
+	MODEL_CACHED, /* on disk, verified, not to be loaded */
+	MODEL_PAUSED, /* not fetched further, by an operator's word */
+};
 
 struct model_report {
 	char name[NODE_TEXT_SIZE]; /* "name:tag" */
@@ -33,6 +43,15 @@ struct model_report {
 	double kv_usage;
 	int64_t tokens_to_prefill;
 	double prefill_tokens_per_s, decode_tokens_per_s, itl_us;
+	/* Sums since its engine was made, of requests answered here; errors are the engine's, not the clients'. */
+	uint64_t served, errors, ttft_sum_us, tokens, decode_sum_us;
+	/* of a fetch: the file under way, and who feeds it */
+	char file[128];
+	struct model_source {
+		char id[NODE_ID_SIZE];
+		double rate; /* bytes/s */
+	} sources[REPORT_SOURCES_MAX];
+	size_t source_count;
 };
 
 struct node_report {
@@ -44,8 +63,12 @@ struct node_report {
 	uint64_t boot; /* random per process start, greater than the last (wall clock in us) */
 	uint64_t seq;
 	int64_t wall_us;
-	char node_url[NODE_URL_SIZE]; /* https://ip:port of the node port */
-	char api_url[NODE_URL_SIZE];  /* public API; empty when none */
+	char node_url[NODE_URL_SIZE];                 /* https://ip:port of the node port */
+	char api_url[NODE_URL_SIZE];                  /* public API; empty when none */
+	char labels[NODE_LABELS_MAX][NODE_TEXT_SIZE]; /* "key:value" */
+	size_t label_count;
+	uint64_t memory_bytes; /* that models may take; 0 unknown */
+	char accelerator[32];  /* "none", "cuda"; empty unknown */
 	struct model_report *models;
 	size_t model_count;
 	/* Dispatches of each sender this report has already seen: the sender's counter when it was made. */
@@ -70,6 +93,8 @@ void node_report_format_open(const struct node_report *r, struct buf *out);
 int node_report_parse(struct str json, struct node_report *ret_report, struct error *err);
 struct yyjson_val;
 int node_report_from_json(struct yyjson_val *obj, struct node_report *ret_report, struct error *err);
+/* As _open, but only what choosing a node needs: no sums, sources, labels. For the map. */
+void node_report_format_brief_open(const struct node_report *r, struct buf *out);
 const char *node_state_name(enum node_state s);
 const char *model_state_name(enum model_state s);
 /* "edge,center" both ways; unknown roles are E_INVAL. */

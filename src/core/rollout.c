@@ -172,7 +172,7 @@ static int by_rank(const void *a, const void *b)
 	return (x->key > y->key) - (x->key < y->key);
 }
 
-static void rank(const struct rollout *r, struct rollout_node *nodes, size_t count)
+void rollout_rank(const struct rollout *r, struct rollout_node *nodes, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
 		nodes[i].canary = nodes[i].canary && r->policy.canary;
@@ -288,7 +288,7 @@ bool rollout_step(struct rollout *r, struct rollout_node *nodes, size_t count, i
 {
 	char why[sizeof(r->why)];
 	bool changed = false;
-	rank(r, nodes, count);
+	rollout_rank(r, nodes, count);
 	if (now_us < r->since_us)
 		r->since_us = now_us; /* the clock was set back: soak anew */
 	if (r->phase == ROLLOUT_MOVING || r->phase == ROLLOUT_SOAKING) {

@@ -77,7 +77,8 @@ struct rollout_node {
 enum rollout_want { WANT_OLD, WANT_FETCH, WANT_NEW };
 
 void rollout_begin(struct rollout *r, const struct rollout_policy *policy, int64_t now_us);
-/* Sorts nodes by rank, moves on as far as it can now; true when anything but the measures and `why` changed. */
+void rollout_rank(const struct rollout *r, struct rollout_node *nodes, size_t count); /* sorts, fills rank */
+/* Ranks nodes, moves on as far as it can now; true when anything but the measures and `why` changed. */
 bool rollout_step(struct rollout *r, struct rollout_node *nodes, size_t count, int64_t now_us);
 /* After rollout_step, with its target. WANT_FETCH and WANT_OLD: the old one runs. */
 enum rollout_want rollout_want(const struct rollout *r, const struct rollout_node *node, size_t target);

@@ -87,6 +87,36 @@ void center_with_json(struct center *c, struct http_exchange *x, size_t max_byte
 	http_body_collect(x, max_bytes, on_json, call);
 }
 
+struct loading {
+	struct center *c;
+	const char *what;
+	center_load_fn *fn;
+	struct error *err;
+	int rc;
+};
+
+static void load_one(void *arg, struct str key, struct str value)
+{
+	struct loading *l = arg;
+	yyjson_doc *doc = NULL;
+	if (l->rc < 0)
+		return;
+	if ((l->rc = json_parse(value, &doc, l->err)) == 0)
+		l->rc = l->fn(l->c, yyjson_doc_get_root(doc), key, l->err);
+	yyjson_doc_free(doc);
+	if (l->rc < 0)
+		error_prefix(l->err,
+		             "the center's record of %s " STR_FMT " is damaged, restore center.db from a backup",
+		             l->what, STR_ARG(key));
+}
+
+int center_load(struct center *c, const char *space, const char *what, center_load_fn *fn, struct error *err)
+{
+	struct loading l = {c, what, fn, err, 0};
+	int rc = state_each(c->state, space, load_one, &l, err);
+	return rc < 0 ? rc : l.rc;
+}
+
 static void on_flush(void *arg)
 {
 	struct center *c = arg;
@@ -98,6 +128,7 @@ static void on_flush(void *arg)
 void center_touch(struct center *c)
 {
 	c->progress_stale = true;
+	c->places_stale = true;
 	if (c->flush_armed)
 		return;
 	c->flush_armed = true;
@@ -169,6 +200,33 @@ static int do_model(struct center *c, struct request *q, struct error *err)
 	return rc;
 }
 
+static int do_model_command(struct center *c, struct request *q, struct error *err)
+{
+	return places_command(c, q->x, q->rest, err);
+}
+
+static int do_rollouts(struct center *c, struct request *q, struct error *err)
+{
+	rollouts_answer(c, q->x);
+	return 0;
+}
+
+static int do_rollout(struct center *c, struct request *q, struct error *err)
+{
+	return rollouts_one(c, q->x, q->rest, err);
+}
+
+static int do_rollout_command(struct center *c, struct request *q, struct error *err)
+{
+	return rollouts_command(c, q->x, q->rest, err);
+}
+
+static int do_limits(struct center *c, struct request *q, struct error *err)
+{
+	limits_list(c, q->x);
+	return 0;
+}
+
 static int do_events(struct center *c, struct request *q, struct error *err)
 {
 	return streams_events(c, q->x, err);
@@ -202,6 +260,12 @@ static const struct route {
     {"POST", "/mdn/v1/place", WHO_OPERATOR, places_place, NULL},
     {"GET", "/mdn/v1/models", WHO_OPERATOR, NULL, do_models},
     {"GET", "/mdn/v1/models/", WHO_OPERATOR, NULL, do_model},
+    {"POST", "/mdn/v1/models/", WHO_OPERATOR, NULL, do_model_command},
+    {"GET", "/mdn/v1/rollouts", WHO_OPERATOR, NULL, do_rollouts},
+    {"GET", "/mdn/v1/rollouts/", WHO_OPERATOR, NULL, do_rollout},
+    {"POST", "/mdn/v1/rollouts/", WHO_OPERATOR, NULL, do_rollout_command},
+    {"GET", "/mdn/v1/limits", WHO_OPERATOR, NULL, do_limits},
+    {"POST", "/mdn/v1/limits", WHO_OPERATOR, limits_set, NULL},
     {"GET", "/mdn/v1/events", WHO_OPERATOR, NULL, do_events},
     {"GET", "/mdn/v1/keys", WHO_OPERATOR, NULL, do_keys},
     {"POST", "/mdn/v1/keys", WHO_OPERATOR, keys_new, NULL},
@@ -298,6 +362,14 @@ static void on_tick(void *arg)
 	streams_tick(arg);
 }
 
+static void on_second(void *arg)
+{
+	struct center *c = arg;
+	places_tick(c);
+	rollouts_tick(c);
+	limits_tick(c);
+}
+
 static void on_sweep(void *arg)
 {
 	join_sweep(arg);
@@ -353,16 +425,20 @@ int center_new(struct loop *loop, const struct center_options *options, struct c
 	c->beat = loop_timer_new(loop, on_beat, c);
 	c->tick = loop_timer_new(loop, on_tick, c);
 	c->sweep = loop_timer_new(loop, on_sweep, c);
+	c->second = loop_timer_new(loop, on_second, c);
+	c->begun_us = loop_now_us(loop);
 	if ((rc = ca_load(options->data, &c->ca, &c->self, err)) < 0 ||
 	    (rc = check_domain(c, options->domain, err)) < 0 || (rc = state_open(str_from(db), &c->state, err)) < 0 ||
-	    (rc = load_revision(c, err)) < 0 || (rc = registry_load(c, err)) < 0 || (rc = places_load(c, err)) < 0 ||
-	    (rc = register_self(c, err)) < 0) {
+	    (rc = load_revision(c, err)) < 0 || (rc = registry_load(c, err)) < 0 || (rc = versions_load(c, err)) < 0 ||
+	    (rc = places_load(c, err)) < 0 || (rc = rollouts_load(c, err)) < 0 || (rc = limits_load(c, err)) < 0 ||
+	    (rc = keys_load(c, err)) < 0 || (rc = register_self(c, err)) < 0) {
 		center_free(c);
 		free(db);
 		return rc;
 	}
 	loop_timer_start(c->beat, BEAT_US, BEAT_US);
 	loop_timer_start(c->tick, TICK_US, TICK_US);
+	loop_timer_start(c->second, US_PER_S, US_PER_S);
 	loop_timer_start(c->sweep, US_PER_S, SWEEP_US);
 	on_flush(c); /* the first documents, under a revision of their own */
 	feeds_update(c);
@@ -381,8 +457,13 @@ void center_free(struct center *c)
 	loop_timer_free(c->beat);
 	loop_timer_free(c->tick);
 	loop_timer_free(c->sweep);
+	loop_timer_free(c->second);
+	rollouts_free(c);
+	limits_free(c);
 	registry_free(c);
 	places_free(c);
+	versions_free(c);
+	free(c->keys);
 	node_map_free(c->map);
 	state_close(c->state);
 	ca_fini(&c->ca);

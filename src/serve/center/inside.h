@@ -5,14 +5,16 @@
  * changes in two steps: a handler changes the registry, rules, versions or keys and calls center_touch; a moment later
  * streams_flush makes the documents anew and sends each stream what differs. Loop thread.
  *
- * Spaces in DATA/center.db: node, token, rule, version, key, meta.
+ * Spaces in DATA/center.db: node, token, rule, version, key, rollout, pause, limit, meta.
  */
 #ifndef MDN_SERVE_CENTER_INSIDE_H
 #define MDN_SERVE_CENTER_INSIDE_H
 
 #include "core/api_key.h"
+#include "core/calendar.h"
 #include "core/node_map.h"
 #include "core/placement.h"
+#include "core/rollout.h"
 #include "serve/center/center.h"
 #include "store/state.h"
 
@@ -30,11 +32,58 @@ struct registered { /* a node that joined */
 	char pin[65]; /* of its key: what renewals must be signed with */
 	char node_url[NODE_URL_SIZE], api_url[NODE_URL_SIZE];
 	enum node_state state; /* as last reported; not durable */
-	bool removed;
+	bool removed, away;
+	/* What placing asks, as last reported and kept: after a restart nothing may be taken from a node for want of
+	 * it. */
+	char labels[NODE_LABELS_MAX][NODE_TEXT_SIZE];
+	size_t label_count;
+	uint64_t memory_bytes;
+	char accelerator[32];
 	int64_t cert_expires_wall_us;
 	int64_t urls_us;         /* when its reports last changed its URLs */
+	bool misses;             /* something it should hold; while there are limits */
 	struct watcher *watcher; /* its open stream; NULL */
 	struct feed *feed;       /* repositories: the catalog followed; NULL */
+};
+
+struct rule { /* a placing */
+	struct placement_rule where;
+	bool has_policy;
+	struct rollout_policy policy; /* for the next version under the name */
+	struct selector canary;
+	int64_t by_wall_us; /* wanted to be done then; 0: whenever */
+	struct demand demand;
+	bool *chosen; /* of replicas: per c->nodes; NULL: all that hold. Good while !c->places_stale */
+};
+
+struct held_rollout {
+	char name_tag[NAME_TAG_SIZE];
+	struct rollout r;
+	bool has_old;
+	struct version old;
+	struct digest fresh; /* manifest of the version it goes to */
+	struct selector canary;
+	struct grant {
+		char id[NODE_ID_SIZE];
+		int64_t us;
+	} * grants; /* sorted by id */
+	size_t grant_count;
+	struct rollout_node *nodes; /* by rank, of the last look; names point into the registry's ids */
+	size_t node_count, target;
+	int64_t measured_us; /* when the measures were last written down */
+	bool measures_stale;
+};
+
+#define LIMIT_SCOPE_SIZE (2 * NODE_TEXT_SIZE + 8)
+struct kept_limit {
+	char scope[LIMIT_SCOPE_SIZE]; /* "node=NAME", "site=NAME", "link=SITE/SITE" */
+	struct calendar calendar;
+	struct buf text; /* as it is sent */
+};
+
+struct site_share { /* nodes of a site that miss something, and that can send */
+	char site[NODE_TEXT_SIZE];
+	uint32_t receivers, senders, receivers_now, senders_now;
 };
 
 struct known_version {
@@ -73,8 +122,18 @@ struct center {
 	struct registered **nodes; /* sorted by id */
 	size_t node_count;
 	struct node_map *map; /* last reports */
-	struct placement_rule *rules;
+	struct rule *rules;
 	size_t rule_count;
+	bool places_stale;             /* rules' `chosen` and the roll-outs' ranks */
+	struct held_rollout *rollouts; /* sorted by name_tag */
+	size_t rollout_count;
+	char (*paused)[NAME_TAG_SIZE]; /* models that are not fetched further */
+	size_t paused_count;
+	struct kept_limit *limits; /* sorted by scope */
+	size_t limit_count;
+	struct site_share *shares;
+	size_t share_count;
+	int64_t begun_us;               /* loop's clock */
 	struct known_version *versions; /* sorted by name_tag */
 	size_t version_count;
 	uint64_t mark; /* rises with every feed reply */
@@ -85,7 +144,7 @@ struct center {
 	uint64_t revisions_kept;  /* the state says: up to here */
 	uint64_t roster_revision; /* when the roster last changed */
 	struct buf roster;        /* that document */
-	struct loop_timer *flush, *beat, *tick, *sweep;
+	struct loop_timer *flush, *beat, *tick, *sweep, *second, *rollouts_timer;
 	bool flush_armed, progress_stale;
 	struct watcher *watchers;
 	struct progress *progresses;
@@ -102,6 +161,10 @@ void center_identity(const struct center *c, const char *kind, const char *id,
 typedef int center_json_fn(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
 void center_with_json(struct center *c, struct http_exchange *x, size_t max_bytes, center_json_fn *fn);
 void center_answer(struct http_exchange *x, struct buf *json); /* 200; empties the buffer */
+
+/* Reads a space: `fn` gets each value's object; `what` is for words. */
+typedef int center_load_fn(struct center *c, yyjson_val *o, struct str key, struct error *err);
+int center_load(struct center *c, const char *space, const char *what, center_load_fn *fn, struct error *err);
 
 /* ca.c: files of DATA/ca */
 int ca_load(struct str data, struct ca *ret_ca, struct self *ret_self, struct error *err);
@@ -120,6 +183,7 @@ struct registered *registry_resolve(struct center *c, struct str id_or_name);
 int registry_put(struct center *c, const struct registered *r, struct registered **ret_kept, struct error *err);
 void registry_sweep(struct center *c); /* forgets long removed nodes */
 struct placement_node registry_view(const struct registered *r);
+bool registry_is_away(const struct center *c, const struct registered *r);
 int registry_remove(struct center *c, struct http_exchange *x, struct str rest,
                     struct error *err);                                                /* DELETE nodes/ID */
 void registry_list(struct center *c, struct http_exchange *x);                         /* GET nodes */
@@ -148,21 +212,75 @@ struct asked { /* a join request; csr lives in the body */
 };
 int join_asked_parse(const struct center *c, yyjson_val *body, struct asked *a, struct error *err);
 
-/* places.c: rules, models, keys */
+/* places.c: rules, and what each node is told to hold */
 int places_load(struct center *c, struct error *err);
 void places_free(struct center *c);
 int places_place(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
-void places_retry(struct center *c); /* versions changed: placings that wait for one look again */
-void places_assign(struct center *c, const struct registered *r, struct buf *out); /* the array of Versions */
+void places_retry(struct center *c);   /* versions changed: placings that wait for one look again */
+void places_refresh(struct center *c); /* makes `chosen` and ranks anew when they are stale */
+void places_tick(struct center *c);    /* once a second: demand */
+void places_assign(struct center *c, struct registered *r, struct buf *out); /* the assign document's inside */
+bool places_holds(struct center *c, const struct registered *r, const char *name_tag, bool *ret_load);
+const struct rule *places_rule(const struct center *c, const char *name_tag, bool with_policy); /* the first; NULL */
+int places_remove_all(struct center *c, const char *name_tag, size_t *ret_count, struct error *err);
+bool places_paused(const struct center *c, const char *name_tag);
+int places_command(struct center *c, struct http_exchange *x, struct str rest, struct error *err); /* POST models/... */
+
+/* versions.c */
+int versions_load(struct center *c, struct error *err);
+void versions_free(struct center *c);
 int places_name_tag(struct str text, char ret[static NAME_TAG_SIZE], struct error *err);
-void models_answer(struct center *c, struct http_exchange *x);
-int models_format(struct center *c, struct str name_tag, struct buf *out, struct error *err);
 struct known_version *version_find(struct center *c, struct str name_tag);
+int version_unknown(const struct center *c, const char *model, struct error *err); /* E_NOTFOUND in words */
 void version_set(struct center *c, const struct version *v, const char *source);
 void version_drop_unmarked(struct center *c, const char *source); /* what its last reply no longer named */
+
+/* models.c: documents for people */
+void models_answer(struct center *c, struct http_exchange *x);
+int models_format(struct center *c, struct str name_tag, struct buf *out, struct error *err);
+/* The node's line of that very version; NULL: none. */
+const struct model_report *models_reported(const struct center *c, const struct registered *r, const char *name_tag,
+                                           const struct digest *manifest);
+
+/* keys.c */
+int keys_load(struct center *c, struct error *err);
 int keys_new(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
 int keys_delete(struct center *c, struct http_exchange *x, struct str id, struct error *err);
 void keys_list(struct center *c, struct http_exchange *x);
+
+/* rollouts.c */
+int rollouts_load(struct center *c, struct error *err);
+void rollouts_free(struct center *c);
+struct held_rollout *rollouts_find(struct center *c, const char *name_tag); /* NULL: none */
+/* The tag moved; within the caller's transaction. */
+void rollouts_moved(struct center *c, const char *name_tag, const struct version *old, const struct version *fresh);
+void rollouts_begin_first(struct center *c, const struct rule *rule, const struct version *fresh);
+void rollouts_forget(struct center *c, const char *name_tag);
+void rollouts_rank(struct center *c); /* nodes or rules changed */
+void rollouts_tick(struct center *c); /* once a second */
+void rollouts_soon(struct center *c); /* a report brought something: look again in a moment */
+enum rollout_want rollouts_want(const struct held_rollout *h, const char *id);
+/* What was measured on a node since its report before. */
+void rollouts_measure(struct center *c, const char *name_tag, const char *digest, const struct rollout_measure *m);
+void rollouts_answer(struct center *c, struct http_exchange *x);
+int rollouts_one(struct center *c, struct http_exchange *x, struct str name_tag, struct error *err);
+int rollouts_command(struct center *c, struct http_exchange *x, struct str rest, struct error *err);
+int rollouts_cancel(struct center *c, const char *name_tag, bool *ret_was_one, struct error *err);
+void rollouts_format(const struct held_rollout *h, bool with_nodes, struct buf *out);
+int rollout_policy_read(yyjson_val *o, struct rollout_policy *ret_policy, struct selector *ret_canary,
+                        struct error *err);
+void rollout_policy_write(const struct rollout_policy *p, const struct selector *canary, struct buf *out);
+
+/* limits.c */
+int limits_load(struct center *c, struct error *err);
+void limits_free(struct center *c);
+int limits_set(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+void limits_list(struct center *c, struct http_exchange *x);
+void limits_assign(struct center *c, struct registered *r, struct buf *out); /* ,"limits":[...]; or nothing */
+void limits_refresh(struct center *c);                                       /* with places_refresh */
+void limits_tick(struct center *c); /* once a second: shares of sites follow who fetches */
+/* Calendars that hold for what the node receives, its share of each; how many, at most max. */
+size_t limits_of(struct center *c, struct registered *r, struct calendar *ret, size_t max);
 
 /* feed.c: catalogs of the repositories */
 void feeds_update(struct center *c); /* one per repository that has a URL */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What should be where (rules over versions), how far it is, and API keys.
+/* What should be where: rules over versions, kept; and what follows from them for one node.
  *
- * Versions come from the repositories' feeds and are kept, so that assignments stand while a repository is away. A
- * placing that names a version the feed has not brought yet (pushed a moment ago) waits for it, up to PLACE_WAIT_US,
- * then is refused: a typing mistake must not become a rule.
+ * A placing that names a version the feed has not brought yet (pushed a moment ago) waits for it, up to PLACE_WAIT_US,
+ * then is refused: a typing mistake must not become a rule. Which nodes a rule with replicas means is worked out once
+ * per change (places_refresh) and asked often.
  */
 #include "serve/center/inside.h"
 
@@ -12,8 +12,6 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/log.h"
-#include "base/rng.h"
-#include "store/ociname.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -21,32 +19,192 @@
 #define PLACE_WAIT_US (3 * US_PER_S)
 #define PENDING_MAX 64
 
-int places_name_tag(struct str text, char ret[static NAME_TAG_SIZE], struct error *err)
+/* ---- rules as text -------------------------------------------------------------------------------------- */
+
+static void rule_fini(struct rule *rule)
 {
-	struct str repo, tag;
-	struct buf joined = {0};
-	if (!oci_reference_parse(text, &repo, &tag))
-		return error_set(err, E_INVAL,
-		                 "\"" STR_FMT
-		                 "\" is no model name: write NAME:TAG in lower case, as `mdn models` shows it",
-		                 STR_ARG(((struct str){text.base, text.len < 100 ? text.len : 100})));
-	buf_printf(&joined, STR_FMT ":" STR_FMT, STR_ARG(repo), STR_ARG(tag));
-	bool fits = str_copy(buf_str(&joined), ret, NAME_TAG_SIZE);
-	buf_fini(&joined);
-	return fits ? 0 : error_set(err, E_LIMIT, "a model's NAME:TAG has at most %d bytes", NAME_TAG_SIZE - 1);
+	selector_fini(&rule->where.on);
+	selector_fini(&rule->canary);
+	free(rule->chosen);
+	*rule = (struct rule){0};
 }
 
-/* ---- versions --------------------------------------------------------------------------------------- */
-
-static size_t version_position(const struct center *c, struct str name_tag)
+/* The state's key of a rule: short whatever the selector's length. */
+static void rule_key(const struct rule *rule, char ret_hex[static 65])
 {
-	size_t low = 0, high = c->version_count;
+	struct buf text = {0};
+	buf_printf(&text, "%s ", rule->where.model);
+	selector_format(&rule->where.on, &text);
+	struct digest d = digest_of(text.base, text.len);
+	hex_encode(d.bytes, sizeof(d.bytes), ret_hex);
+	buf_fini(&text);
+}
+
+static void rule_format(const struct rule *rule, struct buf *out)
+{
+	struct buf on = {0};
+	selector_format(&rule->where.on, &on);
+	buf_printf(out, "{\"model\":\"%s\",\"on\":", rule->where.model);
+	buf_append_json(out, buf_str(&on));
+	buf_fini(&on);
+	if (rule->where.replicas_max)
+		buf_printf(out, ",\"replicas\":%" PRIu32 ",\"replicas_max\":%" PRIu32 ",\"per_site\":%s",
+		           rule->where.replicas_min, rule->where.replicas_max, rule->where.per_site ? "true" : "false");
+	if (rule->demand.replicas)
+		buf_printf(out, ",\"replicas_now\":%" PRIu32, rule->demand.replicas);
+	if (rule->where.preheat)
+		buf_append_str(out, STR(",\"preheat\":true"));
+	if (rule->by_wall_us)
+		buf_printf(out, ",\"by_us\":%" PRId64, rule->by_wall_us);
+	if (rule->has_policy) {
+		buf_append_str(out, STR(",\"rollout\":"));
+		rollout_policy_write(&rule->policy, &rule->canary, out);
+	}
+	buf_append_str(out, STR("}"));
+}
+
+static int read_replicas(yyjson_val *o, struct rule *rule, struct error *err)
+{
+	int64_t least = 0, most = 0, now = 0;
+	int rc;
+	if ((rc = json_i64(o, "replicas", 1, LIMIT_NODES, &least, err)) < 0)
+		return rc;
+	most = least;
+	if ((rc = json_i64(o, "replicas_max", 1, LIMIT_NODES, &most, err)) < 0 ||
+	    (rc = json_i64(o, "replicas_now", 0, LIMIT_NODES, &now, err)) < 0 ||
+	    (rc = json_bool(o, "per_site", &rule->where.per_site, err)) < 0)
+		return rc;
+	if (most < least || (least == 0 && most > 0))
+		return error_set(err, E_INVAL, "\"replicas_max\" must be at least \"replicas\", and both be given");
+	if (rule->where.per_site && least == 0)
+		return error_set(err, E_INVAL, "per site means so many replicas of each site: say how many");
+	if (rule->where.per_site && most != least)
+		return error_set(err, E_INVAL, "replicas per site do not follow demand: give one number");
+	rule->where.replicas_min = (uint32_t)least;
+	rule->where.replicas_max = (uint32_t)most;
+	rule->demand.replicas = (uint32_t)now;
+	return 0;
+}
+
+static int rule_parse(yyjson_val *o, struct rule *rule, struct error *err)
+{
+	struct str model = {0}, on = {0};
+	yyjson_val *policy = NULL;
+	int rc;
+	if ((rc = json_str(o, "model", &model, err)) < 0 || (rc = json_str(o, "on", &on, err)) < 0)
+		return rc;
+	if (model.len == 0)
+		return error_set(err, E_INVAL, "\"model\" is missing: which NAME:TAG is to be placed?");
+	if ((rc = places_name_tag(model, rule->where.model, err)) < 0 ||
+	    (rc = selector_parse(on, &rule->where.on, err)) < 0 || (rc = read_replicas(o, rule, err)) < 0 ||
+	    (rc = json_bool(o, "preheat", &rule->where.preheat, err)) < 0 ||
+	    (rc = json_i64(o, "by_us", 0, INT64_MAX, &rule->by_wall_us, err)) < 0 ||
+	    (rc = json_obj(o, "rollout", &policy, err)) < 0)
+		return rc;
+	rule->has_policy = policy != NULL;
+	return policy ? rollout_policy_read(policy, &rule->policy, &rule->canary, err) : 0;
+}
+
+static int rule_store(struct center *c, const struct rule *rule, struct error *err)
+{
+	char key[65];
+	struct buf text = {0};
+	rule_key(rule, key);
+	rule_format(rule, &text);
+	int rc = state_put(c->state, "rule", str_from(key), buf_str(&text), err);
+	buf_fini(&text);
+	return rc;
+}
+
+static int load_rule(struct center *c, yyjson_val *o, struct str key, struct error *err)
+{
+	struct rule rule = {0};
+	int rc = rule_parse(o, &rule, err);
+	if (rc < 0) {
+		rule_fini(&rule);
+		return rc;
+	}
+	c->rules = mem_resize(c->rules, c->rule_count + 1, sizeof(*c->rules));
+	c->rules[c->rule_count++] = rule;
+	return 0;
+}
+
+static int load_pause(struct center *c, yyjson_val *o, struct str key, struct error *err)
+{
+	c->paused = mem_resize(c->paused, c->paused_count + 1, sizeof(*c->paused));
+	str_copy(key, c->paused[c->paused_count++], NAME_TAG_SIZE);
+	return 0;
+}
+
+int places_load(struct center *c, struct error *err)
+{
+	int rc = center_load(c, "rule", "rule", load_rule, err);
+	c->places_stale = true;
+	return rc < 0 ? rc : center_load(c, "pause", "paused model", load_pause, err);
+}
+
+void places_free(struct center *c)
+{
+	for (size_t i = 0; i < c->rule_count; i++)
+		rule_fini(&c->rules[i]);
+	free(c->rules);
+	free(c->paused);
+}
+
+/* ---- which nodes a rule means ---------------------------------------------------------------------------- */
+
+static uint32_t replicas_now(const struct rule *rule)
+{
+	const struct placement_rule *w = &rule->where;
+	if (w->replicas_min == w->replicas_max || rule->demand.replicas < w->replicas_min)
+		return w->replicas_min;
+	return rule->demand.replicas > w->replicas_max ? w->replicas_max : rule->demand.replicas;
+}
+
+void places_refresh(struct center *c)
+{
+	if (!c->places_stale)
+		return;
+	c->places_stale = false;
+	struct placement_node *views = mem_new((c->node_count + 1) * sizeof(*views));
+	for (size_t i = 0; i < c->node_count; i++) {
+		views[i] = registry_view(c->nodes[i]);
+		if (c->nodes[i]->removed)
+			views[i].roles = 0;
+	}
+	for (size_t i = 0; i < c->rule_count; i++) {
+		struct rule *rule = &c->rules[i];
+		const struct known_version *k = version_find(c, str_from(rule->where.model));
+		free(rule->chosen);
+		rule->chosen = NULL;
+		if (rule->where.replicas_min == 0)
+			continue;
+		rule->chosen = mem_new(c->node_count + 1);
+		placement_choose(&rule->where, replicas_now(rule), k ? version_size(&k->version) : 0, views,
+		                 c->node_count, rule->chosen);
+	}
+	free(views);
+	rollouts_rank(c);
+	limits_refresh(c);
+}
+
+static bool rule_means(struct center *c, const struct rule *rule, size_t node)
+{
+	const struct registered *r = c->nodes[node];
+	if (r->removed)
+		return false;
+	if (rule->where.replicas_min > 0)
+		return rule->chosen && rule->chosen[node];
+	struct placement_node view = registry_view(r);
+	return placement_rule_holds(&rule->where, &view);
+}
+
+static size_t node_index(const struct center *c, const struct registered *r)
+{
+	size_t low = 0, high = c->node_count;
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
-		const char *there = c->versions[middle].name_tag;
-		size_t len = strlen(there);
-		int order = memcmp(there, name_tag.base, len < name_tag.len ? len : name_tag.len);
-		if (order < 0 || (order == 0 && len < name_tag.len))
+		if (strcmp(c->nodes[middle]->id, r->id) < 0)
 			low = middle + 1;
 		else
 			high = middle;
@@ -54,222 +212,75 @@ static size_t version_position(const struct center *c, struct str name_tag)
 	return low;
 }
 
-struct known_version *version_find(struct center *c, struct str name_tag)
+bool places_holds(struct center *c, const struct registered *r, const char *name_tag, bool *ret_load)
 {
-	size_t at = version_position(c, name_tag);
-	bool found = at < c->version_count && str_equal(str_from(c->versions[at].name_tag), name_tag);
-	return found ? &c->versions[at] : NULL;
-}
-
-static bool version_same(const struct version *a, const struct version *b)
-{
-	struct buf x = {0}, y = {0};
-	version_format(a, &x);
-	version_format(b, &y);
-	bool same = str_equal(buf_str(&x), buf_str(&y));
-	buf_fini(&x);
-	buf_fini(&y);
-	return same;
-}
-
-static int version_store(struct center *c, const struct known_version *k, struct error *err)
-{
-	struct buf text = {0};
-	buf_printf(&text, "{\"source\":\"%s\",\"version\":", k->source);
-	version_format(&k->version, &text);
-	buf_append_str(&text, STR("}"));
-	int rc = state_put(c->state, "version", str_from(k->name_tag), buf_str(&text), err);
-	buf_fini(&text);
-	return rc;
-}
-
-/* Takes over *k. */
-static void version_keep(struct center *c, struct known_version *k)
-{
-	size_t at = version_position(c, str_from(k->name_tag));
-	if (at < c->version_count && strcmp(c->versions[at].name_tag, k->name_tag) == 0) {
-		version_fini(&c->versions[at].version);
-		c->versions[at] = *k;
-		return;
-	}
-	c->versions = mem_resize(c->versions, c->version_count + 1, sizeof(*c->versions));
-	memmove(c->versions + at + 1, c->versions + at, (c->version_count - at) * sizeof(*c->versions));
-	c->versions[at] = *k;
-	c->version_count++;
-}
-
-/* A repository has this version. Of two repositories with the same name and tag, the later made one counts. */
-void version_set(struct center *c, const struct version *v, const char *source)
-{
-	struct known_version k = {0};
-	struct error err = {0};
-	struct buf text = {0};
-	buf_printf(&text, "%s:%s", v->name, v->tag);
-	bool fits = str_copy(buf_str(&text), k.name_tag, sizeof(k.name_tag));
-	buf_fini(&text);
-	if (!fits) {
-		log_warn(ROOM, "version %s:%s is left out: the name is longer than %d bytes", v->name, v->tag,
-		         NAME_TAG_SIZE - 1);
-		return;
-	}
-	struct known_version *old = version_find(c, str_from(k.name_tag));
-	if (old && strcmp(old->source, source) != 0 && old->version.created_wall_us >= v->created_wall_us)
-		return;
-	if (old && strcmp(old->source, source) == 0 && version_same(&old->version, v)) {
-		old->mark = c->mark;
-		return;
-	}
-	if (!old && c->version_count >= LIMIT_MODELS) {
-		log_warn(ROOM, "version %s is left out: %d versions are known, the most there can be", k.name_tag,
-		         LIMIT_MODELS);
-		return;
-	}
-	k.mark = c->mark;
-	str_copy(str_from(source), k.source, sizeof(k.source));
-	version_copy(v, &k.version);
-	if (version_store(c, &k, &err) < 0)
-		log_error(ROOM, "cannot keep version %s: %s", k.name_tag, err.text);
-	log_info(ROOM, "version %s from repository %s", k.name_tag, source);
-	version_keep(c, &k);
-	center_touch(c);
-}
-
-void version_drop_unmarked(struct center *c, const char *source)
-{
-	size_t left = 0;
-	for (size_t i = 0; i < c->version_count; i++) {
-		struct known_version *k = &c->versions[i];
-		if (k->mark == c->mark || strcmp(k->source, source) != 0) {
-			c->versions[left++] = *k;
+	bool holds = false, load = false;
+	size_t at = node_index(c, r);
+	places_refresh(c);
+	for (size_t i = 0; i < c->rule_count; i++) {
+		if (strcmp(c->rules[i].where.model, name_tag) != 0 || !rule_means(c, &c->rules[i], at))
 			continue;
-		}
-		log_info(ROOM, "version %s is no longer in its repository", k->name_tag);
-		state_delete(c->state, "version", str_from(k->name_tag), NULL);
-		version_fini(&k->version);
+		holds = true;
+		load = load || !c->rules[i].where.preheat;
 	}
-	if (left == c->version_count)
-		return;
-	c->version_count = left;
-	center_touch(c);
-	feeds_again(c, source); /* another repository may have what this one dropped */
+	if (ret_load)
+		*ret_load = load;
+	return holds;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------ */
-
-struct loading {
-	struct center *c;
-	struct error *err;
-	int rc;
-};
-
-static int load_version(struct center *c, yyjson_val *o, struct str key, struct error *err)
+const struct rule *places_rule(const struct center *c, const char *name_tag, bool with_policy)
 {
-	struct known_version k = {0};
-	struct str source = {0};
-	yyjson_val *version = NULL;
-	int rc;
-	if ((rc = json_str(o, "source", &source, err)) < 0 || (rc = json_obj(o, "version", &version, err)) < 0 ||
-	    (rc = version_parse(version, &k.version, err)) < 0)
-		return rc;
-	str_copy(source, k.source, sizeof(k.source));
-	str_copy(key, k.name_tag, sizeof(k.name_tag));
-	version_keep(c, &k);
-	return 0;
-}
-
-static int load_rule(struct center *c, yyjson_val *o, struct str key, struct error *err)
-{
-	struct placement_rule rule = {0};
-	struct str model = {0}, on = {0};
-	int rc;
-	if ((rc = json_str(o, "model", &model, err)) < 0 || (rc = json_str(o, "on", &on, err)) < 0 ||
-	    (rc = selector_parse(on, &rule.on, err)) < 0)
-		return rc;
-	str_copy(model, rule.model, sizeof(rule.model));
-	c->rules = mem_resize(c->rules, c->rule_count + 1, sizeof(*c->rules));
-	c->rules[c->rule_count++] = rule;
-	return 0;
-}
-
-static int load_key(struct center *c, yyjson_val *o, struct str key, struct error *err)
-{
-	struct kept_key k = {0};
-	struct str hash = {0}, name = {0};
-	int rc;
-	if ((rc = json_str(o, "hash", &hash, err)) < 0 || (rc = json_str(o, "name", &name, err)) < 0 ||
-	    (rc = json_i64(o, "created_us", INT64_MIN, INT64_MAX, &k.created_wall_us, err)) < 0)
-		return rc;
-	str_copy(key, k.id, sizeof(k.id));
-	str_copy(hash, k.hash, sizeof(k.hash));
-	str_copy(name, k.name, sizeof(k.name));
-	c->keys = mem_resize(c->keys, c->key_count + 1, sizeof(*c->keys));
-	c->keys[c->key_count++] = k;
-	return 0;
-}
-
-typedef int load_fn(struct center *c, yyjson_val *o, struct str key, struct error *err);
-
-static void load_with(struct loading *l, const char *what, load_fn *fn, struct str key, struct str value)
-{
-	yyjson_doc *doc = NULL;
-	if (l->rc < 0)
-		return;
-	if ((l->rc = json_parse(value, &doc, l->err)) == 0)
-		l->rc = fn(l->c, yyjson_doc_get_root(doc), key, l->err);
-	yyjson_doc_free(doc);
-	if (l->rc < 0)
-		error_prefix(l->err,
-		             "the center's record of %s " STR_FMT " is damaged, restore center.db from a backup", what,
-		             STR_ARG(key));
-}
-
-static void on_version(void *arg, struct str key, struct str value)
-{
-	load_with(arg, "version", load_version, key, value);
-}
-static void on_rule(void *arg, struct str key, struct str value)
-{
-	load_with(arg, "rule", load_rule, key, value);
-}
-static void on_key(void *arg, struct str key, struct str value)
-{
-	load_with(arg, "API key", load_key, key, value);
-}
-
-int places_load(struct center *c, struct error *err)
-{
-	struct loading l = {c, err, 0};
-	int rc;
-	if ((rc = state_each(c->state, "version", on_version, &l, err)) < 0 ||
-	    (rc = state_each(c->state, "rule", on_rule, &l, err)) < 0 ||
-	    (rc = state_each(c->state, "key", on_key, &l, err)) < 0)
-		return rc;
-	return l.rc;
-}
-
-void places_free(struct center *c)
-{
-	for (size_t i = 0; i < c->version_count; i++)
-		version_fini(&c->versions[i].version);
 	for (size_t i = 0; i < c->rule_count; i++)
-		selector_fini(&c->rules[i].on);
-	free(c->versions);
-	free(c->rules);
-	free(c->keys);
+		if (strcmp(c->rules[i].where.model, name_tag) == 0 && (c->rules[i].has_policy || !with_policy))
+			return &c->rules[i];
+	return NULL;
+}
+
+/* ---- demand and absence -------------------------------------------------------------------------------------- */
+
+static void measure_demand(struct center *c, struct rule *rule)
+{
+	double busy = 0;
+	uint32_t slots = 0, before = rule->demand.replicas;
+	struct error err = {0};
+	places_refresh(c);
+	for (size_t n = 0; n < c->node_count; n++) {
+		const struct node_entry *e =
+		    rule_means(c, rule, n) ? node_map_find(c->map, str_from(c->nodes[n]->id)) : NULL;
+		const struct model_report *m = e ? node_model(e, str_from(rule->where.model)) : NULL;
+		if (!m || m->state != MODEL_READY)
+			continue;
+		busy += m->running + m->waiting;
+		if (m->slots > 0)
+			slots = (uint32_t)m->slots;
+	}
+	if (!demand_step(&rule->demand, rule->where.replicas_min, rule->where.replicas_max, busy, slots,
+	                 loop_now_us(c->loop)))
+		return;
+	log_info(ROOM, "%s: %.1f requests at once, %" PRIu32 " instead of %" PRIu32 " replicas", rule->where.model,
+	         rule->demand.busy, rule->demand.replicas, before);
+	if (rule_store(c, rule, &err) < 0)
+		log_warn(ROOM, "how many replicas %s has is not kept: %s", rule->where.model, err.text);
+	center_touch(c);
+}
+
+void places_tick(struct center *c)
+{
+	bool changed = false;
+	for (size_t i = 0; i < c->node_count; i++) {
+		struct registered *r = c->nodes[i];
+		bool away = registry_is_away(c, r);
+		changed = changed || away != r->away;
+		r->away = away;
+	}
+	if (changed)
+		center_touch(c);
+	for (size_t i = 0; i < c->rule_count; i++)
+		if (c->rules[i].where.replicas_min != c->rules[i].where.replicas_max)
+			measure_demand(c, &c->rules[i]);
 }
 
 /* ---- POST place ----------------------------------------------------------------------------------------- */
-
-/* The state's key of a rule: short whatever the selector's length. */
-static void rule_key(const struct placement_rule *rule, char ret_hex[static 65])
-{
-	struct buf text = {0};
-	buf_printf(&text, "%s ", rule->model);
-	selector_format(&rule->on, &text);
-	struct digest d = digest_of(text.base, text.len);
-	hex_encode(d.bytes, sizeof(d.bytes), ret_hex);
-	buf_fini(&text);
-}
 
 static size_t rule_find(const struct center *c, const char *key)
 {
@@ -282,14 +293,14 @@ static size_t rule_find(const struct center *c, const char *key)
 	return c->rule_count;
 }
 
-static void answer_nodes(struct center *c, struct http_exchange *x, const struct placement_rule *rule)
+static void answer_nodes(struct center *c, struct http_exchange *x, const struct rule *rule)
 {
 	struct buf out = {0};
 	buf_append_str(&out, STR("{\"nodes\":["));
 	bool first = true;
+	places_refresh(c);
 	for (size_t i = 0; i < c->node_count; i++) {
-		struct placement_node view = registry_view(c->nodes[i]);
-		if (c->nodes[i]->removed || !placement_rule_holds(rule, &view))
+		if (!rule_means(c, rule, i))
 			continue;
 		buf_printf(&out, "%s\"%s\"", first ? "" : ",", c->nodes[i]->id);
 		first = false;
@@ -298,47 +309,56 @@ static void answer_nodes(struct center *c, struct http_exchange *x, const struct
 	center_answer(x, &out);
 }
 
+/* The same place named again: only what else is said of it may be new. What demand has found out stays. */
+static void rule_renew(struct rule *kept, struct rule *fresh)
+{
+	fresh->demand = kept->demand;
+	struct rule before = *kept;
+	*kept = *fresh;
+	*fresh = before;
+}
+
 /* Takes over *rule in every case. */
-static int rule_add(struct center *c, struct http_exchange *x, struct placement_rule *rule, struct error *err)
+static int rule_add(struct center *c, struct http_exchange *x, struct rule *rule, struct error *err)
 {
 	char key[65];
-	struct buf text = {0};
-	int rc = 0;
 	rule_key(rule, key);
-	if (rule_find(c, key) < c->rule_count) {
-		answer_nodes(c, x, rule); /* said before */
-		selector_fini(&rule->on);
-		return 0;
-	}
-	if (c->rule_count >= LIMIT_PLACEMENT_RULES)
+	size_t at = rule_find(c, key);
+	const struct known_version *k = version_find(c, str_from(rule->where.model));
+	bool first = !places_rule(c, rule->where.model, false);
+	int rc = 0;
+	if (at == c->rule_count && c->rule_count >= LIMIT_PLACEMENT_RULES)
 		rc = error_set(err, E_BUSY, "there are %d placement rules, the most there can be: remove some",
 		               LIMIT_PLACEMENT_RULES);
-	if (rc == 0) {
-		buf_printf(&text, "{\"model\":\"%s\",\"on\":\"", rule->model);
-		selector_format(&rule->on, &text);
-		buf_append_str(&text, STR("\"}"));
-		rc = state_put(c->state, "rule", str_from(key), buf_str(&text), err);
+	if (rc == 0)
+		rc = rule_store(c, rule, err);
+	if (rc < 0) {
+		rule_fini(rule);
+		return rc;
 	}
-	if (rc == 0) {
+	if (at < c->rule_count) {
+		rule_renew(&c->rules[at], rule);
+		rule_fini(rule);
+	} else {
 		c->rules = mem_resize(c->rules, c->rule_count + 1, sizeof(*c->rules));
 		c->rules[c->rule_count++] = *rule;
-		answer_nodes(c, x, rule);
-		center_touch(c);
-	} else {
-		selector_fini(&rule->on);
+		*rule = (struct rule){0};
 	}
-	buf_fini(&text);
-	return rc;
+	if (first && k && c->rules[at].has_policy && c->rules[at].policy.gated)
+		rollouts_begin_first(c, &c->rules[at], &k->version);
+	center_touch(c);
+	answer_nodes(c, x, &c->rules[at]);
+	return 0;
 }
 
 static int no_rule(const struct center *c, const char *model, struct error *err)
 {
 	struct buf there = {0};
 	for (size_t i = 0; i < c->rule_count && there.len < 200; i++) {
-		if (strcmp(c->rules[i].model, model) != 0)
+		if (strcmp(c->rules[i].where.model, model) != 0)
 			continue;
 		buf_append_str(&there, there.len ? STR(" and ") : STR("; it is placed on "));
-		selector_format(&c->rules[i].on, &there);
+		selector_format(&c->rules[i].where.on, &there);
 	}
 	int rc = error_set(err, E_NOTFOUND, "no rule places %s there%.300s", model,
 	                   there.len ? there.base : ", or anywhere");
@@ -346,27 +366,63 @@ static int no_rule(const struct center *c, const char *model, struct error *err)
 	return rc;
 }
 
-static int rule_remove(struct center *c, struct http_exchange *x, const struct placement_rule *rule, struct error *err)
+static int rule_drop(struct center *c, size_t at, struct error *err)
+{
+	char key[65], model[NAME_TAG_SIZE];
+	rule_key(&c->rules[at], key);
+	int rc = state_delete(c->state, "rule", str_from(key), err);
+	if (rc < 0)
+		return rc;
+	memcpy(model, c->rules[at].where.model, sizeof(model));
+	rule_fini(&c->rules[at]);
+	c->rules[at] = c->rules[--c->rule_count];
+	if (!places_rule(c, model, false))
+		rollouts_forget(c, model); /* nothing is left to roll out */
+	center_touch(c);
+	return 0;
+}
+
+static int rule_remove(struct center *c, struct http_exchange *x, const struct rule *rule, struct error *err)
 {
 	char key[65];
 	rule_key(rule, key);
 	size_t at = rule_find(c, key);
 	if (at == c->rule_count)
-		return no_rule(c, rule->model, err);
-	int rc = state_delete(c->state, "rule", str_from(key), err);
-	if (rc < 0)
-		return rc;
-	selector_fini(&c->rules[at].on);
-	c->rules[at] = c->rules[--c->rule_count];
-	answer_nodes(c, x, rule);
-	center_touch(c);
+		return no_rule(c, rule->where.model, err);
+	struct buf out = {0};
+	size_t count = 0;
+	places_refresh(c);
+	buf_append_str(&out, STR("{\"nodes\":["));
+	for (size_t i = 0; i < c->node_count; i++)
+		if (rule_means(c, &c->rules[at], i))
+			buf_printf(&out, "%s\"%s\"", count++ ? "," : "", c->nodes[i]->id);
+	buf_append_str(&out, STR("]}"));
+	int rc = rule_drop(c, at, err);
+	if (rc == 0)
+		center_answer(x, &out);
+	buf_fini(&out);
+	return rc;
+}
+
+int places_remove_all(struct center *c, const char *name_tag, size_t *ret_count, struct error *err)
+{
+	size_t count = 0;
+	for (size_t i = c->rule_count; i-- > 0;) {
+		if (strcmp(c->rules[i].where.model, name_tag) != 0)
+			continue;
+		int rc = rule_drop(c, i, err);
+		if (rc < 0)
+			return rc;
+		count++;
+	}
+	*ret_count = count;
 	return 0;
 }
 
 struct pending_place {
 	struct center *c;
 	struct http_exchange *x;
-	struct placement_rule rule;
+	struct rule rule;
 	struct loop_timer *timer;
 	struct pending_place *next;
 };
@@ -379,28 +435,16 @@ static void pending_free(void *arg)
 	*at = p->next;
 	p->c->pending_count--;
 	loop_timer_free(p->timer);
-	selector_fini(&p->rule.on);
+	rule_fini(&p->rule);
 	free(p);
-}
-
-static int unknown_version(const struct center *c, const char *model, struct error *err)
-{
-	struct buf known = {0};
-	for (size_t i = 0; i < c->version_count && known.len < 250; i++)
-		buf_printf(&known, "%s%s", i ? ", " : "", c->versions[i].name_tag);
-	int rc =
-	    error_set(err, E_NOTFOUND, "no repository of this network has %s: push it first with `mdn push`%s%.300s",
-	              model, known.len ? ", or place one of: " : "", known.len ? known.base : "");
-	buf_fini(&known);
-	return rc;
 }
 
 static void on_pending_timeout(void *arg)
 {
 	struct pending_place *p = arg;
 	struct error err = {0};
-	unknown_version(p->c, p->rule.model, &err);
-	p->rule.model[0] = '\0';        /* answered */
+	version_unknown(p->c, p->rule.where.model, &err);
+	p->rule.where.model[0] = '\0';  /* answered */
 	http_respond_error(p->x, &err); /* on_gone frees */
 }
 
@@ -409,21 +453,21 @@ void places_retry(struct center *c)
 	for (struct pending_place *p = c->pending, *next; p; p = next) {
 		struct error err = {0};
 		next = p->next;
-		if (p->rule.model[0] == '\0' || !version_find(c, str_from(p->rule.model)))
+		if (p->rule.where.model[0] == '\0' || !version_find(c, str_from(p->rule.where.model)))
 			continue;
-		struct placement_rule rule = p->rule;
-		p->rule = (struct placement_rule){0}; /* answered: nothing to do but wait for on_gone */
+		struct rule rule = p->rule;
+		p->rule = (struct rule){0}; /* answered: nothing to do but wait for on_gone */
 		loop_timer_stop(p->timer);
 		if (rule_add(c, p->x, &rule, &err) < 0)
 			http_respond_error(p->x, &err);
 	}
 }
 
-static int pending_add(struct center *c, struct http_exchange *x, struct placement_rule *rule, struct error *err)
+static int pending_add(struct center *c, struct http_exchange *x, struct rule *rule, struct error *err)
 {
 	if (c->pending_count >= PENDING_MAX) {
-		int rc = unknown_version(c, rule->model, err);
-		selector_fini(&rule->on);
+		int rc = version_unknown(c, rule->where.model, err);
+		rule_fini(rule);
 		return rc;
 	}
 	struct pending_place *p = NEW(struct pending_place);
@@ -438,206 +482,155 @@ static int pending_add(struct center *c, struct http_exchange *x, struct placeme
 
 int places_place(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err)
 {
-	struct str model = {0}, on = {0};
-	struct placement_rule rule = {0};
+	struct rule rule = {0};
 	bool removing = false;
-	int rc;
-	if ((rc = json_str(body, "model", &model, err)) < 0 || (rc = json_str(body, "on", &on, err)) < 0 ||
-	    (rc = json_bool(body, "remove", &removing, err)) < 0)
-		return rc;
-	if (model.len == 0)
-		return error_set(err, E_INVAL, "\"model\" is missing: which NAME:TAG is to be placed?");
-	if ((rc = places_name_tag(model, rule.model, err)) < 0 || (rc = selector_parse(on, &rule.on, err)) < 0)
-		return rc;
-	if (removing) {
-		rc = rule_remove(c, x, &rule, err);
-		selector_fini(&rule.on);
+	int rc = json_bool(body, "remove", &removing, err);
+	if (rc == 0)
+		rc = rule_parse(body, &rule, err);
+	if (rc == 0)
+		rule.demand.replicas = 0;
+	if (rc < 0 || removing) {
+		if (rc == 0)
+			rc = rule_remove(c, x, &rule, err);
+		rule_fini(&rule);
 		return rc;
 	}
-	return version_find(c, str_from(rule.model)) ? rule_add(c, x, &rule, err) : pending_add(c, x, &rule, err);
+	return version_find(c, str_from(rule.where.model)) ? rule_add(c, x, &rule, err) : pending_add(c, x, &rule, err);
 }
 
-void places_assign(struct center *c, const struct registered *r, struct buf *out)
+/* ---- pause, resume, cancel -------------------------------------------------------------------------------- */
+
+static size_t paused_at(const struct center *c, const char *name_tag)
 {
-	const char *models[LIMIT_NODE_MODELS];
-	struct placement_node view = registry_view(r);
-	size_t count = r->removed ? 0 : placement_of(c->rules, c->rule_count, &view, models, LIMIT_NODE_MODELS);
-	bool first = true;
-	buf_append_str(out, STR("["));
-	for (size_t i = 0; i < count; i++) {
-		const struct known_version *k = version_find(c, str_from(models[i]));
-		if (!k)
-			continue;
-		if (!first)
-			buf_append_str(out, STR(","));
-		first = false;
-		version_format(&k->version, out);
-	}
-	buf_append_str(out, STR("]"));
+	size_t i = 0;
+	while (i < c->paused_count && strcmp(c->paused[i], name_tag) != 0)
+		i++;
+	return i;
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------- */
-
-static bool is_placed(const struct center *c, const struct registered *r, const char *name_tag)
+bool places_paused(const struct center *c, const char *name_tag)
 {
-	struct placement_node view = registry_view(r);
-	for (size_t i = 0; i < c->rule_count; i++)
-		if (strcmp(c->rules[i].model, name_tag) == 0 && placement_rule_holds(&c->rules[i], &view))
-			return true;
-	return false;
+	return paused_at(c, name_tag) < c->paused_count;
 }
 
-/* What the node says of this very version; NULL when nothing. It may have a line of an older one of the name, too. */
-static const struct model_report *reported(const struct center *c, const struct registered *r,
-                                           const struct known_version *k)
+static int set_paused(struct center *c, const char *name_tag, bool on, struct error *err)
 {
-	const struct node_entry *e = node_map_find(c->map, str_from(r->id));
-	char digest[DIGEST_TEXT_SIZE];
-	digest_format(&k->version.manifest, digest);
-	for (size_t i = 0; e && i < e->report.model_count; i++) {
-		const struct model_report *m = &e->report.models[i];
-		if (strcmp(m->name, k->name_tag) == 0 && (m->digest[0] == '\0' || strcmp(m->digest, digest) == 0))
-			return m;
-	}
-	return NULL;
-}
-
-/* One JSON object without its closing brace. */
-static void version_format_open(const struct known_version *k, struct buf *out)
-{
-	version_format(&k->version, out);
-	out->len--;
-}
-
-void models_answer(struct center *c, struct http_exchange *x)
-{
-	struct buf out = {0};
-	buf_append_str(&out, STR("{\"models\":["));
-	for (size_t i = 0; i < c->version_count; i++) {
-		const struct known_version *k = &c->versions[i];
-		size_t placed = 0, ready = 0, failed = 0;
-		for (size_t n = 0; n < c->node_count; n++) {
-			const struct registered *r = c->nodes[n];
-			if (r->removed || !is_placed(c, r, k->name_tag))
-				continue;
-			const struct model_report *m = reported(c, r, k);
-			placed++;
-			ready += m && m->state == MODEL_READY;
-			failed += m && m->state == MODEL_FAILED;
-		}
-		if (i)
-			buf_append_str(&out, STR(","));
-		version_format_open(k, &out);
-		buf_printf(&out, ",\"placed\":%zu,\"ready\":%zu,\"failed\":%zu}", placed, ready, failed);
-	}
-	buf_append_str(&out, STR("]}"));
-	center_answer(x, &out);
-}
-
-static void node_line(const struct center *c, const struct registered *r, const struct known_version *k, bool first,
-                      struct buf *out)
-{
-	static const struct model_report nothing;
-	const struct model_report *m = reported(c, r, k);
-	uint64_t total = m && m->total_bytes ? m->total_bytes : version_size(&k->version);
-	if (!m)
-		m = &nothing;
-	buf_printf(out, "%s{\"id\":\"%s\",\"name\":\"%s\",\"site\":\"%s\",\"state\":\"%s\",", first ? "" : ",", r->id,
-	           r->name, r->site, model_state_name(m->state));
-	buf_printf(out, "\"have_bytes\":%" PRIu64 ",\"total_bytes\":%" PRIu64 ",\"fetch_rate\":%.0f,\"error\":",
-	           m->have_bytes, total, m->fetch_rate);
-	buf_append_json(out, str_from(m->error));
-	buf_append_str(out, STR("}"));
-}
-
-int models_format(struct center *c, struct str text, struct buf *out, struct error *err)
-{
-	char name_tag[NAME_TAG_SIZE];
-	int rc = places_name_tag(text, name_tag, err);
+	size_t at = paused_at(c, name_tag);
+	int rc = 0;
+	if (on == (at < c->paused_count))
+		return 0;
+	if (on && !places_rule(c, name_tag, false))
+		return no_rule(c, name_tag, err);
+	if (on)
+		rc = state_put(c->state, "pause", str_from(name_tag), STR("{}"), err);
+	else
+		rc = state_delete(c->state, "pause", str_from(name_tag), err);
 	if (rc < 0)
 		return rc;
-	const struct known_version *k = version_find(c, str_from(name_tag));
-	if (!k)
-		return unknown_version(c, name_tag, err);
-	version_format_open(k, out);
-	buf_append_str(out, STR(",\"nodes\":["));
-	bool first = true;
-	for (size_t n = 0; n < c->node_count; n++) {
-		const struct registered *r = c->nodes[n];
-		if (r->removed || (!is_placed(c, r, name_tag) && !reported(c, r, k)))
-			continue;
-		node_line(c, r, k, first, out);
-		first = false;
+	if (on) {
+		c->paused = mem_resize(c->paused, c->paused_count + 1, sizeof(*c->paused));
+		str_copy(str_from(name_tag), c->paused[c->paused_count++], NAME_TAG_SIZE);
+	} else {
+		memcpy(c->paused[at], c->paused[--c->paused_count], NAME_TAG_SIZE);
 	}
-	buf_append_str(out, STR("]}"));
+	log_info(ROOM, "distribution of %s is %s by an operator", name_tag, on ? "paused" : "resumed");
+	center_touch(c);
 	return 0;
 }
 
-/* ---- API keys --------------------------------------------------------------------------------------------------- */
-
-int keys_new(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err)
+/* A roll-out goes back to what ran before; a first distribution, which has no before, is taken back. */
+static int cancel(struct center *c, struct http_exchange *x, const char *name_tag, struct error *err)
 {
-	struct kept_key k = {.created_wall_us = clock_wall_us()};
-	struct str name = {0};
-	uint8_t id[6], secret[API_KEY_SECRET_BYTES];
-	char key[API_KEY_SIZE];
-	int rc;
-	if ((rc = json_str(body, "name", &name, err)) < 0 ||
-	    (rc = center_name(name, "\"name\" (whom the key is for)", k.name, sizeof(k.name), err)) < 0)
+	bool was_one = false;
+	size_t removed = 0;
+	struct buf out = {0};
+	int rc = rollouts_cancel(c, name_tag, &was_one, err);
+	if (rc == 0 && !was_one)
+		rc = places_remove_all(c, name_tag, &removed, err);
+	if (rc == 0 && !was_one && removed == 0)
+		rc = no_rule(c, name_tag, err);
+	if (rc == 0)
+		rc = set_paused(c, name_tag, false, err);
+	if (rc < 0)
 		return rc;
-	if (c->key_count >= LIMIT_API_KEYS)
-		return error_set(err, E_BUSY, "there are %d API keys, the most there can be: revoke some",
-		                 LIMIT_API_KEYS);
-	rng_secret(id, sizeof(id));
-	rng_secret(secret, sizeof(secret));
-	api_key_format(id, secret, key);
-	hex_encode(id, sizeof(id), k.id);
-	api_key_hash(str_from(key), k.hash);
+	buf_printf(&out, "{\"returning\":%s,\"rules_removed\":%zu}", was_one ? "true" : "false", removed);
+	center_answer(x, &out);
+	return 0;
+}
 
-	struct buf text = {0};
-	buf_printf(&text, "{\"hash\":\"%s\",\"name\":\"%s\",\"created_us\":%" PRId64 "}", k.hash, k.name,
-	           k.created_wall_us);
-	rc = state_put_if(c->state, "key", str_from(k.id), (struct str){0}, buf_str(&text), err);
-	buf_fini(&text);
-	if (rc == 0) {
-		c->keys = mem_resize(c->keys, c->key_count + 1, sizeof(*c->keys));
-		c->keys[c->key_count++] = k;
-		log_info(ROOM, "API key %s made for %s", k.id, k.name);
-		center_touch(c);
-		buf_printf(&text, "{\"key\":\"%s\",\"id\":\"%s\"}", key, k.id);
-		center_answer(x, &text);
-	}
-	explicit_bzero(secret, sizeof(secret));
-	explicit_bzero(key, sizeof(key));
+static bool take_suffix(struct str *text, struct str suffix)
+{
+	if (!str_ends(*text, suffix) || text->len == suffix.len)
+		return false;
+	text->len -= suffix.len;
+	return true;
+}
+
+int places_command(struct center *c, struct http_exchange *x, struct str rest, struct error *err)
+{
+	char name_tag[NAME_TAG_SIZE];
+	bool pauses = take_suffix(&rest, STR("/pause")), resumes = !pauses && take_suffix(&rest, STR("/resume"));
+	if (!pauses && !resumes && !take_suffix(&rest, STR("/cancel")))
+		return error_set(err, E_NOTFOUND,
+		                 "there is no such call: POST /mdn/v1/models/NAME:TAG/pause, resume or cancel");
+	int rc = places_name_tag(rest, name_tag, err);
+	if (rc < 0)
+		return rc;
+	if (!pauses && !resumes)
+		return cancel(c, x, name_tag, err);
+	if ((rc = set_paused(c, name_tag, pauses, err)) == 0)
+		http_respond(x, 204, NULL, (struct str){0});
 	return rc;
 }
 
-int keys_delete(struct center *c, struct http_exchange *x, struct str id, struct error *err)
+/* ---- what a node is told ---------------------------------------------------------------------------------- */
+
+static void append_version(struct buf *out, const struct version *v, bool load, bool paused)
 {
-	for (size_t i = 0; i < c->key_count; i++) {
-		if (!str_equal(str_from(c->keys[i].id), id))
-			continue;
-		int rc = state_delete(c->state, "key", id, err);
-		if (rc < 0)
-			return rc;
-		log_info(ROOM, "API key %s of %s revoked", c->keys[i].id, c->keys[i].name);
-		c->keys[i] = c->keys[--c->key_count];
-		center_touch(c);
-		http_respond(x, 204, NULL, (struct str){0});
-		return 0;
-	}
-	return error_set(err, E_NOTFOUND,
-	                 "there is no API key with the id " STR_FMT ": the id is what follows mdn-, 12 characters",
-	                 STR_ARG(((struct str){id.base, id.len < 64 ? id.len : 64})));
+	if (out->base[out->len - 1] != '[')
+		buf_append_str(out, STR(","));
+	version_format(v, out);
+	if (load && !paused)
+		return;
+	out->len--; /* its closing brace */
+	buf_append_str(out, load ? STR("") : STR(",\"load\":false"));
+	buf_append_str(out, paused ? STR(",\"paused\":true}") : STR("}"));
 }
 
-void keys_list(struct center *c, struct http_exchange *x)
+static void append_model(struct center *c, const struct registered *r, const char *name_tag, struct buf *out)
 {
-	struct buf out = {0};
-	buf_append_str(&out, STR("{\"keys\":["));
-	for (size_t i = 0; i < c->key_count; i++)
-		buf_printf(&out, "%s{\"id\":\"%s\",\"name\":\"%s\",\"created_us\":%" PRId64 "}", i ? "," : "",
-		           c->keys[i].id, c->keys[i].name, c->keys[i].created_wall_us);
-	buf_append_str(&out, STR("]}"));
-	center_answer(x, &out);
+	const struct known_version *k = version_find(c, str_from(name_tag));
+	const struct held_rollout *h = rollouts_find(c, name_tag);
+	bool load = false, paused = places_paused(c, name_tag);
+	if (!k || !places_holds(c, r, name_tag, &load))
+		return;
+	enum rollout_want want = h ? rollouts_want(h, r->id) : WANT_NEW;
+	if (want != WANT_OLD)
+		append_version(out, &k->version, load && want == WANT_NEW, paused);
+	/* The old one stays at hand until the roll-out is done, so that the way back is short. */
+	if (h && h->has_old && h->r.phase != ROLLOUT_DONE)
+		append_version(out, &h->old, load && want != WANT_NEW, paused);
+}
+
+static int by_text(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+void places_assign(struct center *c, struct registered *r, struct buf *out)
+{
+	const char *models[LIMIT_NODE_MODELS];
+	size_t count = 0, at = node_index(c, r);
+	places_refresh(c);
+	for (size_t i = 0; i < c->rule_count && !r->removed && count < LIMIT_NODE_MODELS; i++)
+		if (rule_means(c, &c->rules[i], at))
+			models[count++] = c->rules[i].where.model;
+	if (count > 1)
+		qsort(models, count, sizeof(*models), by_text);
+	buf_append_str(out, STR("\"models\":["));
+	for (size_t i = 0; i < count; i++)
+		if (i == 0 || strcmp(models[i], models[i - 1]) != 0)
+			append_model(c, r, models[i], out);
+	buf_append_str(out, STR("]"));
+	limits_assign(c, r, out);
 }

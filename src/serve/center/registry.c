@@ -17,9 +17,26 @@
 #define REPORT_MAX (2u << 20)
 #define URLS_EVERY_US (1 * US_PER_S) /* each change is written to the disk and told to all: no faster from one node */
 
+#define AWAY_US (60 * US_PER_S) /* silent for so long: its work is given to others */
+
+bool registry_is_away(const struct center *c, const struct registered *r)
+{
+	const struct node_entry *e = node_map_find(c->map, str_from(r->id));
+	return loop_now_us(c->loop) - (e ? e->received_us : c->begun_us) > AWAY_US;
+}
+
 struct placement_node registry_view(const struct registered *r)
 {
-	return (struct placement_node){str_from(r->id), str_from(r->name), str_from(r->site), r->roles};
+	struct placement_node view = {.id = str_from(r->id),
+	                              .name = str_from(r->name),
+	                              .site = str_from(r->site),
+	                              .roles = r->roles,
+	                              .labels = r->labels,
+	                              .label_count = r->label_count,
+	                              .memory_bytes = r->memory_bytes,
+	                              .accelerator = str_from(r->accelerator),
+	                              .away = r->away};
+	return view;
 }
 
 /* ---- finding ----------------------------------------------------------------------------------- */
@@ -85,9 +102,39 @@ static void record_format(const struct registered *r, struct buf *out)
 	buf_append_json(out, str_from(r->node_url));
 	buf_append_str(out, STR(",\"api_url\":"));
 	buf_append_json(out, str_from(r->api_url));
-	buf_printf(out, ",\"removed\":%s,\"cert_expires_us\":%" PRId64 "}", r->removed ? "true" : "false",
-	           r->cert_expires_wall_us);
+	buf_printf(out, ",\"removed\":%s,\"cert_expires_us\":%" PRId64 ",\"memory_bytes\":%" PRIu64 ",\"accelerator\":",
+	           r->removed ? "true" : "false", r->cert_expires_wall_us, r->memory_bytes);
+	buf_append_json(out, str_from(r->accelerator));
+	buf_append_str(out, STR(",\"labels\":["));
+	for (size_t i = 0; i < r->label_count; i++) {
+		buf_append_str(out, i ? STR(",") : STR(""));
+		buf_append_json(out, str_from(r->labels[i]));
+	}
+	buf_append_str(out, STR("]}"));
 	buf_fini(&roles);
+}
+
+/* Absent in records of older nodes. */
+static int machine_parse(yyjson_val *o, struct registered *r, struct error *err)
+{
+	struct str accelerator = {0};
+	yyjson_val *labels = NULL, *item;
+	int64_t memory = 0;
+	size_t i, count;
+	int rc;
+	if ((rc = json_i64(o, "memory_bytes", 0, INT64_MAX, &memory, err)) < 0 ||
+	    (rc = json_str(o, "accelerator", &accelerator, err)) < 0 || (rc = json_arr(o, "labels", &labels, err)) < 0)
+		return rc;
+	r->memory_bytes = (uint64_t)memory;
+	str_copy(accelerator, r->accelerator, sizeof(r->accelerator));
+	yyjson_arr_foreach(labels, i, count, item)
+	{
+		struct str label = {yyjson_get_str(item), yyjson_get_len(item)};
+		if (label.base && r->label_count < NODE_LABELS_MAX &&
+		    str_copy(label, r->labels[r->label_count], NODE_TEXT_SIZE))
+			r->label_count++;
+	}
+	return 0;
 }
 
 static int record_parse(struct str text, struct registered *ret, struct error *err)
@@ -104,7 +151,7 @@ static int record_parse(struct str text, struct registered *ret, struct error *e
 	    (rc = json_str(o, "pin", &pin, err)) == 0 && (rc = json_str(o, "node_url", &node_url, err)) == 0 &&
 	    (rc = json_str(o, "api_url", &api_url, err)) == 0 && (rc = json_bool(o, "removed", &r.removed, err)) == 0 &&
 	    (rc = json_i64(o, "cert_expires_us", INT64_MIN, INT64_MAX, &r.cert_expires_wall_us, err)) == 0 &&
-	    (rc = node_roles_parse(roles, &r.roles, err)) == 0) {
+	    (rc = node_roles_parse(roles, &r.roles, err)) == 0 && (rc = machine_parse(o, &r, err)) == 0) {
 		if (str_copy(id, r.id, sizeof(r.id)) && str_copy(name, r.name, sizeof(r.name)) &&
 		    str_copy(site, r.site, sizeof(r.site)) && str_copy(pin, r.pin, sizeof(r.pin)) &&
 		    str_copy(node_url, r.node_url, sizeof(r.node_url)) &&
@@ -126,6 +173,7 @@ static void keep(struct center *c, const struct registered *r, struct registered
 	memmove(c->nodes + at + 1, c->nodes + at, (c->node_count - at) * sizeof(*c->nodes));
 	c->nodes[at] = kept;
 	c->node_count++;
+	c->places_stale = true;
 	*ret_kept = kept;
 }
 
@@ -206,7 +254,7 @@ void registry_sweep(struct center *c)
 	}
 	if (kept < c->node_count)
 		center_touch(c);
-	c->node_count = kept;
+	c->node_count = kept; /* what is kept per node by its place here is made anew when asked for: places_stale */
 }
 
 /* ---- calls --------------------------------------------------------------------------------------- */
@@ -294,6 +342,52 @@ static bool set_url(char kept[static NODE_URL_SIZE], const char *now)
 	return true;
 }
 
+static bool set_machine(struct registered *r, const struct node_report *report)
+{
+	if (r->memory_bytes == report->memory_bytes && strcmp(r->accelerator, report->accelerator) == 0 &&
+	    r->label_count == report->label_count && memcmp(r->labels, report->labels, sizeof(r->labels)) == 0)
+		return false;
+	r->memory_bytes = report->memory_bytes;
+	memcpy(r->accelerator, report->accelerator, sizeof(r->accelerator));
+	memcpy(r->labels, report->labels, sizeof(r->labels));
+	r->label_count = report->label_count;
+	return true;
+}
+
+/* What was measured since the report before; sums begin anew with each engine. */
+static void measure(struct center *c, const struct node_report *before, const struct node_report *now)
+{
+	for (size_t i = 0; i < now->model_count && c->rollout_count; i++) {
+		const struct model_report *m = &now->models[i], *b = NULL;
+		for (size_t k = 0; before && k < before->model_count && !b; k++)
+			if (strcmp(before->models[k].name, m->name) == 0 &&
+			    strcmp(before->models[k].digest, m->digest) == 0)
+				b = &before->models[k];
+		struct rollout_measure d = {m->served, m->errors, m->ttft_sum_us, m->tokens, m->decode_sum_us};
+		if (!before || (d.requests == 0 && d.errors == 0))
+			continue; /* how much of it is old is not known */
+		if (b && b->served <= m->served && b->errors <= m->errors && b->ttft_sum_us <= m->ttft_sum_us &&
+		    b->tokens <= m->tokens && b->decode_sum_us <= m->decode_sum_us) {
+			d = (struct rollout_measure){m->served - b->served, m->errors - b->errors,
+			                             m->ttft_sum_us - b->ttft_sum_us, m->tokens - b->tokens,
+			                             m->decode_sum_us - b->decode_sum_us};
+		}
+		rollouts_measure(c, m->name, m->digest, &d);
+	}
+}
+
+/* A model that became ready, failed or came to be on disk moves a roll-out on: no need to wait for the second. */
+static bool states_differ(const struct node_report *before, const struct node_report *now)
+{
+	if (!before || before->model_count != now->model_count)
+		return true;
+	for (size_t i = 0; i < now->model_count; i++)
+		if (before->models[i].state != now->models[i].state ||
+		    strcmp(before->models[i].digest, now->models[i].digest) != 0)
+			return true;
+	return false;
+}
+
 /* What the roster says of a node follows its reports. */
 static int follow_report(struct center *c, struct registered *r, const struct node_report *report, struct error *err)
 {
@@ -303,6 +397,7 @@ static int follow_report(struct center *c, struct registered *r, const struct no
 	if (changed.urls_us - r->urls_us >= URLS_EVERY_US || r->urls_us == 0) {
 		urls = set_url(changed.node_url, report->node_url);
 		urls |= set_url(changed.api_url, report->api_url);
+		urls |= set_machine(&changed, report);
 	}
 	if (!urls && r->state == report->state)
 		return 0;
@@ -331,7 +426,13 @@ static int take_report(struct center *c, struct registered *r, struct str body, 
 		str_copy(str_from(r->name), report.name, sizeof(report.name));
 		str_copy(str_from(r->site), report.site, sizeof(report.site));
 		report.roles = r->roles;
+		const struct node_entry *e = node_map_find(c->map, str_from(r->id));
+		bool differs = states_differ(e ? &e->report : NULL, &report);
+		if (e && e->report.boot == report.boot && e->report.seq < report.seq)
+			measure(c, &e->report, &report);
 		rc = node_map_report(c->map, &report, loop_now_us(c->loop), err);
+		if (rc == 0 && differs)
+			rollouts_soon(c);
 		if (rc == E_CONFLICT)
 			rc = 0; /* overtaken by a newer one: nothing to tell the sender */
 		else if (rc == 0)

@@ -68,7 +68,7 @@ static void append_assign(struct watcher *w, struct buf *out)
 	struct digest d = digest_of(models.base, models.len);
 	if (!digest_equal(&d, &w->assign_sent)) {
 		w->assign_sent = d;
-		buf_printf(&document, "{\"version\":%" PRIu64 ",\"models\":", w->c->revision);
+		buf_printf(&document, "{\"version\":%" PRIu64 ",", w->c->revision);
 		buf_append_str(&document, buf_str(&models));
 		buf_append_str(&document, STR("}"));
 		sse_append(out, STR("assign"), buf_str(&document));

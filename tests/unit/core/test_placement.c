@@ -5,13 +5,15 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <cmocka.h>
 
 static struct placement_node node(const char *id, const char *name, const char *site, uint32_t roles)
 {
-	return (struct placement_node){str_from(id), str_from(name), str_from(site), roles};
+	return (struct placement_node){
+	    .id = str_from(id), .name = str_from(name), .site = str_from(site), .roles = roles};
 }
 
 static bool matches(const char *selector, const struct placement_node *n)
@@ -41,8 +43,28 @@ static void test_terms_of_one_kind_are_alternatives_and_kinds_all_hold(void **un
 
 static void test_bad_selectors_are_refused_with_the_way_out(void **unused)
 {
-	const char *bad[] = {
-	    "", " ", ",", "all,", "edge", "role=", "role=king", "site=", "all=1", "node=a b", "ROLE=edge", "site"};
+	const char *bad[] = {"",
+	                     " ",
+	                     ",",
+	                     "all,",
+	                     "edge",
+	                     "role=",
+	                     "role=king",
+	                     "site=",
+	                     "all=1",
+	                     "node=a b",
+	                     "ROLE=edge",
+	                     "site",
+	                     "!",
+	                     "!all",
+	                     "!!site=a",
+	                     "label=rack",
+	                     "memory>=",
+	                     "memory>=many",
+	                     "memory=16G",
+	                     "accelerator=",
+	                     "role=edge,role=",
+	                     "site=!a"};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
 		struct selector s;
 		struct error err = {0};
@@ -64,6 +86,8 @@ static void test_equal_selectors_have_one_text(void **unused)
 	    {"site=b,site=a,role=edge,site=a", "role=edge,site=a,site=b"},
 	    {"all", "all"},
 	    {"all,node=x", "node=x"},
+	    {"! site=a,memory>=16384M,label=rack:7,site=b,accelerator=cuda",
+	     "site=b,label=rack:7,accelerator=cuda,memory>=16G,!site=a"},
 	};
 	for (size_t i = 0; i < sizeof(pairs) / sizeof(*pairs); i++) {
 		struct selector s;
@@ -84,32 +108,153 @@ static struct placement_rule rule(const char *model, const char *on)
 	return r;
 }
 
-static void test_rules_give_each_node_its_models_once(void **unused)
+static void test_machines_are_chosen_by_what_they_are(void **unused)
 {
-	struct placement_rule rules[] = {
-	    rule("small:1", "role=edge"), rule("extra:1", "site=paris"), rule("small:1", "site=paris"),
-	    rule("big:1", "role=center"), rule("all:1", "all"),
-	};
-	const char *models[8];
-	struct placement_node paris = node("n-1", "e1", "paris", ROLE_EDGE);
-	assert_int_equal(placement_of(rules, 5, &paris, models, 8), 3);
-	assert_string_equal(models[0], "all:1");
-	assert_string_equal(models[1], "extra:1");
-	assert_string_equal(models[2], "small:1");
-	assert_int_equal(placement_of(rules, 5, &paris, models, 2), 2);
+	static const char labels[2][NODE_TEXT_SIZE] = {"rack:7", "tier:gold"};
+	struct placement_node n = node("n-1", "e1", "paris", ROLE_EDGE);
+	n.labels = labels;
+	n.label_count = 2;
+	n.memory_bytes = UINT64_C(32) << 30;
+	n.accelerator = STR("cuda");
+	assert_true(matches("label=rack:7", &n));
+	assert_true(matches("label=rack:8,label=tier:gold", &n));
+	assert_false(matches("label=rack:8", &n));
+	assert_true(matches("memory>=32G,accelerator=cuda,site=paris", &n));
+	assert_false(matches("memory>=33G", &n));
+	assert_false(matches("accelerator=none", &n));
+	assert_false(matches("!accelerator=cuda", &n));
+	assert_true(matches("role=edge,!site=lyon,!label=rack:8", &n));
+	assert_false(matches("role=edge,!site=lyon,!label=rack:7", &n));
+	n.memory_bytes = 0;
+	assert_false(matches("memory>=1M", &n));
+}
 
+static bool holds(const struct placement_rule *rules, size_t i, const struct placement_node *n)
+{
+	return placement_rule_holds(&rules[i], n);
+}
+
+static void test_rules_hold_for_nodes_that_run_models(void **unused)
+{
+	struct placement_rule rules[] = {rule("small:1", "role=edge"), rule("extra:1", "site=paris"),
+	                                 rule("big:1", "role=center"), rule("all:1", "all"), rule("one:1", "node=c")};
+	struct placement_node paris = node("n-1", "e1", "paris", ROLE_EDGE);
+	assert_true(holds(rules, 0, &paris) && holds(rules, 1, &paris) && holds(rules, 3, &paris));
+	assert_false(holds(rules, 2, &paris) || holds(rules, 4, &paris));
 	struct placement_node store = node("n-2", "repo", "paris", ROLE_REPOSITORY);
-	assert_int_equal(placement_of(rules, 5, &store, models, 8), 0);
 	struct placement_node scheduler = node("n-3", "s", "paris", ROLE_SCHEDULER);
-	assert_int_equal(placement_of(rules, 5, &scheduler, models, 8), 0);
+	for (size_t i = 0; i < 5; i++)
+		assert_false(holds(rules, i, &store) || holds(rules, i, &scheduler));
 	struct placement_node center = node("n-4", "c", "paris", ROLE_CENTER);
-	assert_int_equal(placement_of(rules, 5, &center, models, 8), 1);
-	assert_string_equal(models[0], "big:1");
-	struct placement_node box =
-	    node("n-5", "box", "lyon", ROLE_CENTER | ROLE_EDGE | ROLE_REPOSITORY | ROLE_SCHEDULER);
-	assert_int_equal(placement_of(rules, 5, &box, models, 8), 3);
+	assert_true(holds(rules, 2, &center) && holds(rules, 4, &center));
+	assert_false(holds(rules, 0, &center) || holds(rules, 1, &center) || holds(rules, 3, &center));
+	struct placement_node box = node("n-5", "box", "lyon", ROLE_CENTER | ROLE_EDGE | ROLE_REPOSITORY);
+	assert_true(holds(rules, 0, &box) && holds(rules, 2, &box) && holds(rules, 3, &box));
 	for (size_t i = 0; i < 5; i++)
 		selector_fini(&rules[i].on);
+}
+
+enum { MANY = 200 };
+
+static size_t chosen_count(const bool *chosen, size_t count)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < count; i++)
+		n += chosen[i];
+	return n;
+}
+
+static void test_replicas_are_few_spread_and_stay_where_they_are(void **unused)
+{
+	static struct placement_node nodes[MANY];
+	static char ids[MANY][16];
+	bool before[MANY], after[MANY];
+	struct placement_rule r = rule("m:1", "role=edge");
+	for (size_t i = 0; i < MANY; i++) {
+		snprintf(ids[i], sizeof(ids[i]), "n-%zu", i);
+		nodes[i] = node(ids[i], ids[i], i % 4 == 0 ? "a" : i % 4 == 1 ? "b" : "c", ROLE_EDGE);
+		nodes[i].memory_bytes = UINT64_C(16) << 30;
+	}
+	placement_choose(&r, 0, 0, nodes, MANY, before);
+	assert_int_equal(chosen_count(before, MANY), MANY);
+	placement_choose(&r, 10, 0, nodes, MANY, before);
+	assert_int_equal(chosen_count(before, MANY), 10);
+	/* one more is one more; one fewer is one fewer */
+	placement_choose(&r, 11, 0, nodes, MANY, after);
+	for (size_t i = 0; i < MANY; i++)
+		assert_true(!before[i] || after[i]);
+	/* a node that is away is replaced, the others stay */
+	size_t gone = 0;
+	while (!before[gone])
+		gone++;
+	nodes[gone].away = true;
+	placement_choose(&r, 10, 0, nodes, MANY, after);
+	assert_int_equal(chosen_count(after, MANY), 10);
+	assert_false(after[gone]);
+	for (size_t i = 0; i < MANY; i++)
+		assert_true(!before[i] || after[i] || i == gone);
+	nodes[gone].away = false;
+	/* too small machines are the last choice */
+	for (size_t i = 0; i < MANY; i++)
+		nodes[i].memory_bytes = i % 2 ? UINT64_C(8) << 30 : UINT64_C(16) << 30;
+	placement_choose(&r, 20, UINT64_C(10) << 30, nodes, MANY, after);
+	for (size_t i = 1; i < MANY; i += 2)
+		assert_false(after[i]);
+	r.per_site = true;
+	placement_choose(&r, 2, 0, nodes, MANY, after);
+	assert_int_equal(chosen_count(after, MANY), 6);
+	selector_fini(&r.on);
+}
+
+static void test_models_get_replicas_evenly(void **unused)
+{
+	static struct placement_node nodes[20];
+	static char ids[20][16];
+	size_t load[20] = {0};
+	for (size_t i = 0; i < 20; i++) {
+		snprintf(ids[i], sizeof(ids[i]), "n-%zu", i);
+		nodes[i] = node(ids[i], ids[i], "a", ROLE_EDGE);
+		nodes[i].memory_bytes = UINT64_C(16) << (30 + (i < 10));
+	}
+	for (int m = 0; m < 1000; m++) {
+		bool chosen[20];
+		char name[16];
+		snprintf(name, sizeof(name), "m%d:1", m);
+		struct placement_rule r = rule(name, "all");
+		placement_choose(&r, 2, 0, nodes, 20, chosen);
+		for (size_t i = 0; i < 20; i++)
+			load[i] += chosen[i];
+		selector_fini(&r.on);
+	}
+	for (size_t i = 0; i < 20; i++) /* 2000 over 30 shares */
+		assert_true(i < 10 ? load[i] > 95 && load[i] < 175 : load[i] > 40 && load[i] < 105);
+}
+
+static void test_demand_follows_load_without_flapping(void **unused)
+{
+	struct demand d = {0};
+	int64_t now = 1000000;
+	uint32_t changes = 0;
+	demand_step(&d, 1, 8, 0, 4, now);
+	assert_int_equal(d.replicas, 1);
+	for (int s = 0; s < 120; s++)
+		demand_step(&d, 1, 8, 10, 4, now += 1000000);
+	assert_int_equal(d.replicas, 4); /* 10 / 2.8 */
+	for (int s = 0; s < 3600; s++)
+		changes += demand_step(&d, 1, 8, s % 20 < 10 ? 13 : 7, 4, now += 1000000);
+	assert_true(changes <= 2);
+	uint32_t high = d.replicas;
+	for (int s = 0; s < 300; s++)
+		demand_step(&d, 1, 8, 0, 4, now += 1000000);
+	assert_int_equal(d.replicas, high); /* not yet */
+	for (int s = 0; s < 7200; s++)
+		demand_step(&d, 1, 8, 0, 4, now += 1000000);
+	assert_int_equal(d.replicas, 1);
+	demand_step(&d, 3, 8, 0, 4, now += 1000000);
+	assert_int_equal(d.replicas, 3);
+	for (int s = 0; s < 100; s++)
+		demand_step(&d, 3, 8, 500, 4, now += 1000000);
+	assert_int_equal(d.replicas, 8);
 }
 
 static void test_api_keys_tell_typos_and_match_only_themselves(void **unused)
@@ -138,7 +283,11 @@ int main(void)
 	    cmocka_unit_test(test_terms_of_one_kind_are_alternatives_and_kinds_all_hold),
 	    cmocka_unit_test(test_bad_selectors_are_refused_with_the_way_out),
 	    cmocka_unit_test(test_equal_selectors_have_one_text),
-	    cmocka_unit_test(test_rules_give_each_node_its_models_once),
+	    cmocka_unit_test(test_machines_are_chosen_by_what_they_are),
+	    cmocka_unit_test(test_rules_hold_for_nodes_that_run_models),
+	    cmocka_unit_test(test_replicas_are_few_spread_and_stay_where_they_are),
+	    cmocka_unit_test(test_models_get_replicas_evenly),
+	    cmocka_unit_test(test_demand_follows_load_without_flapping),
 	    cmocka_unit_test(test_api_keys_tell_typos_and_match_only_themselves),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

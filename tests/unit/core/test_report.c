@@ -41,6 +41,19 @@ static struct node_report full(void)
 	                                    .itl_us = 4500};
 	strcpy(r.models[0].name, "smollm2:latest");
 	strcpy(r.models[0].digest, "sha256:00");
+	r.models[0].served = 12;
+	r.models[0].errors = 1;
+	r.models[0].ttft_sum_us = 99000;
+	r.models[0].tokens = 400;
+	r.models[0].decode_sum_us = 5000000;
+	strcpy(r.models[0].file, "weights.gguf");
+	r.models[0].source_count = 1;
+	strcpy(r.models[0].sources[0].id, "n-9");
+	r.models[0].sources[0].rate = 12500000;
+	r.label_count = 1;
+	strcpy(r.labels[0], "rack:7");
+	r.memory_bytes = UINT64_C(64) << 30;
+	strcpy(r.accelerator, "none");
 	r.models[1].state = MODEL_FAILED;
 	strcpy(r.models[1].name, "b:1");
 	strcpy(r.models[1].error, "no memory for 4 GB");
@@ -66,6 +79,8 @@ static void test_report_survives_the_wire_unchanged(void **unused)
 	node_report_format(&back, &two);
 	assert_true(str_equal(buf_str(&one), buf_str(&two)));
 	assert_string_equal(back.name, r.name);
+	assert_string_equal(back.labels[0], r.labels[0]);
+	assert_int_equal(back.memory_bytes, r.memory_bytes);
 	assert_int_equal(back.boot, r.boot);
 	assert_int_equal(back.seen[0].dispatched, r.seen[0].dispatched);
 	assert_memory_equal(back.models, r.models, 2 * sizeof(*r.models));
