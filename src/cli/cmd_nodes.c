@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "cli/answers.h"
 #include "cli/client.h"
+#include "cli/node_find.h"
 #include "cli/node_table.h"
 #include "cli/options.h"
 #include "cli/progress.h"
@@ -66,29 +67,6 @@ int cmd_status(const struct args *args)
 
 /* ---- one node ------------------------------------------------------------------------------------- */
 
-/* A name or an id, as the center knows it. */
-static int find_node(struct client *c, const char *name, char *ret_id, size_t id_size, char *ret_url, size_t url_size,
-                     struct error *err)
-{
-	yyjson_doc *doc;
-	yyjson_val *node;
-	size_t i, max;
-	int rc = client_json(c, "GET", "/mdn/v1/nodes", STR(""), &doc, err);
-	if (rc)
-		return rc;
-	ret_id[0] = 0;
-	yyjson_arr_foreach(yyjson_obj_get(yyjson_doc_get_root(doc), "nodes"), i, max, node)
-	{
-		struct str id = answer_text(node, "id");
-		if (!str_equal(id, str_from(name)) && !str_equal(answer_text(node, "name"), str_from(name)))
-			continue;
-		str_copy(id, ret_id, id_size);
-		str_copy(answer_text(node, "node_url"), ret_url, url_size);
-	}
-	yyjson_doc_free(doc);
-	return ret_id[0] ? 0 : error_set(err, E_NOTFOUND, "no node is called %s: see `mdn nodes`", name);
-}
-
 static int node_action(const struct args *args, const char *method, const char *suffix, const char *done_words)
 {
 	struct client *c;
@@ -96,7 +74,7 @@ static int node_action(const struct args *args, const char *method, const char *
 	char id[NODE_ID_SIZE], url[NODE_URL_SIZE], path[128];
 	if (client_open(args_value(args, "operator"), &c, &err))
 		return args_fail(args, &err);
-	int rc = find_node(c, args_operand(args, 0), id, sizeof id, url, sizeof url, &err);
+	int rc = node_find(c, args_operand(args, 0), id, sizeof id, url, sizeof url, &err);
 	if (rc == 0) {
 		snprintf(path, sizeof path, "/mdn/v1/nodes/%s%s", id, suffix);
 		rc = client_json(c, method, path, STR(""), NULL, &err);
@@ -137,7 +115,7 @@ int cmd_logs(const struct args *args)
 		return args_usage(args, "--lines %s is not a number", text);
 	if (client_open(args_value(args, "operator"), &c, &err))
 		return args_fail(args, &err);
-	int rc = find_node(c, args_operand(args, 0), id, sizeof id, at, sizeof at, &err);
+	int rc = node_find(c, args_operand(args, 0), id, sizeof id, at, sizeof at, &err);
 	if (rc == 0 && !at[0])
 		rc = error_set(&err, E_UNAVAILABLE, "%s has joined but never started; on its machine run: mdn serve",
 		               args_operand(args, 0));

@@ -12,12 +12,16 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "cli/log_ring.h"
+#include "cli/model_files.h"
+#include "cli/sealed_files.h"
 #include "cli/systemd.h"
+#include "cli/trust_gate.h"
 #include "core/key_ring.h"
 #include "serve/center/center.h"
 #include "serve/gateway/gateway.h"
 #include "serve/member/member.h"
 #include "serve/peer/peer.h"
+#include "serve/repository/keeper.h"
 #include "serve/repository/repository.h"
 #include "serve/scheduler/scheduler.h"
 
@@ -47,9 +51,13 @@ struct node {
 	struct blob_store *blobs;
 	struct catalog *catalog;
 	struct repository *repository;
+	struct keeper *keeper;
+	struct sealed_files *sealed;
+	struct version wanted; /* files a repair asks for */
 	struct center *center;
 	struct peer *peer;
 	struct gateway *gateway;
+	struct trust_gate *gate; /* with the gateway */
 	struct scheduler *scheduler;
 	struct key_ring keys; /* for the repository; the gateway has its own */
 	struct tls_context *api_tls;
@@ -93,7 +101,10 @@ static bool is_operator(const struct node *n, struct str identity)
 static bool forbidden_to_nodes(const struct node *n, struct http_exchange *x)
 {
 	bool reads = str_equal(http_method(x), STR("GET")) || str_equal(http_method(x), STR("HEAD"));
-	bool own = (str_starts(http_path(x), STR("/v2/")) && !reads) || str_equal(http_path(x), STR("/mdn/v1/logs"));
+	bool keeps = str_equal(http_path(x), STR("/mdn/v1/gc")) || str_equal(http_path(x), STR("/mdn/v1/fsck"));
+	bool changes = str_starts(http_path(x), STR("/mdn/v1/repository/"));
+	bool own = keeps || changes || (str_starts(http_path(x), STR("/v2/")) && !reads) ||
+	           str_equal(http_path(x), STR("/mdn/v1/logs"));
 	return own && !is_operator(n, http_peer_identity(x));
 }
 
@@ -117,7 +128,7 @@ static void on_node_request(void *arg, struct http_exchange *x)
 		return;
 	}
 	if ((n->gateway && gateway_handle_node(n->gateway, x)) || peer_handle(n->peer, x) ||
-	    (n->repository && repository_handle(n->repository, x)) ||
+	    keeper_handle(n->keeper, x) || (n->repository && repository_handle(n->repository, x)) ||
 	    (n->scheduler && scheduler_handle(n->scheduler, x)))
 		return;
 	not_found(x);
@@ -133,7 +144,8 @@ static void on_api_request(void *arg, struct http_exchange *x)
 static void on_repository_request(void *arg, struct http_exchange *x)
 {
 	struct node *n = arg;
-	if (!repository_handle(n->repository, x))
+	/* What operators do is done over the node port, where they are known. */
+	if (str_starts(http_path(x), STR("/mdn/v1/repository/")) || !repository_handle(n->repository, x))
 		not_found(x);
 }
 
@@ -285,6 +297,68 @@ static void versions_forget(struct node *n)
 	free(n->unloadable);
 }
 
+static bool is_assigned_file(void *arg, const struct digest *d)
+{
+	const struct node *n = arg;
+	for (size_t i = 0; i < n->version_count; i++)
+		for (size_t k = 0; k < n->versions[i].file_count; k++)
+			if (digest_equal(&n->versions[i].files[k].digest, d))
+				return true;
+	return false;
+}
+
+/* Signatures come as files do; on_model_here tells when all are there. */
+static void add_signatures(struct version *v)
+{
+	v->files = mem_resize(v->files, v->file_count + v->signature_count + 1, sizeof *v->files);
+	for (size_t i = 0; i < v->signature_count; i++) {
+		struct version_file f = {.digest = v->signatures[i].digest, .size = v->signatures[i].size};
+		snprintf(f.path, sizeof f.path, ".signature-%zu", i);
+		v->files[v->file_count++] = f;
+	}
+}
+
+/* What is assigned, and what a repair wants. */
+static void fetch_assigned(struct node *n)
+{
+	struct version *all = mem_new((n->version_count + 1) * sizeof *all);
+	size_t count = n->version_count;
+	for (size_t i = 0; i < count; i++) {
+		version_copy(&n->versions[i], &all[i]);
+		add_signatures(&all[i]);
+	}
+	if (n->wanted.file_count)
+		version_copy(&n->wanted, &all[count++]);
+	peer_set_assigned(n->peer, all, count);
+	for (size_t i = 0; i < count; i++)
+		version_fini(&all[i]);
+	free(all);
+}
+
+/* A check found these missing, or put them aside: fetched from whoever has them. What is assigned here is looked for
+ * on the disk again. */
+static void on_wanted(void *arg, const struct version_file *files, size_t count)
+{
+	struct node *n = arg;
+	version_fini(&n->wanted);
+	n->wanted = (struct version){.name = "repair", .tag = "wanted"};
+	n->wanted.files = mem_new((count + 1) * sizeof *n->wanted.files);
+	for (size_t i = 0; i < count && n->wanted.file_count < VERSION_FILES_MAX; i++)
+		if (files[i].size && !is_assigned_file(n, &files[i].digest))
+			n->wanted.files[n->wanted.file_count++] = files[i];
+	log_info("node", "%zu blobs are missing; fetching what other nodes have", count);
+	peer_set_assigned(n->peer, NULL, 0);
+	fetch_assigned(n);
+}
+
+static bool holds_manifest(const struct version *versions, size_t count, const struct digest *manifest)
+{
+	for (size_t i = 0; i < count; i++)
+		if (digest_equal(&versions[i].manifest, manifest))
+			return true;
+	return false;
+}
+
 static void on_assign(void *arg, const struct version *versions, size_t count)
 {
 	struct node *n = arg;
@@ -295,48 +369,112 @@ static void on_assign(void *arg, const struct version *versions, size_t count)
 		name_tag_of(&n->versions[i], name, sizeof name);
 		if (!assigned(versions, count, &n->versions[i]))
 			gateway_model_remove(n->gateway, str_from(name));
+		if (!holds_manifest(versions, count, &n->versions[i].manifest))
+			model_files_forget(n->config->data, &n->versions[i]);
+	}
+	struct version *now = mem_new((count + 1) * sizeof *now);
+	char **unloadable = mem_new((count + 1) * sizeof *unloadable);
+	for (size_t i = 0; i < count; i++) {
+		const struct version *before = assigned(n->versions, n->version_count, &versions[i]);
+		char **why = before ? &n->unloadable[before - n->versions] : NULL;
+		version_copy(&versions[i], &now[i]);
+		if (why && digest_equal(&before->manifest, &now[i].manifest)) {
+			unloadable[i] = *why;
+			*why = NULL;
+		}
 	}
 	versions_forget(n);
-	n->versions = mem_new((count + 1) * sizeof *n->versions);
-	n->unloadable = mem_new((count + 1) * sizeof *n->unloadable);
+	n->versions = now;
+	n->unloadable = unloadable;
 	n->version_count = count;
-	for (size_t i = 0; i < count; i++)
-		version_copy(&versions[i], &n->versions[i]);
-	peer_set_assigned(n->peer, versions, count);
+	sealed_files_keep(n->sealed, is_assigned_file, n);
+	fetch_assigned(n);
 }
 
-/* The file an engine opens: the GGUF, by name or by type. */
-static const struct version_file *model_file(const struct version *v)
+static void load_model(struct node *n, const struct version *v)
 {
-	const struct version_file *largest = NULL;
-	for (size_t i = 0; i < v->file_count; i++) {
-		const struct version_file *f = &v->files[i];
-		if (str_ends(str_from(f->path), STR(".gguf")))
-			return f;
-		if (!largest || f->size > largest->size)
-			largest = f;
+	struct error err = {0};
+	char name[2 * NODE_TEXT_SIZE], digest[DIGEST_TEXT_SIZE], *path = NULL;
+	name_tag_of(v, name, sizeof name);
+	digest_format(&v->manifest, digest);
+	int rc = model_files_path(n->sealed, n->config->data, v, &path, &err);
+	if (rc == E_BUSY)
+		return; /* on_decrypted comes back */
+	if (rc || gateway_model_add(n->gateway, str_from(name), str_from(digest), str_from(path), &err)) {
+		log_error("node", "%s cannot be loaded: %s", name, err.text);
+		if (!n->unloadable[v - n->versions])
+			n->unloadable[v - n->versions] = str_dup(str_from(err.text));
 	}
-	return largest;
+	free(path);
+	member_report_soon(n->member);
+}
+
+static bool serves(const struct node *n, const struct version *v)
+{
+	char name[2 * NODE_TEXT_SIZE], digest[DIGEST_TEXT_SIZE];
+	struct model_report line;
+	name_tag_of(v, name, sizeof name);
+	digest_format(&v->manifest, digest);
+	return gateway_model_report(n->gateway, str_from(name), &line) && line.state == MODEL_READY &&
+	       strcmp(line.digest, digest) == 0;
+}
+
+static void on_verdict(void *arg, const struct version *v, const struct error *err)
+{
+	struct node *n = arg;
+	char name[2 * NODE_TEXT_SIZE];
+	const struct version *own = assigned(n->versions, n->version_count, v);
+	if (!own || !digest_equal(&own->manifest, &v->manifest))
+		return; /* another version has the name now */
+	char **why = &n->unloadable[own - n->versions];
+	free(*why);
+	*why = NULL;
+	if (!err) {
+		load_model(n, own);
+		return;
+	}
+	name_tag_of(v, name, sizeof name);
+	log_error("node", "%s is not loaded: %s", name, err->text);
+	*why = str_dup(str_from(err->text));
+	if (serves(n, own))
+		gateway_model_remove(n->gateway, str_from(name));
+	member_report_soon(n->member);
 }
 
 static void on_model_here(void *arg, const struct version *v)
 {
 	struct node *n = arg;
-	struct error err = {0};
-	char name[2 * NODE_TEXT_SIZE], digest[DIGEST_TEXT_SIZE], *path = NULL;
-	const struct version_file *file = model_file(v);
-	if (!n->gateway || !file)
-		return;
-	name_tag_of(v, name, sizeof name);
-	digest_format(&v->manifest, digest);
-	if (blob_path(n->blobs, &file->digest, &path, &err) ||
-	    gateway_model_add(n->gateway, str_from(name), str_from(digest), str_from(path), &err)) {
-		const struct version *own = assigned(n->versions, n->version_count, v);
-		log_error("node", "%s cannot be loaded: %s", name, err.text);
-		if (own && !n->unloadable[own - n->versions])
-			n->unloadable[own - n->versions] = str_dup(str_from(err.text));
+	const struct version *own = n->gateway ? assigned(n->versions, n->version_count, v) : NULL;
+	if (own && digest_equal(&own->manifest, &v->manifest))
+		trust_gate_ask(n->gate, own, serves(n, own));
+}
+
+/* What is on the disk is judged by the policy as it is now. */
+static void judge_again(struct node *n)
+{
+	for (size_t i = 0; i < n->version_count; i++) {
+		char name[2 * NODE_TEXT_SIZE];
+		struct model_report disk;
+		name_tag_of(&n->versions[i], name, sizeof name);
+		if (peer_progress(n->peer, str_from(name), &disk) && disk.state == MODEL_READY)
+			on_model_here(n, &n->versions[i]);
 	}
-	free(path);
+}
+
+static void on_decrypted(void *arg, const struct digest *d, const struct error *err)
+{
+	struct node *n = arg;
+	for (size_t i = 0; i < n->version_count; i++) {
+		if (!model_files_has(&n->versions[i], d))
+			continue;
+		if (!err) {
+			load_model(n, &n->versions[i]); /* judged before */
+		} else if (!n->unloadable[i]) {
+			log_error("node", "%s:%s cannot be loaded: %s", n->versions[i].name, n->versions[i].tag,
+			          err->text);
+			n->unloadable[i] = str_dup(str_from(err->text));
+		}
+	}
 	member_report_soon(n->member);
 }
 
@@ -530,6 +668,8 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 {
 	/* What can be wrong is looked at before anything is changed. */
 	int rc = api_tls_load(n, c, true, err);
+	if (rc == 0 && n->gate)
+		rc = trust_gate_try(n->gate, c->trust_policy, err);
 	if (rc == 0 && n->repository)
 		rc = set_ollama_keys(n, c, err);
 	if (rc == 0 && n->scheduler) {
@@ -538,6 +678,8 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 		rc = scheduler_reload(n->scheduler, &o, err);
 		free(lists);
 	}
+	if (rc == 0 && n->catalog)
+		rc = catalog_rules_apply(n->catalog, c, err);
 	if (rc || (rc = api_tls_load(n, c, false, err)))
 		return rc;
 	set_log_level(c);
@@ -546,8 +688,11 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 		gateway_set_open(n->gateway, c->open);
 		gateway_set_access_log(n->gateway, c->access_log);
 	}
+	keeper_set_times(n->keeper, c->gc_every_us, c->gc_lease_us);
 	if (n->repository)
 		set_repository_rules(n, c);
+	if (n->gate && trust_gate_reload(n->gate, c->trust_policy, err) == 0)
+		judge_again(n);
 	if (n->center)
 		center_set_lives(n->center, c->token_life_us, c->cert_life_us);
 	return 0;
@@ -650,12 +795,22 @@ static int start_member(struct node *n, struct error *err)
 	return member_new(n->loop, &o, &n->member, err);
 }
 
+static int blob_size_of(void *blobs, const struct digest *d, uint64_t *ret_size)
+{
+	return blob_stat(blobs, d, ret_size, NULL);
+}
+
 static int start_stores(struct node *n, struct error *err)
 {
-	char path[4096], secret[4096];
+	char path[4096], secret[4096], work[4096];
+	model_files_sweep(n->config->data);
 	struct repository_options o = {.chunk_size = n->config->chunk_size, .check_key = check_key, .arg = n};
 	snprintf(path, sizeof path, "%s/blobs", n->config->data);
 	int rc = blob_store_open(str_from(path), &n->blobs, err);
+	if (rc == 0)
+		rc = blob_store_unlock(n->blobs, n->config->site_key, n->config->encrypt_at_rest, err);
+	if (rc == 0)
+		n->sealed = sealed_files_new(n->loop, n->blobs, on_decrypted, n);
 	if (rc || !has(n, ROLE_REPOSITORY))
 		return rc;
 	snprintf(path, sizeof path, "%s/catalog.db", n->config->data);
@@ -664,13 +819,29 @@ static int start_stores(struct node *n, struct error *err)
 	o.catalog = n->catalog;
 	snprintf(secret, sizeof secret, "%s/repository.secret", n->config->data);
 	o.secret_path = str_from(secret);
+	snprintf(work, sizeof work, "%s/work", n->config->data);
+	o.work = str_from(work);
 	if (rc == 0)
+		rc = catalog_rules_apply(n->catalog, n->config, err);
+	if (rc == 0) {
+		catalog_set_size_of(n->catalog, blob_size_of, n->blobs);
 		rc = repository_new(n->loop, &o, &n->repository, err);
+	}
 	if (rc == 0)
 		set_repository_rules(n, n->config);
 	if (rc == 0)
 		rc = set_ollama_keys(n, n->config, err);
 	return rc;
+}
+
+static void start_keeper(struct node *n)
+{
+	n->keeper = keeper_new(n->loop, &(struct keeper_options){.store = n->blobs,
+	                                                         .catalog = n->catalog,
+	                                                         .gc_every_us = n->config->gc_every_us,
+	                                                         .gc_lease_us = n->config->gc_lease_us,
+	                                                         .on_wanted = on_wanted,
+	                                                         .arg = n});
 }
 
 static int start_peer(struct node *n, struct error *err)
@@ -688,6 +859,7 @@ static int start_peer(struct node *n, struct error *err)
 	    .on_progress = on_change,
 	    .arg = n,
 	};
+	start_keeper(n);
 	return peer_new(n->loop, &o, &n->peer, err);
 }
 
@@ -718,6 +890,23 @@ static int start_gateway(struct node *n, struct error *err)
 	    .arg = n,
 	};
 	return gateway_new(n->loop, &o, &n->gateway, err);
+}
+
+static int start_gate(struct node *n, struct error *err)
+{
+	const struct config *c = n->config;
+	struct trust_gate_options o = {
+	    .loop = n->loop,
+	    .blobs = n->blobs,
+	    .data = c->data,
+	    .self = {.id = member_id(n->member),
+	             .name = str_from(c->name),
+	             .site = str_from(c->site),
+	             .roles = n->roles},
+	    .on_verdict = on_verdict,
+	    .arg = n,
+	};
+	return n->gateway ? trust_gate_new(&o, c->trust_policy, &n->gate, err) : 0;
 }
 
 static int start_center(struct node *n, struct error *err)
@@ -804,7 +993,8 @@ static int node_start(struct node *n, struct error *err)
 	/* member first: it has the identity; it calls back only from the loop, when the rooms are there */
 	if ((rc = api_tls_load(n, n->config, false, err)) || (rc = start_member(n, err)) ||
 	    (rc = start_stores(n, err)) || (rc = start_peer(n, err)) || (rc = start_gateway(n, err)) ||
-	    (rc = start_center(n, err)) || (rc = start_scheduler(n, err)) || (rc = start_listeners(n, err)))
+	    (rc = start_gate(n, err)) || (rc = start_center(n, err)) || (rc = start_scheduler(n, err)) ||
+	    (rc = start_listeners(n, err)))
 		return rc;
 	n->started = true;
 	return 0;
@@ -818,8 +1008,12 @@ static void node_stop(struct node *n)
 	http_server_free(n->node_server);
 	scheduler_free(n->scheduler);
 	center_free(n->center);
+	trust_gate_free(n->gate);
 	gateway_free(n->gateway);
 	peer_free(n->peer);
+	keeper_free(n->keeper);
+	sealed_files_free(n->sealed);
+	version_fini(&n->wanted);
 	repository_free(n->repository);
 	member_free(n->member);
 	key_ring_fini(&n->keys);

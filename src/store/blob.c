@@ -280,25 +280,6 @@ int blob_path(struct blob_store *s, const struct digest *d, char **ret_path, str
 	return 0;
 }
 
-int blob_read_all(struct blob_store *s, const struct digest *d, size_t max_bytes, struct buf *out, struct error *err)
-{
-	struct blob_file *f;
-	int rc = blob_file_open(s, d, &f, err);
-	if (rc)
-		return rc;
-	uint64_t size = blob_file_size(f);
-	char *to = size <= max_bytes ? buf_reserve(out, (size_t)size) : NULL;
-	if (!to)
-		rc = error_set(err, E_LIMIT, "a blob has %llu bytes, at most %zu are read at once",
-		               (unsigned long long)size, max_bytes);
-	if (!rc)
-		rc = blob_file_read(f, 0, to, (size_t)size, err);
-	if (!rc)
-		out->len += (size_t)size;
-	blob_file_close(f);
-	return rc;
-}
-
 int blob_delete(struct blob_store *s, const struct digest *d, struct error *err)
 {
 	struct blob_place place;

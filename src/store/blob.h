@@ -50,8 +50,13 @@ int blob_file_read(const struct blob_file *f, uint64_t offset, void *out, size_t
 int blob_file_in_memory(const struct blob_file *f, int *ret_fd, struct error *err);
 
 /* Encryption at rest (store/seal.h): with this key, what is sealed can be read; seals: what is written from now on is
- * sealed. Before anything else is done with the store. */
+ * sealed. Path empty: no key. E_FORBIDDEN when the key of what is there is another. Before anything else is done with
+ * the store. */
 int blob_store_unlock(struct blob_store *s, const char *site_key_path, bool seals, struct error *err);
+
+/* Every sealed blob is put under another site key: only headers are written anew, each at once. Killed in the middle,
+ * some have the one key and some the other: do it again. */
+int blob_store_rekey(struct blob_store *s, const char *new_key_path, size_t *ret_count, struct error *err);
 
 /* Keeping. Each blob has a time of last use: set when it is published, and when somebody asks for it (stat, open,
  * path, put) and the last time is a quarter of the lease ago. So what a push has looked at a moment ago is safe from
@@ -75,8 +80,12 @@ bool blob_condemn(struct blob_store *s, const struct digest *d, int64_t unused_s
 bool blob_is_condemned(struct blob_store *s, const struct digest *d);
 uint64_t blob_sweep(struct blob_store *s);
 void blob_pardon_all(struct blob_store *s);
-/* Re-hashes; E_CORRUPT in words. Renews nothing. */
-int blob_verify(struct blob_store *s, const struct digest *d, struct error *err);
+/* As blob_file_open and blob_read_all, but renewing nothing: for who only checks. */
+int blob_file_peek(struct blob_store *s, const struct digest *d, struct blob_file **ret_file, struct error *err);
+int blob_peek_all(struct blob_store *s, const struct digest *d, size_t max_bytes, struct buf *out, struct error *err);
+/* Blobs on their way that an earlier run or this one left: how long they will be, and bytes on the disk. */
+void blob_each_partial(struct blob_store *s,
+                       void (*fn)(void *arg, const struct digest *d, uint64_t size, uint64_t disk_bytes), void *arg);
 /* Moves a blob to the folder quarantine/, where nobody finds it but people. */
 int blob_quarantine(struct blob_store *s, const struct digest *d, struct error *err);
 
@@ -94,6 +103,8 @@ void blob_upload_chunk(struct blob_upload *u, uint64_t file_size, uint64_t chunk
 bool blob_upload_list(struct blob_upload *u, const struct digest *claimed, struct chunk_list *ret_list);
 /* E_CORRUPT and nothing kept when the content is not `claimed`. Frees u in every case. */
 int blob_upload_finish(struct blob_upload *u, const struct digest *claimed, struct error *err);
+/* Under the digest it turned out to have. */
+int blob_upload_finish_any(struct blob_upload *u, struct digest *ret_digest, struct error *err);
 void blob_upload_abort(struct blob_upload *u); /* frees u, removes its file */
 
 /* Chunk lists: the file's size, length and SHA-256 of every chunk; canonical text form, itself a blob. docs/wire.md. */

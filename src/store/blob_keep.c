@@ -210,6 +210,27 @@ uint64_t blob_sweep(struct blob_store *s)
 
 /* ---- checking --------------------------------------------------------------------------------- */
 
+void blob_each_partial(struct blob_store *s,
+                       void (*fn)(void *arg, const struct digest *d, uint64_t size, uint64_t disk_bytes), void *arg)
+{
+	struct dirent *e;
+	int fd = openat(s->partial_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir && fd >= 0)
+		close(fd);
+	while (dir && (e = readdir(dir))) {
+		struct digest d;
+		struct stat st;
+		struct str name = str_from(e->d_name);
+		if (str_ends(name, STR(BLOB_SEALED)))
+			name.len -= sizeof BLOB_SEALED - 1;
+		if (!hex_decode(name, d.bytes, DIGEST_SIZE) && !fstatat(s->partial_fd, e->d_name, &st, 0))
+			fn(arg, &d, (uint64_t)st.st_size, (uint64_t)st.st_blocks * 512);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 int blob_quarantine(struct blob_store *s, const struct digest *d, struct error *err)
 {
 	struct blob_place place;

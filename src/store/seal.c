@@ -17,6 +17,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define NONCE 12
@@ -95,36 +96,25 @@ int seal_key_read(const char *path, struct seal_key *ret_key, struct error *err)
 {
 	struct buf text = {0};
 	struct seal_key key;
+	struct stat st;
 	int rc = file_read(path, 4096, &text, err);
 	if (rc)
-		return error_prefix(err, "site_key: ");
+		return error_prefix(err, "site_key (make one with: umask 077; openssl rand -hex 32 > FILE): ");
+	if (!stat(path, &st) && st.st_mode & 077)
+		rc = error_set(err, E_FORBIDDEN, "site_key: others may read %s; run: chmod 600 %s", path, path);
 	struct str hex = buf_str(&text);
 	while (hex.len && (hex.base[hex.len - 1] == '\n' || hex.base[hex.len - 1] == '\r'))
 		hex.len--;
-	if (hex_decode(hex, key.bytes, sizeof key.bytes))
+	if (!rc && hex_decode(hex, key.bytes, sizeof key.bytes))
 		rc = error_set(err, E_INVAL, "site_key: %s does not hold 64 hex digits", path);
-	OPENSSL_cleanse(text.base, text.len);
+	if (text.base)
+		OPENSSL_cleanse(text.base, text.len);
 	buf_fini(&text);
 	if (rc)
 		return rc;
 	key_name(&key);
 	*ret_key = key;
 	return 0;
-}
-
-int seal_key_make(const char *path, struct error *err)
-{
-	uint8_t bytes[32];
-	char text[2 * sizeof bytes + 2];
-	if (file_exists(path))
-		return error_set(err, E_CONFLICT, "%s is there already; it is not overwritten", path);
-	rng_secret(bytes, sizeof bytes);
-	hex_encode(bytes, sizeof bytes, text);
-	text[2 * sizeof bytes] = '\n';
-	int rc = file_write(path, 0600, (struct str){text, 2 * sizeof bytes + 1}, err);
-	OPENSSL_cleanse(bytes, sizeof bytes);
-	OPENSSL_cleanse(text, sizeof text);
-	return rc;
 }
 
 /* ---- sizes ------------------------------------------------------------------------------------ */

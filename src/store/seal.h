@@ -16,13 +16,12 @@
 #define SEAL_SEGMENT 65536
 #define SEAL_EXTRA 28 /* nonce and tag of a segment */
 
-/* The site key: a file of 64 hex digits, mode 0600. */
+/* The site key: a file of 64 hex digits that nobody else may read. */
 struct seal_key {
 	uint8_t bytes[32];
 	uint8_t id[16]; /* says which key it is without telling it */
 };
 int seal_key_read(const char *path, struct seal_key *ret_key, struct error *err);
-int seal_key_make(const char *path, struct error *err); /* E_CONFLICT when there is one */
 
 /* One file. The size is that of the content. */
 struct seal {
