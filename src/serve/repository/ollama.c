@@ -70,6 +70,41 @@ int repository_set_ollama_keys(struct repository *r, const struct str *keys, siz
 	return 0;
 }
 
+struct str ollama_name(struct str repo)
+{
+	struct str library = STR("library/");
+	if (!str_starts(repo, library) || repo.len == library.len)
+		return repo;
+	return (struct str){repo.base + library.len, repo.len - library.len};
+}
+
+static bool is_ollama(struct http_exchange *x)
+{
+	struct str agent;
+	return http_header(x, "user-agent", &agent) && str_starts(agent, STR("ollama/"));
+}
+
+/* As the client sees us; it compares hosts, and signs the whole. */
+static void append_base(struct buf *out, const struct repository *r, struct http_exchange *x)
+{
+	struct str host = STR("localhost"), scheme = STR("http");
+	http_header(x, "host", &host);
+	http_header(x, "x-forwarded-proto", &scheme); /* of a proxy that ends TLS in front of us */
+	buf_printf(out, "http%s://" STR_FMT, r->access.tls || str_equal(scheme, STR("https")) ? "s" : "",
+	           STR_ARG(host));
+}
+
+void ollama_add_upload(struct repository *r, struct http_exchange *x, struct str location)
+{
+	struct buf url = {0};
+	if (!is_ollama(x))
+		return;
+	append_base(&url, r, x);
+	buf_append_str(&url, location);
+	http_add_header(x, "Docker-Upload-Location", buf_str(&url));
+	buf_fini(&url);
+}
+
 /* ---- what we sign ---------------------------------------------------------------------------- */
 
 static void sign(const struct repository *r, struct str text, char ret_mac[static MAC_SIZE])
@@ -209,21 +244,10 @@ int ollama_signature_check(struct str authorization, struct str signed_text, uin
 
 /* ---- logging in ------------------------------------------------------------------------------ */
 
-/* As the client sees us; it compares hosts, and signs the whole. */
-static void append_base(struct buf *out, const struct repository *r, struct http_exchange *x)
-{
-	struct str host = STR("localhost"), scheme = STR("http");
-	http_header(x, "host", &host);
-	http_header(x, "x-forwarded-proto", &scheme); /* of a proxy that ends TLS in front of us */
-	buf_printf(out, "http%s://" STR_FMT, r->access.tls || str_equal(scheme, STR("https")) ? "s" : "",
-	           STR_ARG(host));
-}
-
 bool ollama_challenge(struct repository *r, struct http_exchange *x, struct buf *out)
 {
-	struct str agent, host;
-	if (!http_header(x, "user-agent", &agent) || !str_starts(agent, STR("ollama/")) ||
-	    !http_header(x, "host", &host) || memchr(host.base, '"', host.len))
+	struct str host;
+	if (!is_ollama(x) || !http_header(x, "host", &host) || memchr(host.base, '"', host.len))
 		return false;
 	buf_append_str(out, STR("Bearer realm=\""));
 	append_base(out, r, x);

@@ -23,6 +23,11 @@
 int ollama_init(struct repository *r, struct str secret_path, struct error *err);
 void ollama_fini(struct repository *r);
 
+/* What it (and Docker) calls library/NAME is NAME. */
+struct str ollama_name(struct str repo);
+/* It goes on with an upload at an absolute URL only; others take the Location. */
+void ollama_add_upload(struct repository *r, struct http_exchange *x, struct str location);
+
 /* GET of a manifest as Ollama asks for it; false: somebody else's, nothing was answered. */
 bool ollama_manifest(struct repository *r, struct http_exchange *x, struct str repo, struct str reference);
 /* For a GET of a whole blob that is there: the Location where its ranges are. */

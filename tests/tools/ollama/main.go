@@ -16,7 +16,7 @@ import (
 
 func main() {
 	options := &registryOptions{Insecure: true}
-	show := func(p api.ProgressResponse) { fmt.Println(p.Status, p.Digest, p.Completed, p.Total) }
+	show := func(api.ProgressResponse) {}
 	act := PullModel
 	if os.Args[1] == "push" {
 		act = PushModel
