@@ -16,6 +16,10 @@ static struct {
 	char error[512], header[64];
 } w;
 
+static void on_gone(void *arg)
+{
+}
+
 static void handler(void *arg, struct http_exchange *x)
 {
 	struct str path = http_path(x), key = {0};
@@ -41,7 +45,7 @@ static void handler(void *arg, struct http_exchange *x)
 		http_respond(x, 200, "application/octet-stream", (struct str){big, 3 << 20});
 		free(big);
 	} else if (str_equal(path, STR("/hang"))) {
-		http_watch(x, NULL, NULL, NULL);
+		http_watch(x, NULL, on_gone, NULL);
 	} else {
 		http_add_header(x, "X-Repo-Commit", STR("abc"));
 		http_respond(x, 200, "text/plain", STR("hello"));
