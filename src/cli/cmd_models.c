@@ -7,6 +7,7 @@
 #include "cli/progress.h"
 #include "cli/push.h"
 #include "cli/table.h"
+#include "cli/versions.h"
 #include "core/report.h"
 
 #include <errno.h>
@@ -154,6 +155,8 @@ int cmd_models(const struct args *args)
 	struct buf path = {0}, answer = {0};
 	yyjson_doc *doc = NULL;
 	const char *model = args_operand(args, 0);
+	if (versions_is_search(args))
+		return versions_search(args);
 	if (client_open(args_value(args, "operator"), &c, &err))
 		return args_fail(args, &err);
 	buf_printf(&path, "/mdn/v1/models%s%s%s", model ? "/" : "", model ? model : "",

@@ -141,4 +141,13 @@ void engine_cancel(struct engine_request *request);
 void engine_pause(struct engine_request *request); /* a reader is slow: stop generating for it soon */
 void engine_continue(struct engine_request *request);
 
+/* Makes a smaller file of a GGUF one (of a split one: its first part, the others beside it). Blocks for minutes, uses
+ * all threads, and a bad file may take the process down: for a process of its own. `type` as people write it, either
+ * case: "q4_k_m". Progress: tensors. E_INVAL for what cannot be quantized so, in llama.cpp's words. */
+bool engine_quantize_known(const char *type);
+const char *engine_quantize_types(void); /* "q4_0, q4_1, ..." for messages */
+typedef void engine_quantize_progress(void *arg, int done, int total);
+int engine_quantize_file(const char *in, const char *out, const char *type, int threads,
+                         engine_quantize_progress *progress, void *arg, struct error *err);
+
 #endif

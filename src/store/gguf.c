@@ -45,6 +45,8 @@ enum gguf_type {
 	T_COUNT
 };
 
+static const char *const type_name[T_COUNT] = {"UINT8", "INT8",   "UINT16", "INT16",  "UINT32", "INT32",  "FLOAT32",
+                                               "BOOL",  "STRING", "ARRAY",  "UINT64", "INT64",  "FLOAT64"};
 static const uint8_t type_size[T_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 /* ggml.h, enum ggml_type: elements and bytes of a block. Zero: removed or never assigned. */
@@ -94,6 +96,7 @@ struct parser {
 	size_t window_len;
 	struct gguf_info *info;
 	gguf_each_tensor *each; /* may be NULL */
+	gguf_each_key *each_key;
 	void *each_arg;
 	struct name_set seen;
 	struct candidate candidates[CANDIDATES_MAX];
@@ -471,7 +474,13 @@ static int parse_kv(struct parser *p)
 	if (type >= T_COUNT)
 		return FAULT(p, type_at, "a value of type %u, which does not exist", type);
 	struct str key = len == keep ? (struct str){text, keep} : (struct str){0};
-	return take_value(p, key, h, type, type_at);
+	uint64_t value_at = p->pos;
+	rc = take_value(p, key, h, type, type_at);
+	if (!rc && p->each_key) {
+		text[keep < sizeof text ? keep : sizeof text - 1] = 0;
+		p->each_key(p->each_arg, &(struct gguf_key){text, type_name[type], value_at, p->pos - value_at});
+	}
+	return rc;
 }
 
 /* The number under ARCHITECTURE + suffix; 0 when there is none, or when no such thing can be so large. */
@@ -675,11 +684,18 @@ int gguf_parse(gguf_read *read, void *arg, uint64_t file_size, struct gguf_info 
 int gguf_parse_tensors(gguf_read *read, void *arg, uint64_t file_size, gguf_each_tensor *fn, void *fn_arg,
                        struct gguf_info *ret_info, struct error *err)
 {
+	return gguf_parse_keys(read, arg, file_size, NULL, fn, fn_arg, ret_info, err);
+}
+
+int gguf_parse_keys(gguf_read *read, void *arg, uint64_t file_size, gguf_each_key *on_key, gguf_each_tensor *on_tensor,
+                    void *fn_arg, struct gguf_info *ret_info, struct error *err)
+{
 	struct gguf_info info = {.alignment = 32};
 	struct error dropped;
 	struct parser *p = NEW(struct parser);
 	*p = (struct parser){.read = read, .arg = arg, .size = file_size, .info = &info, .file_type = -1};
-	p->each = fn;
+	p->each = on_tensor;
+	p->each_key = on_key;
 	p->each_arg = fn_arg;
 	p->err = err ? err : &dropped;
 	int rc = parse_all(p);

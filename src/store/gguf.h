@@ -37,6 +37,15 @@ struct gguf_tensor {
 typedef void gguf_each_tensor(void *arg, const struct gguf_tensor *t);
 int gguf_parse_tensors(gguf_read *read, void *arg, uint64_t file_size, gguf_each_tensor *fn, void *fn_arg,
                        struct gguf_info *ret_info, struct error *err);
+/* And every key, with where its value is: a string's and an array's with their lengths before them. */
+struct gguf_key {
+	const char *key;    /* only during the call; the first 127 bytes of a longer one */
+	const char *type;   /* "UINT32", "STRING", "ARRAY" */
+	uint64_t at, bytes; /* of the value */
+};
+typedef void gguf_each_key(void *arg, const struct gguf_key *k);
+int gguf_parse_keys(gguf_read *read, void *arg, uint64_t file_size, gguf_each_key *on_key, gguf_each_tensor *on_tensor,
+                    void *fn_arg, struct gguf_info *ret_info, struct error *err);
 int gguf_parse_fd(int fd, struct gguf_info *ret_info, struct error *err);
 int gguf_parse_bytes(struct str bytes, struct gguf_info *ret_info, struct error *err);
 void gguf_info_fini(struct gguf_info *info);

@@ -4,11 +4,14 @@
  *
  *   /v2/                                  blobs.c:     /v2/NAME/blobs/DIGEST
  *   uploads.c: /v2/NAME/blobs/uploads/[ID]   manifests.c: /v2/NAME/manifests/REFERENCE   tags.c: /v2/NAME/tags/list
+ *   referrers.c: /v2/NAME/referrers/DIGEST
  */
 #include "serve/repository/access.h"
 #include "serve/repository/hf.h"
 #include "serve/repository/ollama.h"
+#include "serve/repository/quantize.h"
 #include "serve/repository/repository_private.h"
+#include "serve/repository/versions.h"
 
 #include "store/ociname.h"
 
@@ -35,6 +38,7 @@ int repository_new(struct loop *loop, const struct repository_options *options, 
 	}
 	access_init(r, options);
 	uploads_init(r);
+	quantize_init(r, options);
 	*ret_repository = r;
 	return 0;
 }
@@ -46,6 +50,7 @@ void repository_free(struct repository *r)
 	r->freed = true;
 	feed_fini(r);
 	uploads_fini(r);
+	quantize_fini(r);
 	buf_fini(&r->feed);
 	access_fini(r);
 	ollama_fini(r);
@@ -105,7 +110,7 @@ void oci_error(struct http_exchange *x, int status, const char *code, const char
 
 void oci_fail(struct http_exchange *x, const char *code, const struct error *err)
 {
-	oci_error(x, error_http_status(err->code), code, err->text);
+	oci_error(x, error_http_status(err->code), err->code == E_FORBIDDEN ? "DENIED" : code, err->text);
 }
 
 void oci_refuse(struct repository *r, struct http_exchange *x, const struct error *err)
@@ -126,24 +131,6 @@ void oci_method(struct http_exchange *x, const char *allowed)
 {
 	http_add_header(x, "Allow", str_from(allowed));
 	oci_error(x, 405, "UNSUPPORTED", "this method is not offered here");
-}
-
-void oci_add_digest(struct http_exchange *x, const struct digest *d)
-{
-	char text[DIGEST_TEXT_SIZE];
-	digest_format(d, text);
-	http_add_header(x, "Docker-Content-Digest", str_from(text));
-}
-
-bool oci_digest(struct http_exchange *x, struct str text, struct digest *ret_digest)
-{
-	int rc = digest_parse(text, ret_digest);
-	if (!rc)
-		return true;
-	oci_error(x, 400, "DIGEST_INVALID",
-	          rc == E_UNSUPPORTED ? "only sha256 digests are kept here"
-	                              : "a digest is sha256: and 64 lower case hex digits");
-	return false;
 }
 
 /* ---- paths ----------------------------------------------------------------------------------- */
@@ -197,22 +184,13 @@ static void get_blob(struct repository *r, struct http_exchange *x, struct str r
 	blobs_handle(r, x, repo, digest);
 }
 
-/* What Ollama and Docker call library/NAME is NAME. */
-static struct str without_library(struct str repo)
-{
-	struct str library = STR("library/");
-	if (!str_starts(repo, library) || repo.len == library.len)
-		return repo;
-	return (struct str){repo.base + library.len, repo.len - library.len};
-}
-
 /* rest: what follows "/v2/". */
 static void route(struct repository *r, struct http_exchange *x, struct str rest)
 {
 	struct str repo = rest, last = cut_last(&repo), kind = cut_last(&repo);
 	struct str before = repo, before_kind = cut_last(&before);
 	struct error err = {0};
-	enum { UPLOADS, BLOBS, MANIFESTS, TAGS, NONE } where = NONE;
+	enum { UPLOADS, BLOBS, MANIFESTS, REFERRERS, TAGS, NONE } where = NONE;
 	if (str_equal(kind, STR("uploads")) && str_equal(before_kind, STR("blobs"))) {
 		where = UPLOADS;
 		repo = before;
@@ -224,10 +202,12 @@ static void route(struct repository *r, struct http_exchange *x, struct str rest
 		}
 	} else if (str_equal(kind, STR("manifests"))) {
 		where = MANIFESTS;
+	} else if (str_equal(kind, STR("referrers"))) {
+		where = REFERRERS;
 	} else if (str_equal(kind, STR("tags")) && str_equal(last, STR("list"))) {
 		where = TAGS;
 	}
-	repo = without_library(repo);
+	repo = ollama_name(repo);
 	if (where == NONE)
 		oci_error(x, 404, "UNSUPPORTED", "there is no such endpoint");
 	else if (!oci_repo_valid(repo))
@@ -257,6 +237,8 @@ bool repository_handle(struct repository *r, struct http_exchange *x)
 			feed_handle(r, x);
 		return true;
 	}
+	if (versions_handle(r, x))
+		return true;
 	if (str_equal(path, STR(OLLAMA_TOKEN_PATH))) {
 		ollama_token(r, x);
 		return true;

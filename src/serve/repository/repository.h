@@ -39,6 +39,8 @@ struct repository_options {
 	bool (*check_key)(void *arg, struct str key, char ret_tenant[static 32]);
 	void *arg;
 	struct str secret_path; /* of what URLs and tokens for Ollama are signed with; empty: good for this run */
+	struct str work;        /* folder for what is being quantized, emptied at start; empty: no quantizing */
+	struct str program;     /* the mdn that quantizes; empty: this very one */
 	int64_t upload_idle_us; /* an upload nobody adds to is dropped after so long; 0: 1 h */
 };
 int repository_new(struct loop *loop, const struct repository_options *options, struct repository **ret_repository,

@@ -12,6 +12,7 @@
 
 struct upload;
 struct feed_wait;
+struct quantizer;
 
 struct names {
 	char **items;
@@ -41,6 +42,7 @@ struct repository {
 	struct upload *uploads;
 	size_t upload_count; /* with those being made */
 	struct loop_timer *upload_timer;
+	struct quantizer *quantizer;
 	struct feed_wait *waits;
 	size_t wait_count;
 	struct buf feed; /* the answer for feed_serial; empty: to be made */
@@ -70,12 +72,21 @@ void oci_fail(struct http_exchange *x, const char *code, const struct error *err
 /* What access_check said: 401 with a challenge, or 403. */
 void oci_refuse(struct repository *r, struct http_exchange *x, const struct error *err);
 void oci_method(struct http_exchange *x, const char *allowed);
-void oci_add_digest(struct http_exchange *x, const struct digest *d);
-/* A digest of a query or path; answers 400 DIGEST_INVALID and returns false when it is none we keep. */
-bool oci_digest(struct http_exchange *x, struct str text, struct digest *ret_digest);
+
+/* A digest of a query or path, and the content it names. */
+struct oci_name {
+	struct digest_name name;
+	struct digest digest;
+	bool known; /* false: a SHA-512 that nothing was pushed under; digest is not set then */
+};
+/* Answers 400 DIGEST_INVALID and returns false when it is none we keep. */
+bool oci_name(struct repository *r, struct http_exchange *x, struct str text, struct oci_name *ret_name);
+void oci_add_digest(struct http_exchange *x, const struct digest *d); /* Docker-Content-Digest */
+void oci_add_name(struct http_exchange *x, const char *header, const struct digest_name *name);
 
 void blobs_handle(struct repository *r, struct http_exchange *x, struct str repo, struct str digest);
 void manifests_handle(struct repository *r, struct http_exchange *x, struct str repo, struct str reference);
+void referrers_handle(struct repository *r, struct http_exchange *x, struct str repo, struct str digest);
 void tags_handle(struct repository *r, struct http_exchange *x, struct str repo);
 
 /* id empty: POST makes a new one. */
