@@ -230,6 +230,7 @@ static void set_sources(struct node *n, const struct roster *r)
 		memcpy(s->site, from->site, sizeof s->site);
 		memcpy(s->url, from->node_url, sizeof s->url);
 		s->origin = from->roles & ROLE_REPOSITORY;
+		s->receiver = from->roles & ROLE_EDGE;
 	}
 	peer_set_sources(n->peer, sources, count);
 	free(sources);

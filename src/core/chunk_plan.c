@@ -1,34 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* chunk_plan.c - bitmaps for what is held, asked for and offered; a rarity count per chunk; a short list in flight.
+/* chunk_plan.c - bitmaps for what is held, asked for, offered, and of each stripe; a short list in flight.
  *
- * One call looks at a bounded sample of the chunks that may be asked for, from a random place; what grows with the file
- * is skipping those at home elsewhere (a hash or two each) and full words. It does not know sites beyond near/far, nor
- * rates other than what it saw itself.
+ * Rules in order: parents, in order of chunks; what others offer of a stripe in need; once more what hangs; the origin.
+ * One call scans bitmaps a word at a time from the first chunk missing. It knows no sites: who is whose parent says it
+ * all. What it takes for slow is what it saw itself.
  */
 #include "core/chunk_plan.h"
 
 #include "base/rng.h"
 #include "base/str.h"
+#include "core/spread.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
-#define SAMPLE 96
 #define FLIGHT_MAX 256 /* requests at once; the caller's own limit is far below */
-#define LAG_CHUNKS 8   /* behind by half counts only past this many */
-#define STALLED_US INT64_C(3000000)
+#define AHEAD_MIN 2u   /* requests to a parent at once, in a stripe */
+#define AHEAD_MAX 8u
+#define IDLE_ASKS 2u /* to somebody who is no parent */
+#define NOT_YET_US INT64_C(250000)
+#define NOT_YET_MANY 4u /* in a row: that parent takes no part */
 #define BACKOFF_MIN_US INT64_C(500000)
 #define BACKOFF_MAX_US INT64_C(10000000)
-#define CORRUPT_US INT64_C(60000000)
+#define CORRUPT_MIN_US INT64_C(60000000)
+#define CORRUPT_MAX_US INT64_C(3600000000)
 #define TYPICAL_FIRST_US INT64_C(1000000) /* assumed until a chunk has come */
+#define STARVED_US INT64_C(1000000)
+#define STARVED_FIRST_US INT64_C(10000000) /* while nothing has come at all: the first chunks are on a long way */
+#define STARVED_RANK_US INT64_C(800000)    /* between one who steps forward and the next */
+#define STARVED_RANKS 8u
+#define WAIT_MIN_US INT64_C(20000)
+#define WAIT_MAX_US INT64_C(200000)
 
 struct source {
-	bool used, origin, near, complete;
-	uint64_t key;
+	bool used, origin;
 	uint64_t *offers;
-	uint32_t offered;
-	uint32_t running, limit;
-	int64_t gained_us, blocked_until_us, backoff_us;
+	uint32_t offered, running, not_yet;
+	int64_t blocked_until_us, backoff_us, corrupt_us;
+	uint32_t ahead;
 };
 
 struct flight {
@@ -36,17 +45,24 @@ struct flight {
 	int64_t started_us;
 };
 
+struct stripe {
+	uint64_t *mask;
+	uint32_t count, held, first; /* first: word before which all of it is held */
+	uint32_t parents[SPREAD_PARENTS];
+	uint32_t parent_count, rank;
+	int64_t progress_us; /* when it last got on */
+	bool adopted;        /* its parents bring nothing: this node takes it from the origin */
+};
+
 struct chunk_plan {
 	uint32_t count, words, held_count;
 	uint64_t *held, *asked;
-	uint16_t *rarity; /* peers (not origins) offering it */
-	uint64_t self_key;
-	struct rng rng;
+	struct stripe stripes[SPREAD_STRIPES];
 	struct source sources[CHUNK_SOURCES_MAX];
 	struct flight flights[FLIGHT_MAX];
-	uint32_t flight_count;
+	uint32_t flight_count, turn, source_end;
 	int64_t typical_us; /* how long one chunk takes, moving average */
-	int64_t idle_since_us;
+	struct rng rng;
 };
 
 static bool bit_get(const uint64_t *bits, uint32_t i)
@@ -79,20 +95,29 @@ static uint64_t word_of(const uint8_t *bytes, uint32_t count, uint32_t at)
 	return bits < 64 ? word & ((UINT64_C(1) << bits) - 1) : word;
 }
 
-struct chunk_plan *chunk_plan_new(uint32_t count, const uint8_t *held, uint64_t self_key, uint64_t seed)
+struct chunk_plan *chunk_plan_new(uint32_t count, const uint8_t *held, uint64_t seed, int64_t now_us)
 {
 	assert(count > 0);
 	struct chunk_plan *p = NEW(struct chunk_plan);
 	p->count = count;
+	rng_init(&p->rng, seed);
 	p->words = (count + 63) / 64;
 	p->held = mem_new(p->words * sizeof *p->held);
 	p->asked = mem_new(p->words * sizeof *p->asked);
-	p->rarity = mem_new(count * sizeof *p->rarity);
-	p->self_key = self_key;
-	rng_init(&p->rng, seed);
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++) {
+		p->stripes[s].mask = mem_new(p->words * sizeof(uint64_t));
+		p->stripes[s].progress_us = now_us;
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		struct stripe *stripe = &p->stripes[spread_stripe(i)];
+		bit_set(stripe->mask, i);
+		stripe->count++;
+	}
 	for (uint32_t w = 0; held && w < p->words; w++) {
 		p->held[w] = word_of(held, count, w);
 		p->held_count += (uint32_t)__builtin_popcountll(p->held[w]);
+		for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+			p->stripes[s].held += (uint32_t)__builtin_popcountll(p->held[w] & p->stripes[s].mask[w]);
 	}
 	return p;
 }
@@ -103,9 +128,10 @@ void chunk_plan_free(struct chunk_plan *p)
 		return;
 	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
 		free(p->sources[i].offers);
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+		free(p->stripes[s].mask);
 	free(p->held);
 	free(p->asked);
-	free(p->rarity);
 	free(p);
 }
 
@@ -124,32 +150,17 @@ const uint8_t *chunk_plan_bitmap(const struct chunk_plan *p)
 	return (const uint8_t *)p->held;
 }
 
-void chunk_plan_add_source(struct chunk_plan *p, uint32_t source, uint64_t key, bool origin, bool near, int64_t now_us)
+/* ---- sources -------------------------------------------------------------------------------------- */
+
+void chunk_plan_add_source(struct chunk_plan *p, uint32_t source, bool origin)
 {
 	assert(source < CHUNK_SOURCES_MAX && !p->sources[source].used);
 	p->sources[source] = (struct source){
-	    .used = true,
-	    .origin = origin,
-	    .near = near,
-	    .key = key,
-	    .limit = 1,
-	    .gained_us = now_us,
-	    .offers = mem_new(p->words * sizeof(uint64_t)),
-	};
-}
-
-/* A word of what the source offers becomes `now`; only what changed is counted. */
-static void offer_word(struct chunk_plan *p, struct source *s, uint32_t at, uint64_t now)
-{
-	uint64_t changed = s->offers[at] ^ now;
-	for (uint64_t left = s->origin ? 0 : changed; left; left &= left - 1) {
-		uint32_t bit = (uint32_t)__builtin_ctzll(left);
-		uint16_t *rarity = &p->rarity[at * 64 + bit];
-		*rarity = (uint16_t)((now >> bit) & 1 ? *rarity + 1 : *rarity - 1);
-	}
-	s->offered += (uint32_t)__builtin_popcountll(now & changed);
-	s->offered -= (uint32_t)__builtin_popcountll(s->offers[at] & changed);
-	s->offers[at] = now;
+	    .used = true, .origin = origin, .offers = mem_new(p->words * sizeof(uint64_t)), .ahead = AHEAD_MIN};
+	if (source >= p->source_end)
+		p->source_end = source + 1;
+	if (origin)
+		chunk_plan_offer(p, source, NULL);
 }
 
 static void flight_end(struct chunk_plan *p, uint32_t i)
@@ -171,163 +182,296 @@ void chunk_plan_drop_source(struct chunk_plan *p, uint32_t source)
 	for (uint32_t i = p->flight_count; i-- > 0;)
 		if (p->flights[i].source == source)
 			flight_end(p, i);
-	for (uint32_t w = 0; w < p->words; w++)
-		offer_word(p, s, w, 0);
 	free(s->offers);
 	*s = (struct source){0};
+	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
+		struct stripe *t = &p->stripes[k];
+		uint32_t kept = 0;
+		for (uint32_t i = 0; i < t->parent_count; i++)
+			if (t->parents[i] != source)
+				t->parents[kept++] = t->parents[i];
+		t->parent_count = kept;
+	}
 }
 
-void chunk_plan_offer(struct chunk_plan *p, uint32_t source, const uint8_t *bitmap, int64_t now_us)
+void chunk_plan_offer(struct chunk_plan *p, uint32_t source, const uint8_t *bitmap)
 {
 	struct source *s = &p->sources[source];
 	assert(s->used);
-	uint32_t before = s->offered;
-	for (uint32_t w = 0; w < p->words; w++)
-		offer_word(p, s, w, word_of(bitmap, p->count, w));
-	s->complete = s->offered == p->count;
-	if (s->offered > before)
-		s->gained_us = now_us;
+	s->offered = 0;
+	for (uint32_t w = 0; w < p->words; w++) {
+		s->offers[w] = word_of(bitmap, p->count, w);
+		s->offered += (uint32_t)__builtin_popcountll(s->offers[w]);
+	}
 }
 
-/* splitmix64's finaliser: one good mix of receiver and chunk. */
-static uint64_t weight(uint64_t key, uint32_t chunk)
+void chunk_plan_set_parents(struct chunk_plan *p, uint32_t stripe, const uint32_t *parents, uint32_t count,
+                            uint32_t rank)
 {
-	uint64_t z = key ^ ((uint64_t)chunk + 1) * UINT64_C(0x9e3779b97f4a7c15);
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
+	struct stripe *t = &p->stripes[stripe];
+	t->rank = rank;
+	t->adopted = false;
+	t->parent_count = 0;
+	for (uint32_t i = 0; i < count && t->parent_count < SPREAD_PARENTS; i++)
+		if (parents[i] < CHUNK_SOURCES_MAX && p->sources[parents[i]].used)
+			t->parents[t->parent_count++] = parents[i];
 }
 
-/* A receiver that can be a chunk's home: it is moving, and not far behind us (a slow one's chunks move to the quick).
- */
-static bool source_is_home(const struct chunk_plan *p, const struct source *s, int64_t now_us)
+/* ---- what may be asked of whom ---------------------------------------------------------------------- */
+
+static bool source_alive(const struct source *s, int64_t now_us)
 {
-	return s->used && !s->origin && !s->complete && now_us - s->gained_us < STALLED_US &&
-	       s->offered + LAG_CHUNKS >= p->held_count / 2;
+	return s->used && now_us >= s->blocked_until_us;
 }
 
-/* The keys of the others that can be homes now. */
-struct homes {
-	uint64_t keys[CHUNK_SOURCES_MAX];
-	uint32_t count;
-};
-
-static void homes_list(const struct chunk_plan *p, int64_t now_us, struct homes *ret_homes)
+/* The first chunk of the stripe that is neither here nor asked for, and that the source offers (NULL: whoever). */
+static bool find_open(struct chunk_plan *p, struct stripe *t, const uint64_t *offers, uint32_t *ret_chunk)
 {
-	ret_homes->count = 0;
-	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
-		if (source_is_home(p, &p->sources[i], now_us))
-			ret_homes->keys[ret_homes->count++] = p->sources[i].key;
-}
-
-/* How many homes come before this node for the chunk: 0 means that it is at home here. Counts no further than most. */
-static uint32_t home_rank(const struct chunk_plan *p, const struct homes *homes, uint32_t chunk, uint32_t most)
-{
-	uint64_t mine = weight(p->self_key, chunk);
-	uint32_t rank = 0;
-	for (uint32_t i = 0; i < homes->count && rank < most; i++)
-		rank += weight(homes->keys[i], chunk) > mine;
-	return rank;
-}
-
-static bool source_free(const struct source *s, int64_t now_us)
-{
-	return s->used && s->running < s->limit && now_us >= s->blocked_until_us;
-}
-
-/* The best open chunk of a source from a sample; origins give home chunks, and others only when `steal`. */
-static bool pick_chunk(struct chunk_plan *p, const struct source *s, bool steal, int64_t now_us, uint32_t *ret_chunk)
-{
-	uint32_t start = (uint32_t)rng_below(&p->rng, p->words), seen = 0;
-	uint64_t best = UINT64_MAX;
-	struct homes homes = {.count = 0};
-	if (s->origin)
-		homes_list(p, now_us, &homes);
-	for (uint32_t w = 0; w < p->words && seen < SAMPLE; w++) {
-		uint32_t at = (start + w) % p->words;
-		uint64_t open = s->offers[at] & ~p->held[at] & ~p->asked[at];
-		while (open) {
-			uint32_t chunk = at * 64 + (uint32_t)__builtin_ctzll(open);
-			open &= open - 1;
-			bool may_steal = steal && p->rarity[chunk] == 0;
-			uint32_t rank = home_rank(p, &homes, chunk, may_steal ? CHUNK_SOURCES_MAX : 1);
-			if (rank > 0 && !may_steal)
-				continue;
-			seen++;
-			/* order: nearest to home, then rarest, then by chance so that equal nodes part ways */
-			uint64_t cost =
-			    ((uint64_t)rank << 48) | ((uint64_t)p->rarity[chunk] << 24) | rng_below(&p->rng, 1 << 24);
-			if (cost < best) {
-				best = cost;
-				*ret_chunk = chunk;
-			}
+	while (t->first < p->words && (t->mask[t->first] & ~p->held[t->first]) == 0)
+		t->first++;
+	for (uint32_t w = t->first; w < p->words; w++) {
+		uint64_t open = t->mask[w] & ~p->held[w] & ~p->asked[w];
+		if (offers)
+			open &= offers[w];
+		if (open) {
+			*ret_chunk = w * 64 + (uint32_t)__builtin_ctzll(open);
+			return true;
 		}
 	}
-	return best != UINT64_MAX;
+	return false;
 }
 
-/* Less is better: near peers, then far ones, then origins; among those, the least busy. */
-static uint32_t source_cost(const struct source *s)
+/* As find_open, but any of them, so that those in need get different ones and can exchange them. */
+static bool find_any(struct chunk_plan *p, struct stripe *t, const uint64_t *offers, uint32_t *ret_chunk)
 {
-	return (s->origin ? 2000u : s->near ? 0u : 1000u) + s->running;
+	if (!find_open(p, t, offers, ret_chunk))
+		return false;
+	uint32_t from = *ret_chunk / 64, span = p->words - from, start = (uint32_t)rng_below(&p->rng, span);
+	for (uint32_t k = 0; k < span; k++) {
+		uint32_t w = from + (start + k) % span, turn = (uint32_t)rng_below(&p->rng, 64);
+		uint64_t open = t->mask[w] & ~p->held[w] & ~p->asked[w] & offers[w];
+		if (!open)
+			continue;
+		uint64_t later = open & (UINT64_MAX << turn);
+		*ret_chunk = w * 64 + (uint32_t)__builtin_ctzll(later ? later : open);
+		break;
+	}
+	return true;
 }
 
-static void take(struct chunk_plan *p, uint32_t chunk, uint32_t source, int64_t now_us,
+/* As find_open, of what no peer is known to have. */
+static bool find_unoffered(struct chunk_plan *p, const struct stripe *t, int64_t now_us, uint32_t *ret_chunk)
+{
+	for (uint32_t w = t->first; w < p->words; w++) {
+		uint64_t open = t->mask[w] & ~p->held[w] & ~p->asked[w];
+		for (uint32_t i = 0; open && i < p->source_end; i++)
+			if (!p->sources[i].origin && source_alive(&p->sources[i], now_us))
+				open &= ~p->sources[i].offers[w];
+		if (open) {
+			*ret_chunk = w * 64 + (uint32_t)__builtin_ctzll(open);
+			return true;
+		}
+	}
+	return false;
+}
+
+static uint32_t flights_of(const struct chunk_plan *p, uint32_t stripe, uint32_t source)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < p->flight_count; i++)
+		n += p->flights[i].source == source && bit_get(p->stripes[stripe].mask, p->flights[i].chunk);
+	return n;
+}
+
+/* Behind by half: such a node leaves the origin to others. */
+static bool is_late(const struct chunk_plan *p, int64_t now_us)
+{
+	uint32_t most = 0;
+	for (uint32_t i = 0; i < p->source_end; i++) {
+		const struct source *s = &p->sources[i];
+		if (!s->origin && source_alive(s, now_us) && s->offered > most)
+			most = s->offered;
+	}
+	return most > 2 * p->held_count + 2 * AHEAD_MAX;
+}
+
+/* Who the stripe is asked from now; CHUNK_SOURCES_MAX: nobody of the plan. */
+static uint32_t parent_now(const struct chunk_plan *p, const struct stripe *t, int64_t now_us)
+{
+	for (uint32_t i = 0; i < t->parent_count; i++) {
+		const struct source *s = &p->sources[t->parents[i]];
+		if (source_alive(s, now_us) && s->not_yet < NOT_YET_MANY && !(s->origin && is_late(p, now_us)))
+			return t->parents[i];
+	}
+	return CHUNK_SOURCES_MAX;
+}
+
+static uint32_t origin_now(const struct chunk_plan *p, int64_t now_us)
+{
+	uint32_t best = CHUNK_SOURCES_MAX;
+	for (uint32_t i = 0; i < p->source_end; i++) {
+		const struct source *s = &p->sources[i];
+		if (s->origin && source_alive(s, now_us) &&
+		    (best == CHUNK_SOURCES_MAX || s->running < p->sources[best].running))
+			best = i;
+	}
+	return best;
+}
+
+static bool stripe_done(const struct stripe *t)
+{
+	return t->held == t->count;
+}
+
+/* Behind the stripe that is furthest, by more than the length of its way explains. */
+static bool stripe_lags(const struct chunk_plan *p, const struct stripe *t)
+{
+	uint32_t most = 0, hops = 2;
+	for (uint32_t rank = t->rank; rank > 0; rank /= SPREAD_STRIPES)
+		hops++;
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+		if (p->stripes[s].held > most)
+			most = p->stripes[s].held;
+	return t->held + 3 * hops + t->count / 64 < most;
+}
+
+static int64_t typical_us(const struct chunk_plan *p)
+{
+	return p->typical_us ? p->typical_us : TYPICAL_FIRST_US;
+}
+
+static int64_t starved_at(const struct chunk_plan *p, const struct stripe *t)
+{
+	uint32_t rank = t->rank < STARVED_RANKS ? t->rank : STARVED_RANKS;
+	int64_t patience = p->typical_us ? STARVED_US + 4 * p->typical_us : STARVED_FIRST_US;
+	return t->progress_us + patience + (int64_t)rank * STARVED_RANK_US;
+}
+
+/* ---- the rules -------------------------------------------------------------------------------------- */
+
+static void take(struct chunk_plan *p, uint32_t chunk, uint32_t source, bool wait, int64_t now_us,
                  struct chunk_request *ret_request)
 {
 	p->flights[p->flight_count++] = (struct flight){chunk, source, now_us};
 	p->sources[source].running++;
 	bit_set(p->asked, chunk);
-	p->idle_since_us = 0;
-	*ret_request = (struct chunk_request){chunk, source};
+	*ret_request = (struct chunk_request){chunk, source, wait};
 }
 
-/* One pass over the sources in order of cost; `tried` keeps it from asking one twice. */
-static bool next_from(struct chunk_plan *p, bool origins, bool steal, int64_t now_us, struct chunk_request *ret_request)
+static bool next_from_parent(struct chunk_plan *p, int64_t now_us, struct chunk_request *ret_request)
 {
-	uint64_t tried = 0;
-	for (;;) {
-		uint32_t best = CHUNK_SOURCES_MAX;
-		for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
+		uint32_t at = (p->turn + k) % SPREAD_STRIPES, chunk;
+		struct stripe *t = &p->stripes[at];
+		uint32_t parent = stripe_done(t) ? CHUNK_SOURCES_MAX : parent_now(p, t, now_us);
+		if (parent == CHUNK_SOURCES_MAX || flights_of(p, at, parent) >= p->sources[parent].ahead)
+			continue;
+		const struct source *s = &p->sources[parent];
+		bool found = !s->origin && stripe_lags(p, t) ? find_any(p, t, s->offers, &chunk)
+		                                             : find_open(p, t, s->offers, &chunk);
+		if (!found && !find_open(p, t, NULL, &chunk))
+			continue;
+		p->turn = at + 1;
+		take(p, chunk, parent, !bit_get(p->sources[parent].offers, chunk), now_us, ret_request);
+		return true;
+	}
+	return false;
+}
+
+static bool next_from_others(struct chunk_plan *p, int64_t now_us, struct chunk_request *ret_request)
+{
+	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
+		struct stripe *t = &p->stripes[(p->turn + k) % SPREAD_STRIPES];
+		if (stripe_done(t) ||
+		    !(t->adopted || stripe_lags(p, t) || parent_now(p, t, now_us) == CHUNK_SOURCES_MAX))
+			continue;
+		uint32_t best = CHUNK_SOURCES_MAX, best_chunk = 0, chunk;
+		for (uint32_t i = 0; i < p->source_end; i++) {
 			const struct source *s = &p->sources[i];
-			if (((tried >> i) & 1) || s->origin != origins || !source_free(s, now_us))
+			if (s->origin || !source_alive(s, now_us) || s->running >= s->ahead + IDLE_ASKS ||
+			    (best != CHUNK_SOURCES_MAX && s->running >= p->sources[best].running))
 				continue;
-			if (best == CHUNK_SOURCES_MAX || source_cost(s) < source_cost(&p->sources[best]))
+			if (find_any(p, t, s->offers, &chunk)) {
 				best = i;
+				best_chunk = chunk;
+			}
 		}
-		if (best == CHUNK_SOURCES_MAX)
-			return false;
-		tried |= UINT64_C(1) << best;
-		uint32_t chunk;
-		if (pick_chunk(p, &p->sources[best], steal, now_us, &chunk)) {
-			take(p, chunk, best, now_us, ret_request);
+		if (best != CHUNK_SOURCES_MAX) {
+			take(p, best_chunk, best, false, now_us, ret_request);
 			return true;
 		}
 	}
+	return false;
 }
 
+/* How long a request may take before it is made once more elsewhere; less once there is nothing else to ask for. */
 static int64_t patience_us(const struct chunk_plan *p)
 {
-	return p->typical_us ? p->typical_us : TYPICAL_FIRST_US;
+	bool tail = p->held_count + p->flight_count >= p->count;
+	return tail ? 3 * typical_us(p) / 2 + BACKOFF_MIN_US / 5 : 3 * typical_us(p) + BACKOFF_MIN_US;
 }
 
-/* A request that takes three times as long as usual is made once more elsewhere. */
 static bool next_twin(struct chunk_plan *p, int64_t now_us, struct chunk_request *ret_request)
 {
+	int64_t patience = patience_us(p);
 	for (uint32_t k = 0; k < p->flight_count; k++) {
 		struct flight f = p->flights[k];
 		uint32_t copies = 0;
+		if (now_us - f.started_us < patience)
+			continue;
 		for (uint32_t j = 0; j < p->flight_count; j++)
 			copies += p->flights[j].chunk == f.chunk;
-		if (copies > 1 || now_us - f.started_us < 3 * patience_us(p) + BACKOFF_MIN_US)
+		if (copies > 1)
 			continue;
-		for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		for (uint32_t i = 0; i < p->source_end; i++) {
 			const struct source *s = &p->sources[i];
-			if (i != f.source && source_free(s, now_us) && bit_get(s->offers, f.chunk)) {
-				take(p, f.chunk, i, now_us, ret_request);
+			if (i != f.source && !s->origin && source_alive(s, now_us) &&
+			    s->running < s->ahead + IDLE_ASKS && bit_get(s->offers, f.chunk)) {
+				take(p, f.chunk, i, false, now_us, ret_request);
 				return true;
 			}
 		}
+	}
+	return false;
+}
+
+/* The oldest request of the stripe to somebody who is no origin. */
+static bool find_hanging(const struct chunk_plan *p, const struct stripe *t, int64_t now_us, uint32_t *ret_chunk)
+{
+	int64_t oldest = now_us - patience_us(p);
+	bool found = false;
+	for (uint32_t i = 0; i < p->flight_count; i++) {
+		const struct flight *f = &p->flights[i];
+		uint32_t copies = 0;
+		if (!bit_get(t->mask, f->chunk) || p->sources[f->source].origin || f->started_us > oldest)
+			continue;
+		for (uint32_t j = 0; j < p->flight_count; j++)
+			copies += p->flights[j].chunk == f->chunk;
+		if (copies > 1)
+			continue;
+		oldest = f->started_us;
+		*ret_chunk = f->chunk;
+		found = true;
+	}
+	return found;
+}
+
+static bool next_from_origin(struct chunk_plan *p, int64_t now_us, struct chunk_request *ret_request)
+{
+	uint32_t origin = origin_now(p, now_us), chunk;
+	if (origin == CHUNK_SOURCES_MAX)
+		return false;
+	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
+		struct stripe *t = &p->stripes[(p->turn + k) % SPREAD_STRIPES];
+		if (stripe_done(t) || flights_of(p, (p->turn + k) % SPREAD_STRIPES, origin) >= p->sources[origin].ahead)
+			continue;
+		if (!t->adopted && now_us < starved_at(p, t) && parent_now(p, t, now_us) != CHUNK_SOURCES_MAX)
+			continue;
+		if (!find_unoffered(p, t, now_us, &chunk) && !find_hanging(p, t, now_us, &chunk))
+			continue;
+		t->adopted = true;
+		take(p, chunk, origin, false, now_us, ret_request);
+		return true;
 	}
 	return false;
 }
@@ -336,28 +480,30 @@ bool chunk_plan_next(struct chunk_plan *p, int64_t now_us, struct chunk_request 
 {
 	if (p->held_count == p->count || p->flight_count == FLIGHT_MAX)
 		return false;
-	/* The origin first: its home chunks are what nobody else can bring into the crowd. */
-	if (next_from(p, true, false, now_us, ret_request) || next_from(p, false, false, now_us, ret_request))
-		return true;
-	if (!p->idle_since_us)
-		p->idle_since_us = now_us;
-	if (now_us - p->idle_since_us >= patience_us(p) && next_from(p, true, true, now_us, ret_request))
-		return true;
-	return next_twin(p, now_us, ret_request);
+	return next_from_parent(p, now_us, ret_request) || next_from_others(p, now_us, ret_request) ||
+	       next_twin(p, now_us, ret_request) || next_from_origin(p, now_us, ret_request);
+}
+
+bool chunk_plan_in_need(const struct chunk_plan *p)
+{
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+		if (p->stripes[s].adopted || stripe_lags(p, &p->stripes[s]))
+			return true;
+	return false;
 }
 
 int64_t chunk_plan_wait_us(const struct chunk_plan *p, int64_t now_us)
 {
-	int64_t at = now_us + patience_us(p);
-	if (p->idle_since_us && p->idle_since_us + patience_us(p) > now_us)
-		at = p->idle_since_us + patience_us(p);
-	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+	int64_t at = now_us + WAIT_MAX_US;
+	for (uint32_t i = 0; i < p->source_end; i++) {
 		const struct source *s = &p->sources[i];
 		if (s->used && s->blocked_until_us > now_us && s->blocked_until_us < at)
 			at = s->blocked_until_us;
 	}
-	return at - now_us < 20000 ? 20000 : at - now_us;
+	return at - now_us < WAIT_MIN_US ? WAIT_MIN_US : at - now_us;
 }
+
+/* ---- what came of it -------------------------------------------------------------------------------- */
 
 static bool flight_find(const struct chunk_plan *p, uint32_t chunk, uint32_t source, uint32_t *ret_i)
 {
@@ -370,39 +516,69 @@ static bool flight_find(const struct chunk_plan *p, uint32_t chunk, uint32_t sou
 	return false;
 }
 
-bool chunk_plan_arrived(struct chunk_plan *p, uint32_t chunk, uint32_t source, int64_t first_us, int64_t took_us)
+static void source_good(struct source *s, int64_t first_us, int64_t took_us)
+{
+	s->backoff_us = 0;
+	s->not_yet = 0;
+	if (s->corrupt_us == 0)
+		s->blocked_until_us = 0;
+	/* Waiting for first bytes is a share of the time that one more request at once would fill. */
+	if (took_us > 0) {
+		uint64_t ahead = AHEAD_MIN + (uint64_t)(first_us > 0 ? first_us : 0) * 2 / (uint64_t)took_us;
+		s->ahead = ahead < AHEAD_MAX ? (uint32_t)ahead : AHEAD_MAX;
+	}
+}
+
+bool chunk_plan_arrived(struct chunk_plan *p, uint32_t chunk, uint32_t source, int64_t first_us, int64_t took_us,
+                        int64_t now_us)
 {
 	struct source *s = &p->sources[source];
+	struct stripe *t = &p->stripes[spread_stripe(chunk)];
 	uint32_t i;
 	assert(chunk < p->count);
 	if (flight_find(p, chunk, source, &i))
 		flight_end(p, i);
 	if (s->used) {
-		s->backoff_us = 0;
-		s->blocked_until_us = 0;
-		/* Waiting for first bytes is a share of the time that one more request at once would fill. */
-		if (took_us > 0)
-			s->limit = 1 + (uint32_t)(first_us * 4 / took_us);
+		source_good(s, first_us, took_us);
+		bit_set(s->offers, chunk);
+		for (i = 0; i < t->parent_count; i++)
+			if (t->parents[i] == source)
+				t->adopted = false;
 	}
 	p->typical_us = p->typical_us ? (p->typical_us * 7 + took_us) / 8 : took_us;
-	p->idle_since_us = 0;
+	t->progress_us = now_us;
 	if (bit_get(p->held, chunk))
 		return false;
 	bit_set(p->held, chunk);
 	p->held_count++;
+	t->held++;
 	return true;
 }
 
-void chunk_plan_failed(struct chunk_plan *p, uint32_t chunk, uint32_t source, bool corrupt, int64_t now_us)
+void chunk_plan_failed(struct chunk_plan *p, uint32_t chunk, uint32_t source, enum chunk_failure why, int64_t now_us)
 {
 	struct source *s = &p->sources[source];
 	uint32_t i;
 	if (flight_find(p, chunk, source, &i))
 		flight_end(p, i);
-	if (!s->used)
+	if (!s->used || why == CHUNK_GIVEN_UP)
 		return;
-	s->backoff_us = s->backoff_us ? s->backoff_us * 2 : BACKOFF_MIN_US;
-	if (s->backoff_us > BACKOFF_MAX_US)
-		s->backoff_us = BACKOFF_MAX_US;
-	s->blocked_until_us = now_us + (corrupt ? CORRUPT_US : s->backoff_us);
+	int64_t pause = NOT_YET_US;
+	if (why == CHUNK_NOT_YET) {
+		s->not_yet++;
+		if (bit_get(s->offers, chunk)) /* it said that it has it */
+			why = CHUNK_BROKEN;
+		bit_clear(s->offers, chunk);
+	}
+	if (why == CHUNK_NOT_YET) {
+		/* it has not begun yet, or takes no part */
+	} else if (why == CHUNK_BROKEN) {
+		s->backoff_us = s->backoff_us ? s->backoff_us * 2 : BACKOFF_MIN_US;
+		pause = s->backoff_us = s->backoff_us < BACKOFF_MAX_US ? s->backoff_us : BACKOFF_MAX_US;
+	} else {
+		s->corrupt_us = s->corrupt_us ? s->corrupt_us * 2 : CORRUPT_MIN_US;
+		pause = s->corrupt_us = s->corrupt_us < CORRUPT_MAX_US ? s->corrupt_us : CORRUPT_MAX_US;
+	}
+	if (s->blocked_until_us < now_us + pause)
+		s->blocked_until_us = now_us + pause;
 }

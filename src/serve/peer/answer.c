@@ -22,52 +22,73 @@ static void answer_not_held(struct http_exchange *x)
 	http_respond_error(x, &err);
 }
 
-static void answer_partial(struct http_exchange *x, const struct fetch *f)
+/* False: not all of it is held. */
+static bool answer_partial(struct http_exchange *x, const struct fetch *f)
 {
 	const struct chunk_list *list;
 	const struct chunk_plan *plan;
 	uint64_t from, length;
-	if (!fetch_view(f, &list, &plan) || http_range(x, list->size, &from, &length) != HTTP_RANGE_PART) {
-		answer_not_held(x);
-		return;
-	}
-	for (uint32_t i = chunk_at(list, from); i < list->count && chunk_offset(list, i) < from + length; i++) {
-		if (!chunk_plan_has(plan, i)) {
-			answer_not_held(x);
-			return;
-		}
-	}
+	if (!fetch_view(f, &list, &plan) || http_range(x, list->size, &from, &length) != HTTP_RANGE_PART)
+		return false;
+	for (uint32_t i = chunk_at(list, from); i < list->count && chunk_offset(list, i) < from + length; i++)
+		if (!chunk_plan_has(plan, i))
+			return false;
 	int fd = dup(fetch_fd(f));
 	if (fd < 0) {
 		struct error err = {0};
 		error_errno(&err, errno, "cannot open the partial file once more");
 		http_respond_error(x, &err);
-		return;
+		return true;
 	}
 	http_respond_file_part(x, fd, list->size, true, from, length);
+	return true;
 }
 
-static void answer_blob(struct peer *p, struct http_exchange *x, const struct digest *d)
+bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *d)
 {
 	uint64_t size, from = 0, length = 0;
 	int fd;
 	struct error err = {0};
 	if (blob_open(p->o.store, d, &fd, &size, &err)) {
 		struct fetch *f = err.code == E_NOTFOUND ? peer_fetch(p, d) : NULL;
-		if (f)
-			answer_partial(x, f);
-		else
-			http_respond_error(x, &err);
-		return;
+		if (f || err.code == E_NOTFOUND)
+			return f && answer_partial(x, f);
+		http_respond_error(x, &err);
+		return true;
 	}
 	enum http_range range = http_range(x, size, &from, &length);
 	if (range == HTTP_RANGE_BAD) {
 		close(fd);
 		error_set(&err, E_RANGE, "the range is outside the %llu bytes of this blob", (unsigned long long)size);
 		http_respond_error(x, &err);
-		return;
+		return true;
 	}
 	http_respond_file_part(x, fd, size, range == HTTP_RANGE_PART, from, length);
+	return true;
+}
+
+/* `Prefer: wait=SECONDS` (RFC 7240): 0 when absent or not understood. */
+static int64_t prefer_wait_us(const struct http_exchange *x)
+{
+	struct str prefer;
+	uint64_t seconds = 0;
+	const struct str wait = STR("wait=");
+	if (!http_header(x, "prefer", &prefer) || !str_starts(prefer, wait) ||
+	    str_to_u64((struct str){prefer.base + wait.len, prefer.len - wait.len}, &seconds))
+		return 0;
+	return (int64_t)(seconds < WAIT_MAX_MS / 1000 ? seconds : WAIT_MAX_MS / 1000) * US_PER_S;
+}
+
+static void answer_blob(struct peer *p, struct http_exchange *x, const struct digest *d)
+{
+	if (answer_bytes(p, x, d))
+		return;
+	struct fetch *f = peer_fetch(p, d);
+	int64_t wait_us = prefer_wait_us(x);
+	if (f && wait_us > 0 && fetch_stage(f) != FETCH_FAILED)
+		fetch_wait_bytes(f, x, wait_us);
+	else
+		answer_not_held(x);
 }
 
 /* ---- have ------------------------------------------------------------------------------------- */
@@ -115,7 +136,8 @@ static void answer_have_blob(struct peer *p, struct http_exchange *x, const stru
 	if (chunk_plan_held(plan) > after || wait_ms == 0)
 		answer_have(x, list, plan);
 	else
-		fetch_wait(f, x, (uint32_t)(after < list->count ? after : list->count), (int64_t)wait_ms * US_PER_MS);
+		fetch_wait_count(f, x, (uint32_t)(after < list->count ? after : list->count),
+		                 (int64_t)wait_ms * US_PER_MS);
 }
 
 bool peer_handle(struct peer *p, struct http_exchange *x)

@@ -27,10 +27,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define POLL_WAIT_MS 8000
-#define POLL_AGAIN_US INT64_C(1000000)
-#define POLL_LEAST_US INT64_C(5000) /* between two questions to one source, however fast it answers */
-#define NEWS_US INT64_C(30000)      /* waiters hear of new chunks at most this often */
+#define POLL_US INT64_C(500000)       /* between two questions to a source what it holds */
+#define POLL_NEEDY_US INT64_C(100000) /* the same, while a stripe needs others than its parent */
+#define LIST_AGAIN_US INT64_C(250000)
+#define WAIT_MS 8000             /* a parent may take so long until it has a chunk */
+#define LONG_US INT64_C(1000000) /* who says no after that has waited */
+#define HEAD_US (4 * US_PER_S)
+#define STALL_US (3 * US_PER_S)
+#define NEWS_US INT64_C(30000)              /* who waits for any chunks hears of them at most this often */
+#define LIST_FROM_PEERS (UINT64_C(8) << 30) /* lists of larger files are asked of peers first: they are large, too */
 #define SAY_EVERY_US (5 * US_PER_S)
 #define SMALL_MAX CHUNK_LIST_MAX            /* what comes in one piece: chunk lists, small files */
 #define OFFER_MAX (LIMIT_CHUNKS / 6 + 1024) /* a bitmap of LIMIT_CHUNKS in base64url, and some words */
@@ -38,13 +43,14 @@
 
 struct chunk_call {
 	struct fetch *fetch;
-	struct chunk_call *next;      /* in fetch->calls or fetch->arrived */
-	struct chunk_call *next_held; /* in peer->held_back */
+	struct chunk_call *next; /* in fetch->calls or fetch->arrived */
+	struct rate_hold hold;
 	struct chunk_request at;
 	struct http_call *call;
 	struct buf data;
 	int64_t started_us, first_us, took_us;
 	bool refused; /* the head was not what was asked for */
+	bool missing; /* the source does not have it */
 	bool orphan;  /* its source was dropped: the number may be another's by now */
 	int result;   /* of the write */
 };
@@ -54,14 +60,16 @@ struct poll {
 	uint32_t source;
 	bool used, complete;
 	struct http_call *call;
-	int64_t asked_us, again_us;
-	uint32_t held;
+	int64_t asked_us;
+	uint64_t counted_bytes; /* since the last tick */
+	double rate;
 };
 
 struct waiter {
 	struct fetch *fetch;
 	struct waiter *next;
 	struct http_exchange *x;
+	bool bytes; /* waits for the bytes it asked for, else for more than `after` chunks */
 	uint32_t after;
 	int64_t until_us;
 };
@@ -128,6 +136,42 @@ double fetch_rate(const struct fetch *f)
 	return f->stage == FETCH_CHUNKS ? f->rate : 0;
 }
 
+const struct digest *fetch_digest(const struct fetch *f)
+{
+	return &f->file.digest;
+}
+
+static void report_source(struct model_report *r, const char *id, double rate)
+{
+	size_t at = r->source_count;
+	while (at > 0 && r->sources[at - 1].rate < rate)
+		at--;
+	if (at == REPORT_SOURCES_MAX)
+		return;
+	if (r->source_count < REPORT_SOURCES_MAX)
+		r->source_count++;
+	memmove(&r->sources[at + 1], &r->sources[at], (r->source_count - at - 1) * sizeof *r->sources);
+	memcpy(r->sources[at].id, id, sizeof r->sources[at].id);
+	r->sources[at].rate = rate;
+}
+
+void fetch_sources(const struct fetch *f, struct model_report *r)
+{
+	if (f->stage != FETCH_CHUNKS)
+		return;
+	snprintf(r->file, sizeof r->file, "%.*s", (int)sizeof r->file - 1, f->file.path);
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		const struct source *s = &f->peer->sources[i];
+		if (!f->polls[i].used || !s->used)
+			continue;
+		if (f->polls[i].rate >= 1)
+			report_source(r, s->at.id, f->polls[i].rate);
+		if (s->wrong && !r->error[0])
+			snprintf(r->error, sizeof r->error,
+			         "node %s sent bytes that are not the file's; it is left alone", s->at.id);
+	}
+}
+
 const char *fetch_error(const struct fetch *f)
 {
 	return f->error.text;
@@ -180,34 +224,59 @@ static void on_waiter_gone(void *arg)
 }
 
 /* The waiter lives in the exchange's memory; once answered, `fetch` NULL tells on_waiter_gone that it is unlinked. */
-static void waiter_answer(struct waiter *w)
+static void waiter_answer(struct waiter *w, bool over)
 {
-	const struct fetch *f = w->fetch;
+	struct fetch *f = w->fetch;
+	struct error err = {0};
+	if (w->bytes && answer_bytes(f->peer, w->x, &f->file.digest)) {
+		/* answered */
+	} else if (w->bytes && !over) {
+		return;
+	} else if (!w->bytes && f->plan) {
+		answer_have(w->x, &f->list, f->plan);
+	} else {
+		error_set(&err, E_NOTFOUND, "this node does not hold that (yet)");
+		http_respond_error(w->x, &err);
+	}
 	waiter_unlink(w);
 	w->fetch = NULL;
-	if (f->plan) {
-		answer_have(w->x, &f->list, f->plan);
-		return;
-	}
-	struct error err = {0};
-	error_set(&err, E_NOTFOUND, "this node no longer fetches that");
-	http_respond_error(w->x, &err);
 }
 
-void fetch_wait(struct fetch *f, struct http_exchange *x, uint32_t after, int64_t wait_us)
+static void wait_for(struct fetch *f, struct http_exchange *x, bool bytes, uint32_t after, int64_t wait_us)
 {
 	struct waiter *w = http_alloc(x, sizeof *w);
-	*w = (struct waiter){f, f->waiters, x, after, loop_now_us(f->peer->loop) + wait_us};
+	*w = (struct waiter){f, f->waiters, x, bytes, after, loop_now_us(f->peer->loop) + wait_us};
 	f->waiters = w;
 	http_watch(x, NULL, on_waiter_gone, w);
+}
+
+void fetch_wait_count(struct fetch *f, struct http_exchange *x, uint32_t after, int64_t wait_us)
+{
+	wait_for(f, x, false, after, wait_us);
+}
+
+void fetch_wait_bytes(struct fetch *f, struct http_exchange *x, int64_t wait_us)
+{
+	wait_for(f, x, true, 0, wait_us);
 }
 
 static void waiters_tell(struct fetch *f, int64_t now_us, bool all)
 {
 	for (struct waiter *w = f->waiters, *next; w; w = next) {
 		next = w->next;
-		if (all || now_us >= w->until_us || (f->plan && chunk_plan_held(f->plan) > w->after))
-			waiter_answer(w);
+		bool over = all || now_us >= w->until_us;
+		if (over || w->bytes || (f->plan && chunk_plan_held(f->plan) > w->after))
+			waiter_answer(w, over);
+	}
+}
+
+/* Those who wait for chunks that came are answered at once. */
+static void waiters_serve(struct fetch *f)
+{
+	for (struct waiter *w = f->waiters, *next; w; w = next) {
+		next = w->next;
+		if (w->bytes)
+			waiter_answer(w, false);
 	}
 }
 
@@ -230,12 +299,7 @@ static void news(struct fetch *f)
 
 static void call_free(struct fetch *f, struct chunk_call *c)
 {
-	for (struct chunk_call **at = &f->peer->held_back; *at; at = &(*at)->next_held) {
-		if (*at == c) {
-			*at = c->next_held;
-			break;
-		}
-	}
+	rate_forget(&f->peer->rate, &c->hold);
 	if (c->call)
 		http_call_cancel(c->call);
 	buf_fini(&c->data);
@@ -470,15 +534,15 @@ static void job_work(void *arg)
 static void chunks_start(struct fetch *f)
 {
 	struct peer *p = f->peer;
+	int64_t now = loop_now_us(p->loop);
 	f->stage = FETCH_CHUNKS;
-	f->said_us = loop_now_us(p->loop);
-	f->plan = chunk_plan_new(f->list.count, blob_partial_bitmap(f->partial), p->self_key, rng_next(&p->rng));
+	f->said_us = now;
+	f->plan = chunk_plan_new(f->list.count, blob_partial_bitmap(f->partial), rng_next(&p->rng), now);
 	if (chunk_plan_held(f->plan))
 		log_info("peer", "%s: %u of %u chunks are here already", f->file.path, chunk_plan_held(f->plan),
 		         f->list.count);
-	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
-		if (p->sources[i].used)
-			fetch_add_source(f, i);
+	fetch_replan(f);
+	waiters_serve(f);
 	pump(f);
 }
 
@@ -492,24 +556,30 @@ static void corrupt(struct fetch *f, const struct chunk_call *c)
 {
 	if (c->orphan)
 		return; /* who sent it is gone, and so is its request in the plan */
-	log_warn("peer", "%s: chunk %u from %s is not what was asked for; not using that node for a minute",
-	         f->file.path, c->at.chunk, f->peer->sources[c->at.source].at.id);
-	chunk_plan_failed(f->plan, c->at.chunk, c->at.source, true, loop_now_us(f->peer->loop));
+	struct source *s = &f->peer->sources[c->at.source];
+	s->wrong++;
+	log_warn("peer",
+	         "%s: chunk %u from node %s is not what was asked for (%u wrong ones so far); it is left alone for a "
+	         "while: check its disk, and whether it is to be trusted",
+	         f->file.path, c->at.chunk, s->at.id, s->wrong);
+	chunk_plan_failed(f->plan, c->at.chunk, c->at.source, CHUNK_CORRUPT, loop_now_us(f->peer->loop));
 }
 
 static void written(struct fetch *f)
 {
 	struct chunk_call *list = f->writing;
+	int64_t now = loop_now_us(f->peer->loop);
 	f->writing = NULL;
 	for (struct chunk_call *c = list, *next; c; c = next) {
 		next = c->next;
 		if (c->result == 0) {
-			chunk_plan_arrived(f->plan, c->at.chunk, c->at.source, c->first_us, c->took_us);
+			chunk_plan_arrived(f->plan, c->at.chunk, c->at.source, c->first_us, c->took_us, now);
 		} else {
 			corrupt(f, c);
 		}
 		call_free(f, c);
 	}
+	waiters_serve(f);
 	news(f);
 	pump(f);
 }
@@ -593,13 +663,13 @@ static void on_list(void *arg, int status, struct str body, const struct error *
 	const struct digest *want = f->chunked ? &f->file.chunks : &f->file.digest;
 	f->list_call = NULL;
 	if (err || status != 200) {
-		loop_timer_start(f->pump_timer, POLL_AGAIN_US / 4, 0); /* the next source then */
+		loop_timer_start(f->pump_timer, LIST_AGAIN_US, 0); /* the next source then */
 		return;
 	}
 	struct digest got = digest_of(body.base, body.len);
 	if (!digest_equal(&got, want)) {
 		log_warn("peer", "%s: %s sent something else", f->file.path, f->peer->sources[f->list_source].at.id);
-		loop_timer_start(f->pump_timer, POLL_AGAIN_US, 0);
+		loop_timer_start(f->pump_timer, LIST_AGAIN_US, 0);
 		return;
 	}
 	buf_append_str(&f->list_bytes, body);
@@ -611,12 +681,21 @@ static struct http_call_options call_options(const struct source *s, const char 
 	return (struct http_call_options){
 	    .url = str_from(url),
 	    .peer_identity = str_from(str_starts(str_from(s->at.url), STR("https:")) ? s->identity : ""),
-	    .head_timeout_us = 10 * US_PER_S,
-	    .stall_timeout_us = 10 * US_PER_S,
+	    .head_timeout_us = HEAD_US,
+	    .stall_timeout_us = STALL_US,
 	};
 }
 
-/* Round robin over the sources, origins being the first of them. */
+/* Round robin over the sources: origins are the first of them, but for large files the last. */
+static uint32_t list_first(const struct fetch *f)
+{
+	uint32_t i = 0;
+	while (f->file.size >= LIST_FROM_PEERS && i + 1 < CHUNK_SOURCES_MAX && f->peer->sources[i].used &&
+	       f->peer->sources[i].at.origin)
+		i++;
+	return (i + CHUNK_SOURCES_MAX - 1) % CHUNK_SOURCES_MAX;
+}
+
 static void list_ask(struct fetch *f)
 {
 	struct peer *p = f->peer;
@@ -661,16 +740,13 @@ static int offer_load(struct poll *q, struct str body, struct error *err)
 		rc = json_str(o, "bitmap", &text, err);
 	if (rc == 0 && complete) {
 		q->complete = true;
-		chunk_plan_offer(f->plan, q->source, NULL, loop_now_us(f->peer->loop));
+		chunk_plan_offer(f->plan, q->source, NULL);
 	} else if (rc == 0) {
 		size_t size = (f->list.count + 7) / 8, got = 0;
 		uint8_t *bitmap = mem_new(size + 3);
 		rc = count == f->list.count ? base64url_decode(text, bitmap, size, &got) : E_INVAL;
 		if (rc == 0 && got == size) {
-			chunk_plan_offer(f->plan, q->source, bitmap, loop_now_us(f->peer->loop));
-			q->held = 0;
-			for (size_t i = 0; i < size; i++)
-				q->held += (uint32_t)__builtin_popcount(bitmap[i]);
+			chunk_plan_offer(f->plan, q->source, bitmap);
 		} else {
 			rc = error_set(err, E_PEER, "its chunks are cut otherwise");
 		}
@@ -685,35 +761,52 @@ static void on_offer(void *arg, int status, struct str body, const struct error 
 	struct poll *q = arg;
 	struct fetch *f = q->fetch;
 	q->call = NULL;
-	q->again_us = q->asked_us + POLL_LEAST_US;
-	if (err || status != 200 || offer_load(q, body, NULL))
-		q->again_us = loop_now_us(f->peer->loop) + POLL_AGAIN_US;
+	if (err) /* it does not answer: no chunk is expected from it either */
+		chunk_plan_failed(f->plan, UINT32_MAX, q->source, CHUNK_BROKEN, loop_now_us(f->peer->loop));
+	else if (status == 200)
+		offer_load(q, body, NULL);
 	pump(f);
 }
 
-static void poll_ask(struct fetch *f, struct poll *q)
+static void poll_ask(struct fetch *f, struct poll *q, int64_t now_us)
 {
 	const struct source *s = &f->peer->sources[q->source];
 	char url[NODE_URL_SIZE + 160], name[DIGEST_TEXT_SIZE];
 	digest_format(&f->file.digest, name);
-	snprintf(url, sizeof url, "%s/mdn/v1/blobs/%s/have?after=%u&wait_ms=%d", s->at.url, name, q->held,
-	         POLL_WAIT_MS);
+	snprintf(url, sizeof url, "%s/mdn/v1/blobs/%s/have", s->at.url, name);
 	struct http_call_options o = call_options(s, url);
-	o.head_timeout_us += POLL_WAIT_MS * US_PER_MS;
-	q->asked_us = loop_now_us(f->peer->loop);
+	q->asked_us = now_us;
 	q->call = http_fetch(f->peer->o.client, &o, OFFER_MAX, on_offer, q);
 }
 
-void fetch_add_source(struct fetch *f, uint32_t source)
+static void add_source(struct fetch *f, uint32_t source)
 {
 	const struct source *s = &f->peer->sources[source];
-	if (!f->plan || f->polls[source].used)
-		return;
 	f->polls[source] = (struct poll){.fetch = f, .source = source, .used = true, .complete = s->at.origin};
-	chunk_plan_add_source(f->plan, source, s->key, s->at.origin, strcmp(s->at.site, f->peer->site) == 0,
-	                      loop_now_us(f->peer->loop));
-	if (s->at.origin)
-		chunk_plan_offer(f->plan, source, NULL, loop_now_us(f->peer->loop));
+	chunk_plan_add_source(f->plan, source, s->at.origin);
+}
+
+void fetch_replan(struct fetch *f)
+{
+	struct peer *p = f->peer;
+	uint32_t parents[SPREAD_STRIPES][SPREAD_PARENTS], counts[SPREAD_STRIPES], ranks[SPREAD_STRIPES];
+	bool wanted[CHUNK_SOURCES_MAX] = {false};
+	if (!f->plan)
+		return;
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++) {
+		counts[s] = peer_parents(p, f, s, parents[s], &ranks[s]);
+		for (uint32_t i = 0; i < counts[s]; i++)
+			wanted[parents[s][i]] = true;
+	}
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		wanted[i] = p->sources[i].used && (wanted[i] || p->sources[i].at.origin);
+		if (f->polls[i].used && !wanted[i])
+			fetch_drop_source(f, i);
+		else if (!f->polls[i].used && wanted[i])
+			add_source(f, i);
+	}
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+		chunk_plan_set_parents(f->plan, s, parents[s], counts[s], ranks[s]);
 	loop_timer_start(f->pump_timer, 0, 0);
 }
 
@@ -757,6 +850,7 @@ static bool on_chunk_head(void *arg, struct http_call *call, int status)
 	struct chunk_call *c = arg;
 	c->first_us = loop_now_us(c->fetch->peer->loop) - c->started_us;
 	c->refused = status != 206;
+	c->missing = status == 404;
 	return !c->refused;
 }
 
@@ -766,31 +860,26 @@ static bool on_chunk_data(void *arg, struct str data)
 	struct peer *p = c->fetch->peer;
 	buf_append_str(&c->data, data); /* max latches what is too long; the length is checked at the end */
 	c->fetch->counted_bytes += data.len;
-	if (p->o.rate_max == 0)
-		return true;
-	p->allowance -= (int64_t)data.len;
-	if (p->allowance > 0)
-		return true;
-	struct chunk_call **tail = &p->held_back;
-	while (*tail)
-		tail = &(*tail)->next_held;
-	*tail = c;
-	return false;
+	c->fetch->polls[c->at.source].counted_bytes += data.len;
+	return rate_take(&p->rate, &c->hold, data.len);
 }
 
-/* Resuming may deliver at once, and so hold the call back again, or end any other: hence one at a time, from the list.
- */
-void fetch_release(struct peer *p)
+/* Too much of it, or an end before its length, is nothing that an honest node sends. */
+static void chunk_failed(struct fetch *f, struct chunk_call *c, const struct error *err)
 {
-	size_t count = 0;
-	for (struct chunk_call *c = p->held_back; c; c = c->next_held)
-		count++;
-	while (count-- > 0 && p->held_back) {
-		struct chunk_call *c = p->held_back;
-		p->held_back = c->next_held;
-		c->next_held = NULL;
-		http_call_resume(c->call);
-	}
+	int64_t now = loop_now_us(f->peer->loop);
+	bool waited = c->at.wait && now - c->started_us > LONG_US;
+	if (!c->missing)
+		log_debug("peer", "%s: chunk %u from %s: %s", f->file.path, c->at.chunk,
+		          f->peer->sources[c->at.source].at.id, err ? err->text : "not the bytes asked for");
+	if (!c->refused && (c->data.failed || (!err && c->data.len != chunk_length(&f->list, c->at.chunk))))
+		corrupt(f, c);
+	else
+		chunk_plan_failed(f->plan, c->at.chunk, c->at.source,
+		                  !c->missing ? CHUNK_BROKEN
+		                  : waited    ? CHUNK_GIVEN_UP
+		                              : CHUNK_NOT_YET,
+		                  now);
 }
 
 static void on_chunk_done(void *arg, struct http_call *call, const struct error *err)
@@ -800,12 +889,14 @@ static void on_chunk_done(void *arg, struct http_call *call, const struct error 
 	c->call = NULL;
 	call_unlink(c);
 	if (err || c->refused || c->data.failed || c->data.len != chunk_length(&f->list, c->at.chunk)) {
-		log_debug("peer", "%s: chunk %u from %s: %s", f->file.path, c->at.chunk,
-		          f->peer->sources[c->at.source].at.id, err ? err->text : "not the bytes asked for");
-		chunk_plan_failed(f->plan, c->at.chunk, c->at.source, false, loop_now_us(f->peer->loop));
+		chunk_failed(f, c, err);
 		call_free(f, c);
 	} else {
 		c->took_us = loop_now_us(f->peer->loop) - c->started_us;
+		if (c->at.wait) { /* most of that was the source's own waiting */
+			c->took_us -= c->first_us;
+			c->first_us = 0;
+		}
 		c->next = f->arrived;
 		f->arrived = c;
 	}
@@ -817,7 +908,7 @@ static void chunk_ask(struct fetch *f, struct chunk_request at)
 	const struct source *s = &f->peer->sources[at.source];
 	struct chunk_call *c = NEW(struct chunk_call);
 	uint64_t from = chunk_offset(&f->list, at.chunk), length = chunk_length(&f->list, at.chunk);
-	char url[NODE_URL_SIZE + 128], name[DIGEST_TEXT_SIZE], range[64];
+	char url[NODE_URL_SIZE + 128], name[DIGEST_TEXT_SIZE], range[64], wait[32];
 	c->fetch = f;
 	c->at = at;
 	c->data.max = length;
@@ -827,17 +918,19 @@ static void chunk_ask(struct fetch *f, struct chunk_request at)
 	f->call_count++;
 	digest_format(&f->file.digest, name);
 	snprintf(url, sizeof url, "%s/mdn/v1/blobs/%s", s->at.url, name);
+	snprintf(wait, sizeof wait, "wait=%d", WAIT_MS / 1000); /* RFC 7240 */
 	snprintf(range, sizeof range, "bytes=%llu-%llu", (unsigned long long)from,
 	         (unsigned long long)(from + length - 1));
-	struct http_header header = {STR("range"), str_from(range)};
+	struct http_header headers[2] = {{STR("range"), str_from(range)}, {STR("prefer"), str_from(wait)}};
 	struct http_call_options o = call_options(s, url);
-	o.headers = &header;
-	o.header_count = 1;
+	o.headers = headers;
+	o.header_count = at.wait ? 2 : 1;
+	o.head_timeout_us += at.wait ? WAIT_MS * US_PER_MS : 0;
 	o.on_head = on_chunk_head;
 	o.on_data = on_chunk_data;
 	o.on_done = on_chunk_done;
 	o.arg = c;
-	c->call = http_call_start(f->peer->o.client, &o);
+	c->call = c->hold.call = http_call_start(f->peer->o.client, &o);
 }
 
 /* Twins of a chunk that came from elsewhere are of no use any more. */
@@ -850,7 +943,7 @@ static void calls_drop_held(struct fetch *f)
 			continue;
 		}
 		*at = c->next;
-		chunk_plan_failed(f->plan, c->at.chunk, c->at.source, false, loop_now_us(f->peer->loop));
+		chunk_plan_failed(f->plan, c->at.chunk, c->at.source, CHUNK_GIVEN_UP, loop_now_us(f->peer->loop));
 		call_free(f, c);
 	}
 }
@@ -858,15 +951,15 @@ static void calls_drop_held(struct fetch *f)
 /* How long until the next one is due. */
 static int64_t polls_ask(struct fetch *f, int64_t now_us)
 {
-	int64_t wait_us = INT64_MAX;
+	int64_t wait_us = INT64_MAX, every = chunk_plan_in_need(f->plan) ? POLL_NEEDY_US : POLL_US;
 	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
 		struct poll *q = &f->polls[i];
 		if (!q->used || q->complete || q->call)
 			continue;
-		if (now_us >= q->again_us)
-			poll_ask(f, q);
-		else if (q->again_us - now_us < wait_us)
-			wait_us = q->again_us - now_us;
+		if (now_us >= q->asked_us + every)
+			poll_ask(f, q, now_us);
+		else if (q->asked_us + every - now_us < wait_us)
+			wait_us = q->asked_us + every - now_us;
 	}
 	return wait_us;
 }
@@ -910,7 +1003,7 @@ struct fetch *fetch_new(struct peer *p, const struct version_file *file)
 	f->peer = p;
 	f->file = *file;
 	f->chunked = !all_zero(&file->chunks);
-	f->list_source = CHUNK_SOURCES_MAX - 1;
+	f->list_source = list_first(f);
 	f->pump_timer = loop_timer_new(p->loop, pump, f);
 	f->news_timer = loop_timer_new(p->loop, on_news, f);
 	f->next = p->fetches;
@@ -925,6 +1018,11 @@ void fetch_tick(struct fetch *f, int64_t now_us)
 	double now_rate = (double)f->counted_bytes * (double)US_PER_S / (double)TICK_US;
 	f->rate = f->rate > 0 ? f->rate * 0.6 + now_rate * 0.4 : now_rate;
 	f->counted_bytes = 0;
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		struct poll *q = &f->polls[i];
+		q->rate = q->rate * 0.6 + (double)q->counted_bytes * 0.4 * (double)US_PER_S / (double)TICK_US;
+		q->counted_bytes = 0;
+	}
 	waiters_tell(f, now_us, false);
 	if (f->stage == FETCH_CHUNKS && now_us - f->said_us >= SAY_EVERY_US) {
 		f->said_us = now_us;

@@ -8,6 +8,7 @@
 #include "serve/peer/room.h"
 
 #include "base/log.h"
+#include "core/hash.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,8 +31,7 @@ static void on_tick(void *arg)
 	struct peer *p = arg;
 	int64_t now = loop_now_us(p->loop);
 	bool moving = false;
-	p->allowance = (int64_t)(p->o.rate_max / (uint64_t)(US_PER_S / TICK_US));
-	fetch_release(p);
+	rate_tick(&p->rate, TICK_US);
 	for (struct fetch *f = p->fetches, *next; f; f = next) {
 		next = fetch_next(f);
 		fetch_tick(f, now);
@@ -54,7 +54,8 @@ int peer_new(struct loop *loop, const struct peer_options *options, struct peer 
 	p->self_key = key_of(options->self_id);
 	rng_init(&p->rng, rng_seed());
 	p->tick = loop_timer_new(loop, on_tick, p);
-	p->allowance = (int64_t)(p->o.rate_max / (uint64_t)(US_PER_S / TICK_US));
+	rate_set(&p->rate, p->o.rate_max);
+	rate_tick(&p->rate, TICK_US);
 	loop_timer_start(p->tick, TICK_US, TICK_US);
 	*ret_peer = p;
 	return 0;
@@ -78,13 +79,15 @@ void peer_free(struct peer *p)
 	loop_timer_free(p->tick);
 	versions_free(p->versions, p->version_count);
 	free(p->version_told);
+	free(p->known);
+	free(p->spreads);
 	free(p);
 }
 
 void peer_set_limits(struct peer *p, int32_t parallel, uint64_t rate_max)
 {
 	p->o.parallel = parallel;
-	p->o.rate_max = rate_max;
+	rate_set(&p->rate, rate_max);
 }
 
 /* ---- sources ---------------------------------------------------------------------------------- */
@@ -118,12 +121,53 @@ static void source_add(struct peer *p, const struct peer_source *from)
 		struct source *s = &p->sources[i];
 		if (s->used)
 			continue;
-		*s = (struct source){.used = true, .at = *from, .key = key_of(str_from(from->id))};
+		*s = (struct source){.used = true, .at = *from};
 		snprintf(s->identity, sizeof s->identity, "spiffe://%s/node/%s", p->domain, from->id);
-		for (struct fetch *f = p->fetches; f; f = fetch_next(f))
-			fetch_add_source(f, i);
 		return;
 	}
+}
+
+static bool planned(const struct peer *p, const char *id)
+{
+	for (size_t i = 0; i < p->spread_count; i++)
+		for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+			for (uint32_t k = 0; k < SPREAD_PARENTS; k++)
+				if (strcmp(p->spreads[i].parents[s][k], id) == 0)
+					return true;
+	return false;
+}
+
+static void replan(struct peer *p)
+{
+	for (struct fetch *f = p->fetches; f; f = fetch_next(f))
+		fetch_replan(f);
+}
+
+/* Places are few (CHUNK_SOURCES_MAX): origins first, then whom the plan names, then this site, then the rest. Those
+ * without a place keep theirs, unless others need it. */
+static void sources_choose(struct peer *p)
+{
+	const struct peer_source *chosen[CHUNK_SOURCES_MAX];
+	uint32_t count = 0;
+	for (int round = 0; round < 4; round++) {
+		for (size_t i = 0; i < p->known_count && count < CHUNK_SOURCES_MAX; i++) {
+			const struct peer_source *s = &p->known[i];
+			int rank = s->origin ? 0 : planned(p, s->id) ? 1 : strcmp(s->site, p->site) == 0 ? 2 : 3;
+			if (rank == round)
+				chosen[count++] = s;
+		}
+	}
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		bool stays = false;
+		for (uint32_t k = 0; k < count && p->sources[i].used; k++)
+			stays = stays || strcmp(chosen[k]->id, p->sources[i].at.id) == 0;
+		if (p->sources[i].used && !stays)
+			source_drop(p, i);
+	}
+	for (uint32_t k = 0; k < count; k++)
+		if (!source_known(p, chosen[k]->id))
+			source_add(p, chosen[k]);
+	replan(p);
 }
 
 void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t count)
@@ -136,14 +180,87 @@ void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t 
 		if (s->used && !same)
 			source_drop(p, i);
 	}
-	/* Places are few (CHUNK_SOURCES_MAX): origins first, then this site, then the rest. */
-	for (int round = 0; round < 3; round++) {
-		for (size_t i = 0; i < count; i++) {
-			int rank = sources[i].origin ? 0 : strcmp(sources[i].site, p->site) == 0 ? 1 : 2;
-			if (rank == round && !source_known(p, sources[i].id))
-				source_add(p, &sources[i]);
-		}
+	free(p->known);
+	p->known = mem_new((count + 1) * sizeof *p->known);
+	memcpy(p->known, sources, count * sizeof *sources);
+	p->known_count = count;
+	sources_choose(p);
+}
+
+void peer_set_spread(struct peer *p, const struct peer_spread *spreads, size_t count)
+{
+	free(p->spreads);
+	p->spreads = mem_new((count + 1) * sizeof *p->spreads);
+	memcpy(p->spreads, spreads, count * sizeof *spreads);
+	p->spread_count = count;
+	sources_choose(p);
+}
+
+/* ---- parents ---------------------------------------------------------------------------------- */
+
+static uint32_t source_number(const struct peer *p, const char *id)
+{
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
+		if (p->sources[i].used && strcmp(p->sources[i].at.id, id) == 0)
+			return i;
+	return CHUNK_SOURCES_MAX;
+}
+
+/* The center's plan of a version with this file. */
+static const struct peer_spread *spread_of(const struct peer *p, const struct fetch *f)
+{
+	char name[2 * NODE_TEXT_SIZE + 2];
+	for (size_t v = 0; v < p->version_count; v++) {
+		bool has = false;
+		for (size_t i = 0; i < p->versions[v].file_count; i++)
+			has = has || fetch_is(f, &p->versions[v].files[i].digest);
+		snprintf(name, sizeof name, "%s:%s", p->versions[v].name, p->versions[v].tag);
+		for (size_t i = 0; has && i < p->spread_count; i++)
+			if (strcmp(p->spreads[i].name, name) == 0)
+				return &p->spreads[i];
 	}
+	return NULL;
+}
+
+/* Without a center's plan: as if all receivers known here took part. Everybody who knows the same comes to the same. */
+static uint32_t parents_compute(const struct peer *p, const struct fetch *f, uint32_t stripe,
+                                uint32_t ret[SPREAD_PARENTS], uint32_t *ret_rank)
+{
+	struct spread_node nodes[CHUNK_SOURCES_MAX + 1] = {{.key = p->self_key, .site = hash_str(str_from(p->site))}};
+	uint32_t numbers[CHUNK_SOURCES_MAX + 1], count = 1, found = 0;
+	uint64_t salt;
+	memcpy(&salt, fetch_digest(f)->bytes, sizeof salt);
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
+		const struct source *s = &p->sources[i];
+		if (!s->used || !(s->at.origin || s->at.receiver))
+			continue;
+		numbers[count] = i;
+		nodes[count++] = (struct spread_node){
+		    .key = key_of(str_from(s->at.id)), .site = hash_str(str_from(s->at.site)), .origin = s->at.origin};
+	}
+	struct spread *spread = spread_new(nodes, count, salt);
+	const uint32_t *parents = spread_parents(spread, 0, stripe);
+	for (uint32_t i = 0; i < SPREAD_PARENTS && parents[i] != SPREAD_NONE; i++)
+		ret[found++] = numbers[parents[i]];
+	*ret_rank = spread_rank(spread, 0, stripe);
+	spread_free(spread);
+	return found;
+}
+
+uint32_t peer_parents(const struct peer *p, const struct fetch *f, uint32_t stripe, uint32_t ret[SPREAD_PARENTS],
+                      uint32_t *ret_rank)
+{
+	const struct peer_spread *spread = spread_of(p, f);
+	uint32_t found = 0;
+	if (!spread)
+		return parents_compute(p, f, stripe, ret, ret_rank);
+	for (uint32_t i = 0; i < SPREAD_PARENTS; i++) {
+		uint32_t source = source_number(p, spread->parents[stripe][i]);
+		if (source != CHUNK_SOURCES_MAX)
+			ret[found++] = source;
+	}
+	*ret_rank = spread->ranks[stripe];
+	return found;
 }
 
 /* ---- versions --------------------------------------------------------------------------------- */
@@ -251,6 +368,7 @@ bool peer_progress(const struct peer *p, struct str name_tag, struct model_repor
 			ret_report->total_bytes += version->files[i].size;
 			ret_report->have_bytes += fetch_have_bytes(f);
 			ret_report->fetch_rate += fetch_rate(f);
+			fetch_sources(f, ret_report);
 			if (stage == FETCH_FAILED) {
 				ret_report->state = MODEL_FAILED;
 				snprintf(ret_report->error, sizeof ret_report->error, "%s", fetch_error(f));

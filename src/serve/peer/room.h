@@ -10,7 +10,9 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "core/chunk_plan.h"
+#include "core/spread.h"
 #include "serve/peer/peer.h"
+#include "serve/peer/rate.h"
 
 enum fetch_stage {
 	FETCH_CHECK,  /* is it on disk already? */
@@ -26,7 +28,7 @@ struct source {
 	bool used;
 	struct peer_source at;
 	char identity[TLS_IDENTITY_SIZE];
-	uint64_t key;
+	uint32_t wrong; /* chunks that were not what was asked for */
 };
 
 struct fetch;
@@ -35,6 +37,10 @@ struct peer {
 	struct peer_options o;
 	char site[NODE_TEXT_SIZE], domain[NODE_TEXT_SIZE];
 	uint64_t self_key;
+	struct peer_source *known; /* all that the roster names */
+	size_t known_count;
+	struct peer_spread *spreads; /* what the center plans */
+	size_t spread_count;
 	struct source sources[CHUNK_SOURCES_MAX];
 	struct version *versions;
 	bool *version_told;
@@ -43,8 +49,7 @@ struct peer {
 	struct fetch *dropped; /* no longer wanted, but a job of theirs still runs */
 	struct loop_timer *tick;
 	struct rng rng;
-	int64_t allowance;            /* bytes that may still come in this tick, under rate_max */
-	struct chunk_call *held_back; /* calls paused for the rate */
+	struct rate rate;
 };
 
 /* fetch.c */
@@ -57,21 +62,31 @@ uint64_t fetch_have_bytes(const struct fetch *f);
 double fetch_rate(const struct fetch *f);
 const char *fetch_error(const struct fetch *f);
 void fetch_tick(struct fetch *f, int64_t now_us); /* every TICK_US: rates, retries, stalled plans */
-void fetch_add_source(struct fetch *f, uint32_t source);
+void fetch_replan(struct fetch *f);               /* sources or the center's plan changed */
 void fetch_drop_source(struct fetch *f, uint32_t source);
-void fetch_release(struct peer *p); /* the tick's new allowance: calls held back go on */
+const struct digest *fetch_digest(const struct fetch *f);
+/* The fastest sources, and words on what is wrong with one of them (empty: nothing). */
+void fetch_sources(const struct fetch *f, struct model_report *r);
 struct fetch *fetch_next(const struct fetch *f);
 /* What another node may read of it now: chunk list and held bitmap, or false before both are known. */
 bool fetch_view(const struct fetch *f, const struct chunk_list **ret_list, const struct chunk_plan **ret_plan);
 int fetch_fd(const struct fetch *f); /* of the partial file; dup before keeping */
-/* Exchanges that wait until more than `after` chunks are held. */
-void fetch_wait(struct fetch *f, struct http_exchange *x, uint32_t after, int64_t wait_us);
+/* Exchanges that wait: for more than `after` chunks, or for the chunks from `from` on (`length` of 0: not known yet).
+ */
+void fetch_wait_count(struct fetch *f, struct http_exchange *x, uint32_t after, int64_t wait_us);
+void fetch_wait_bytes(struct fetch *f, struct http_exchange *x, int64_t wait_us);
 
 /* peer.c */
 struct fetch *peer_fetch(const struct peer *p, const struct digest *d); /* NULL: not on its way here */
 void peer_fetched(struct peer *p);                                      /* some fetch changed its stage */
 
+/* Who to take a stripe of the file from: numbers of sources, best first; how many. */
+uint32_t peer_parents(const struct peer *p, const struct fetch *f, uint32_t stripe, uint32_t ret[SPREAD_PARENTS],
+                      uint32_t *ret_rank);
+
 /* answer.c */
+/* The bytes asked for, if they are here; else false, and nothing is answered. */
+bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *d);
 void answer_have(struct http_exchange *x, const struct chunk_list *list, const struct chunk_plan *plan);
 
 #define TICK_US INT64_C(500000)

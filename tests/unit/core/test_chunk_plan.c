@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The plan alone, then a crowd of plans over a fluid model of links: every node has its own way up and down. */
+/* One plan alone: whom it asks, ahead of what they hold, past those who hang, lie or are slow. Crowds: tests/unit/sim.
+ */
 #include "core/chunk_plan.h"
-
-#include "base/rng.h"
+#include "core/spread.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,223 +12,159 @@
 
 #include <cmocka.h>
 
-#define STEP_US 10000
-#define NODES_MAX 32
-#define CHUNKS_MAX 256
+#define S INT64_C(1000000)
+#define COUNT 64u
 
-struct transfer {
-	bool live;
-	uint32_t from, to, chunk;
-	double left;
-	int64_t started_us;
-};
+enum { ORIGIN, PARENT, OTHER };
 
-struct crowd {
-	uint32_t nodes, chunks; /* node 0 is the origin; receivers are 1..nodes */
-	double chunk_size, rate_up[NODES_MAX + 1], rate_down[NODES_MAX + 1];
-	bool dead[NODES_MAX + 1];
-	struct chunk_plan *plan[NODES_MAX + 1];
-	struct transfer t[NODES_MAX * NODES_MAX];
-	size_t t_count;
-	int64_t now_us, done_us[NODES_MAX + 1];
-	double origin_sent;
-};
-
-/* Receiver r knows node n as source number n. */
-static void crowd_start(struct crowd *c, uint32_t nodes, uint32_t chunks, double seconds)
+/* The stripes' parent is PARENT; OTHER stands in for it. */
+static struct chunk_plan *plan_new(uint32_t rank)
 {
-	memset(c, 0, sizeof *c);
-	c->nodes = nodes;
-	c->chunks = chunks;
-	c->chunk_size = 1e6;
-	double rate = (double)chunks * c->chunk_size / seconds;
-	for (uint32_t n = 0; n <= nodes; n++)
-		c->rate_up[n] = c->rate_down[n] = rate;
-	for (uint32_t r = 1; r <= nodes; r++) {
-		c->plan[r] = chunk_plan_new(chunks, NULL, r * 7919, r);
-		for (uint32_t n = 0; n <= nodes; n++)
-			if (n != r)
-				chunk_plan_add_source(c->plan[r], n, n * 7919, n == 0, true, 0);
-		chunk_plan_offer(c->plan[r], 0, NULL, 0);
-	}
+	struct chunk_plan *p = chunk_plan_new(COUNT, NULL, 1, 0);
+	chunk_plan_add_source(p, ORIGIN, true);
+	chunk_plan_add_source(p, PARENT, false);
+	chunk_plan_add_source(p, OTHER, false);
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+		chunk_plan_set_parents(p, s, (uint32_t[]){PARENT, OTHER}, 2, rank);
+	return p;
 }
 
-static void crowd_free(struct crowd *c)
+static void offer(struct chunk_plan *p, uint32_t source, uint32_t first, uint32_t count)
 {
-	for (uint32_t r = 1; r <= c->nodes; r++)
-		chunk_plan_free(c->plan[r]);
+	uint8_t bits[COUNT / 8] = {0};
+	for (uint32_t i = first; i < first + count; i++)
+		bits[i / 8] |= (uint8_t)(1 << i % 8);
+	chunk_plan_offer(p, source, bits);
 }
 
-static void crowd_ask(struct crowd *c)
+static void test_parents_are_asked_ahead_of_what_they_hold_in_order(void **state)
 {
-	for (uint32_t r = 1; r <= c->nodes; r++) {
-		struct chunk_request q;
-		uint32_t mine = 0;
-		for (size_t i = 0; i < c->t_count; i++)
-			mine += c->t[i].live && c->t[i].to == r;
-		while (!c->dead[r] && mine < 16 && chunk_plan_next(c->plan[r], c->now_us, &q)) {
-			mine++;
-			assert_true(c->t_count < sizeof c->t / sizeof *c->t);
-			c->t[c->t_count++] = (struct transfer){true, q.source, r, q.chunk, c->chunk_size, c->now_us};
-		}
-	}
-}
-
-static void crowd_finish(struct crowd *c, struct transfer *t)
-{
-	struct chunk_plan *p = c->plan[t->to];
-	t->live = false;
-	if (chunk_plan_arrived(p, t->chunk, t->from, 0, c->now_us - t->started_us)) {
-		for (uint32_t r = 1; r <= c->nodes; r++)
-			if (r != t->to)
-				chunk_plan_offer(c->plan[r], t->to, chunk_plan_bitmap(p), c->now_us);
-		if (chunk_plan_held(p) == c->chunks)
-			c->done_us[t->to] = c->now_us;
-	}
-}
-
-static void crowd_step(struct crowd *c)
-{
-	int up[NODES_MAX + 1] = {0}, down[NODES_MAX + 1] = {0};
-	for (size_t i = 0; i < c->t_count; i++) {
-		if (c->t[i].live) {
-			up[c->t[i].from]++;
-			down[c->t[i].to]++;
-		}
-	}
-	c->now_us += STEP_US;
-	size_t count = c->t_count;
-	for (size_t i = 0; i < count; i++) {
-		struct transfer *t = &c->t[i];
-		if (!t->live)
-			continue;
-		double a = c->rate_up[t->from] / up[t->from], b = c->rate_down[t->to] / down[t->to];
-		double got = (a < b ? a : b) * STEP_US / 1e6;
-		if (c->dead[t->from])
-			got = 0;
-		if (t->from == 0)
-			c->origin_sent += got < t->left ? got : t->left;
-		t->left -= got;
-		if (t->left <= 0)
-			crowd_finish(c, t);
-	}
-	size_t kept = 0;
-	for (size_t i = 0; i < c->t_count; i++)
-		if (c->t[i].live)
-			c->t[kept++] = c->t[i];
-	c->t_count = kept;
-}
-
-/* Seconds until the last of the living has it all. */
-static double crowd_run(struct crowd *c, double limit_s)
-{
-	for (;;) {
-		double last = 0;
-		bool all = true;
-		for (uint32_t r = 1; r <= c->nodes; r++) {
-			if (c->dead[r])
-				continue;
-			all = all && c->done_us[r] > 0;
-			if ((double)c->done_us[r] / 1e6 > last)
-				last = (double)c->done_us[r] / 1e6;
-		}
-		if (all)
-			return last;
-		assert_true((double)c->now_us / 1e6 < limit_s);
-		crowd_ask(c);
-		crowd_step(c);
-	}
-}
-
-static void test_crowd_takes_little_longer_than_one_copy(void **state)
-{
-	for (uint32_t nodes = 1; nodes <= 8; nodes *= 2) {
-		struct crowd c;
-		crowd_start(&c, nodes, 256, 20);
-		double last = crowd_run(&c, 100);
-		print_message("%2u receivers: %.2f x the floor, origin sent %.2f copies\n", nodes, last / 20,
-		              c.origin_sent / (256 * c.chunk_size));
-		assert_true(last < 20 * 1.12);
-		assert_true(c.origin_sent < 256 * c.chunk_size * 1.10);
-		crowd_free(&c);
-	}
-}
-
-static void test_slow_node_costs_the_others_little(void **state)
-{
-	struct crowd c;
-	crowd_start(&c, 8, 256, 20);
-	c.rate_up[3] = c.rate_down[3] = c.rate_down[3] / 5;
-	double slow = crowd_run(&c, 200), others = 0;
-	for (uint32_t r = 1; r <= 8; r++)
-		if (r != 3 && (double)c.done_us[r] / 1e6 > others)
-			others = (double)c.done_us[r] / 1e6;
-	print_message("one at a fifth: others %.2f x, itself %.2f x, origin %.2f copies\n", others / 20, slow / 100,
-	              c.origin_sent / (256 * c.chunk_size));
-	assert_true(others < 20 * 1.30);
-	assert_true(slow < 100 * 1.10);
-	crowd_free(&c);
-}
-
-static void test_node_that_dies_does_not_stop_the_others(void **state)
-{
-	struct crowd c;
-	crowd_start(&c, 8, 256, 20);
-	for (int i = 0; i < 500; i++) {
-		crowd_ask(&c);
-		crowd_step(&c);
-	}
-	c.dead[2] = true;
-	for (uint32_t r = 1; r <= 8; r++)
-		if (r != 2)
-			chunk_plan_drop_source(c.plan[r], 2);
-	for (size_t i = 0; i < c.t_count; i++)
-		if (c.t[i].from == 2 || c.t[i].to == 2)
-			c.t[i].live = false;
-	double last = crowd_run(&c, 100);
-	assert_true(last < 20 * 1.30);
-	crowd_free(&c);
-}
-
-static void test_source_that_hangs_is_passed_by(void **state)
-{
-	struct crowd c;
-	crowd_start(&c, 4, 64, 10);
-	for (int i = 0; i < 200; i++) {
-		crowd_ask(&c);
-		crowd_step(&c);
-	}
-	c.dead[1] = true; /* still connected, never a byte more */
-	assert_true(crowd_run(&c, 60) < 30);
-	crowd_free(&c);
-}
-
-static void test_corrupt_source_is_left_alone(void **state)
-{
-	struct chunk_plan *p = chunk_plan_new(10, NULL, 1, 1);
+	struct chunk_plan *p = plan_new(5);
 	struct chunk_request q;
-	chunk_plan_add_source(p, 0, 5, false, true, 0);
-	chunk_plan_offer(p, 0, NULL, 0);
+	uint32_t last[SPREAD_STRIPES] = {0}, asked = 0;
+	offer(p, PARENT, 0, 4);
+	while (chunk_plan_next(p, 0, &q)) {
+		uint32_t s = spread_stripe(q.chunk);
+		assert_int_equal(q.source, PARENT);
+		assert_int_equal(q.wait, q.chunk >= 4);
+		assert_true(last[s] == 0 || q.chunk > last[s]);
+		last[s] = q.chunk;
+		asked++;
+	}
+	assert_int_equal(asked, 2 * SPREAD_STRIPES);
+	chunk_plan_free(p);
+}
+
+static void test_what_hangs_is_asked_for_once_more_where_it_is(void **state)
+{
+	struct chunk_plan *p = plan_new(5);
+	struct chunk_request q;
+	while (chunk_plan_next(p, 0, &q))
+		continue;
+	offer(p, OTHER, 0, 8);
+	assert_false(chunk_plan_next(p, S, &q));
+	assert_true(chunk_plan_next(p, 4 * S, &q));
+	assert_int_equal(q.source, OTHER);
+	assert_false(q.wait);
+	assert_true(chunk_plan_arrived(p, q.chunk, OTHER, 1000, S / 10, 4 * S));
+	assert_false(chunk_plan_arrived(p, q.chunk, PARENT, 1000, S / 10, 4 * S));
+	chunk_plan_free(p);
+}
+
+static void test_origin_steps_in_late_and_later_for_those_further_down(void **state)
+{
+	for (uint32_t rank = 0; rank < 6; rank++) {
+		struct chunk_plan *p = plan_new(rank);
+		struct chunk_request q;
+		int64_t at = 0;
+		chunk_plan_arrived(p, 0, PARENT, 1000, S / 10, 0); /* so that it knows how long one takes */
+		while (chunk_plan_next(p, 0, &q))
+			continue;
+		while (!chunk_plan_next(p, at, &q))
+			at += S / 10;
+		assert_int_equal(q.source, ORIGIN);
+		assert_in_range(at, S + (int64_t)rank * S * 8 / 10, 2 * S + (int64_t)rank * S * 8 / 10);
+		chunk_plan_free(p);
+	}
+}
+
+static void test_dead_parent_is_replaced_at_once(void **state)
+{
+	struct chunk_plan *p = plan_new(5);
+	struct chunk_request q;
 	assert_true(chunk_plan_next(p, 0, &q));
-	chunk_plan_failed(p, q.chunk, q.source, true, 0);
-	assert_false(chunk_plan_next(p, 30000000, &q));
-	assert_true(chunk_plan_next(p, 61000000, &q));
+	chunk_plan_failed(p, q.chunk, PARENT, CHUNK_BROKEN, 0);
+	assert_true(chunk_plan_next(p, 1000, &q));
+	assert_int_equal(q.source, OTHER);
+	chunk_plan_failed(p, q.chunk, OTHER, CHUNK_BROKEN, 1000);
+	assert_true(chunk_plan_next(p, 2000, &q)); /* nobody of the plan is left */
+	assert_int_equal(q.source, ORIGIN);
+	chunk_plan_free(p);
+}
+
+static void test_corrupt_source_is_left_alone_longer_each_time(void **state)
+{
+	struct chunk_plan *p = chunk_plan_new(COUNT, NULL, 1, 0);
+	struct chunk_request q;
+	int64_t now = 0;
+	chunk_plan_add_source(p, 0, false);
+	chunk_plan_offer(p, 0, NULL);
+	for (int64_t pause = 60; pause <= 240; pause *= 2) {
+		assert_true(chunk_plan_next(p, now, &q));
+		chunk_plan_failed(p, q.chunk, q.source, CHUNK_CORRUPT, now);
+		assert_false(chunk_plan_next(p, now + (pause - 1) * S, &q));
+		now += pause * S;
+	}
+	chunk_plan_free(p);
+}
+
+static void test_who_lies_about_what_it_has_is_asked_less_and_less(void **state)
+{
+	struct chunk_plan *p = chunk_plan_new(COUNT, NULL, 1, 0);
+	struct chunk_request q;
+	uint32_t asked = 0;
+	chunk_plan_add_source(p, 0, false);
+	for (int64_t now = 0; now < 60 * S; now += S / 20) {
+		chunk_plan_offer(p, 0, NULL);
+		while (chunk_plan_next(p, now, &q)) {
+			chunk_plan_failed(p, q.chunk, q.source, CHUNK_NOT_YET, now);
+			asked++;
+		}
+	}
+	assert_in_range(asked, 4, 20);
+	chunk_plan_free(p);
+}
+
+static void test_stripe_that_falls_behind_is_taken_from_others(void **state)
+{
+	struct chunk_plan *p = plan_new(0);
+	struct chunk_request q;
+	bool others = false;
+	for (uint32_t i = 0; i < COUNT; i++)
+		if (spread_stripe(i) != 2)
+			chunk_plan_arrived(p, i, PARENT, 1000, S / 10, 0);
+	assert_true(chunk_plan_in_need(p));
+	chunk_plan_offer(p, OTHER, NULL);
+	while (chunk_plan_next(p, 0, &q)) {
+		assert_int_equal(spread_stripe(q.chunk), 2);
+		others = others || q.source == OTHER;
+	}
+	assert_true(others);
 	chunk_plan_free(p);
 }
 
 static void test_held_chunks_are_never_asked_for(void **state)
 {
 	uint8_t held[2] = {0xf0, 0xff}; /* bits past the count are noise */
-	struct chunk_plan *p = chunk_plan_new(9, held, 1, 1);
+	struct chunk_plan *p = chunk_plan_new(9, held, 1, 0);
 	struct chunk_request q;
 	assert_int_equal(chunk_plan_held(p), 5);
-	chunk_plan_add_source(p, 7, 5, true, true, 0);
-	chunk_plan_offer(p, 7, NULL, 0);
+	chunk_plan_add_source(p, 7, true);
 	for (int i = 0; i < 4; i++) {
 		assert_true(chunk_plan_next(p, 0, &q));
 		assert_true(q.chunk < 4);
-		assert_true(chunk_plan_arrived(p, q.chunk, q.source, 1, 10));
-		assert_false(chunk_plan_arrived(p, q.chunk, q.source, 1, 10));
+		assert_true(chunk_plan_arrived(p, q.chunk, q.source, 1, 10, 0));
+		assert_false(chunk_plan_arrived(p, q.chunk, q.source, 1, 10, 0));
 	}
 	assert_false(chunk_plan_next(p, 0, &q));
 	assert_int_equal(chunk_plan_held(p), 9);
@@ -238,11 +174,13 @@ static void test_held_chunks_are_never_asked_for(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_crowd_takes_little_longer_than_one_copy),
-	    cmocka_unit_test(test_slow_node_costs_the_others_little),
-	    cmocka_unit_test(test_node_that_dies_does_not_stop_the_others),
-	    cmocka_unit_test(test_source_that_hangs_is_passed_by),
-	    cmocka_unit_test(test_corrupt_source_is_left_alone),
+	    cmocka_unit_test(test_parents_are_asked_ahead_of_what_they_hold_in_order),
+	    cmocka_unit_test(test_what_hangs_is_asked_for_once_more_where_it_is),
+	    cmocka_unit_test(test_origin_steps_in_late_and_later_for_those_further_down),
+	    cmocka_unit_test(test_dead_parent_is_replaced_at_once),
+	    cmocka_unit_test(test_corrupt_source_is_left_alone_longer_each_time),
+	    cmocka_unit_test(test_who_lies_about_what_it_has_is_asked_less_and_less),
+	    cmocka_unit_test(test_stripe_that_falls_behind_is_taken_from_others),
 	    cmocka_unit_test(test_held_chunks_are_never_asked_for),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -133,6 +133,7 @@ static void node_knows(struct node *n, struct node **others, size_t count)
 		snprintf(sources[i].site, sizeof sources[i].site, "here");
 		snprintf(sources[i].url, sizeof sources[i].url, "http://" STR_FMT, STR_ARG(at));
 		sources[i].origin = others[i] == &n->world->nodes[0];
+		sources[i].receiver = !sources[i].origin;
 	}
 	peer_set_sources(n->peer, sources, count);
 }

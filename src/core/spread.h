@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* spread.h - who takes a file's chunks from whom: a tree per stripe in each site, and one over the sites.
+ *
+ * Chunks belong to one of SPREAD_STRIPES stripes. A node feeds others in one stripe only and is a leaf in the rest
+ * (interior-disjoint trees, as in SplitStream), so everybody's way up is used once and the way is logarithmic. A
+ * stripe enters a site once, by its head; sites are a tree of the same kind, so each sends and gets about one copy.
+ * Pure, deterministic: the same nodes in any order give the same trees, and one node more or less moves few edges.
+ * Rates are bytes per second. The result owns its memory. Why trees: docs/rooms/peer.md.
+ */
+#ifndef MDN_CORE_SPREAD_H
+#define MDN_CORE_SPREAD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SPREAD_STRIPES 4u
+#define SPREAD_PARENTS 3u      /* the parent, then who stands in for it */
+#define SPREAD_NONE UINT32_MAX /* no such parent */
+#define SPREAD_VERSION 1       /* of the rule: nodes of different versions must not both compute */
+
+struct spread_node {
+	uint64_t key, site, rack; /* unique; same number: near each other; rack 0: unknown */
+	uint64_t rate;            /* measured; 0: unknown, as the others */
+	bool origin;              /* a repository: feeds, and takes nothing */
+	bool complete;            /* has all of it */
+	bool leaf;                /* slow, or far behind: feeds nobody */
+};
+
+struct spread;
+
+struct spread *spread_new(const struct spread_node *nodes, size_t count, uint64_t salt);
+void spread_free(struct spread *s);
+/* Indexes into `nodes`, best first, then SPREAD_NONE. Nothing for who has it all. */
+const uint32_t *spread_parents(const struct spread *s, size_t node, uint32_t stripe);
+/* How many would stand in for a dead head of the stripe before this node does. 0: it is the head. */
+uint32_t spread_rank(const struct spread *s, size_t node, uint32_t stripe);
+/* The stripe of a chunk: in every four that follow each other each stripe once, in changing order. */
+uint32_t spread_stripe(uint32_t chunk);
+
+/* Far behind the middle of the others: it should feed nobody until it caught up. Bytes. */
+bool spread_is_late(uint64_t have, uint64_t median_have, uint64_t size, bool was_late);
+/* The rate to go by from now on: what was, unless it is measured clearly otherwise. */
+uint64_t spread_rate(uint64_t rate, uint64_t measured);
+
+#endif
