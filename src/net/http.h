@@ -97,6 +97,15 @@ void http_abort(struct http_exchange *x); /* cut the connection: the only honest
 /* Part of a file as the body (sendfile without TLS, reads in jobs with). Takes over fd, closes it when done. */
 void http_respond_file(struct http_exchange *x, int status, const char *content_type, int fd, uint64_t offset,
                        uint64_t length);
+/* The same from anywhere: `read` runs in jobs, one at a time, and fills all of `out`; when it fails (not 0) the
+ * connection is cut, for the length was promised. `close` comes once, when no read will follow. */
+struct http_source {
+	int (*read)(void *arg, uint64_t offset, void *out, size_t len);
+	void (*close)(void *arg);
+	void *arg;
+};
+void http_respond_source(struct http_exchange *x, int status, const char *content_type,
+                         const struct http_source *source, uint64_t offset, uint64_t length);
 /* on_writable: buffered bytes fell below half of LIMIT_WRITE_BUFFER. on_gone: the client left or the
  * exchange ended; called exactly once, after which x must not be touched. Either may be NULL. */
 void http_watch(struct http_exchange *x, loop_fn *on_writable, loop_fn *on_gone, void *arg);

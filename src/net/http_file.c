@@ -18,6 +18,7 @@ struct http_file {
 	struct http_exchange *x; /* NULL: let go while a job ran */
 	struct loop *loop;
 	int fd;
+	struct http_source source; /* in place of fd; read NULL: none */
 	uint64_t offset, left;
 	bool in_job, by_sendfile;
 	ssize_t got;
@@ -29,6 +30,8 @@ static void file_free(struct http_file *f)
 {
 	if (f->fd >= 0)
 		close(f->fd);
+	if (f->source.close)
+		f->source.close(f->source.arg);
 	free(f);
 }
 
@@ -54,6 +57,10 @@ static void file_read(void *arg)
 {
 	struct http_file *f = arg;
 	size_t want = f->left < f->size ? (size_t)f->left : f->size;
+	if (f->source.read) {
+		f->got = f->source.read(f->source.arg, f->offset, f->piece, want) ? -1 : (ssize_t)want;
+		return;
+	}
 	do
 		f->got = pread(f->fd, f->piece, want, (off_t)f->offset);
 	while (f->got < 0 && errno == EINTR);
@@ -108,6 +115,23 @@ void http_file_detach(struct http_exchange *x)
 	} else if (!f->in_job) {
 		file_free(f);
 	}
+}
+
+void http_respond_source(struct http_exchange *x, int status, const char *content_type,
+                         const struct http_source *source, uint64_t offset, uint64_t length)
+{
+	http_respond_begin(x, status, content_type, (int64_t)length);
+	if (!x->session || x->bare || length == 0) {
+		source->close(source->arg);
+		http_end(x);
+		return;
+	}
+	size_t size = length < PIECE_BYTES ? (size_t)length : PIECE_BYTES;
+	struct http_file *f = mem_new(sizeof(*f) + size);
+	*f = (struct http_file){
+	    .x = x, .loop = x->loop, .fd = -1, .source = *source, .offset = offset, .left = length, .size = size};
+	x->file = f;
+	file_next(f);
 }
 
 void http_respond_file(struct http_exchange *x, int status, const char *content_type, int fd, uint64_t offset,

@@ -149,7 +149,9 @@ uint64_t blob_partial_bytes(const struct blob_partial *p);        /* of the chun
 const uint8_t *blob_partial_bitmap(const struct blob_partial *p); /* LSB first, (count+7)/8 bytes */
 /* E_CORRUPT when the bytes are not that chunk; then nothing changes. */
 int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, struct error *err);
-int blob_partial_fd(const struct blob_partial *p); /* for re-serving held chunks; dup before keeping */
+/* For re-serving held chunks: a file of its own over the same bytes, the caller's to close. */
+int blob_partial_file(const struct blob_partial *p, struct blob_file **ret_file, struct error *err);
+int blob_partial_fd(const struct blob_partial *p); /* dup before keeping; -1: encrypted */
 /* All chunks held: whole-file digest checked, then renamed to a finished blob; the caller still closes p. E_CORRUPT:
  * the chunk list does not describe that file; discard p and ask elsewhere for the list. */
 int blob_partial_finish(struct blob_partial *p, struct error *err);

@@ -50,6 +50,15 @@ int blob_file_take(struct blob_store *s, int fd, bool sealed, const struct diges
 	return 0;
 }
 
+struct blob_file *blob_file_over(int fd, uint64_t size, const struct seal *seal)
+{
+	struct blob_file *f = NEW(struct blob_file);
+	*f = (struct blob_file){.fd = fd, .sealed = seal != NULL, .size = size};
+	if (seal)
+		f->seal = *seal;
+	return f;
+}
+
 static int open_place(struct blob_store *s, const struct digest *d, bool renew, struct blob_file **ret_file,
                       struct error *err)
 {
@@ -247,6 +256,18 @@ static int rekey_file(struct rekey *r, int fd, const struct digest *d)
 	return rc;
 }
 
+static bool rekey_at(struct rekey *r, int dir_fd, const char *name, mode_t mode, const struct digest *d)
+{
+	fchmodat(dir_fd, name, 0600, 0);
+	int fd = openat(dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	r->rc = fd < 0 ? error_errno(r->err, errno, "cannot open a blob for its new key") : rekey_file(r, fd, d);
+	if (fd >= 0) {
+		fchmod(fd, mode);
+		close(fd);
+	}
+	return !r->rc;
+}
+
 static bool rekey_one(void *arg, const struct blob_info *info)
 {
 	struct rekey *r = arg;
@@ -254,16 +275,20 @@ static bool rekey_one(void *arg, const struct blob_info *info)
 	if (!info->sealed)
 		return true;
 	blob_name(&info->digest, true, name);
-	fchmodat(r->store->blobs_fd, name, 0600, 0);
-	int fd = openat(r->store->blobs_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-	r->rc = fd < 0 ? error_errno(r->err, errno, "cannot open a blob for its new key")
-	               : rekey_file(r, fd, &info->digest);
-	if (fd >= 0) {
-		fchmod(fd, 0444);
-		close(fd);
-	}
-	r->count += !r->rc;
-	return !r->rc;
+	bool good = rekey_at(r, r->store->blobs_fd, name, 0444, &info->digest);
+	r->count += good;
+	return good;
+}
+
+/* One that cannot be read under either key begins anew when it is wanted. */
+static void rekey_partial(void *arg, const struct digest *d, uint64_t size, uint64_t disk_bytes)
+{
+	struct rekey *r = arg;
+	char name[BLOB_NAME_SIZE];
+	blob_name(d, true, name);
+	if (faccessat(r->store->partial_fd, name + 3, F_OK, 0) == 0 &&
+	    !rekey_at(r, r->store->partial_fd, name + 3, 0600, d) && r->rc == E_CORRUPT)
+		r->rc = 0;
 }
 
 int blob_store_rekey(struct blob_store *s, const char *new_key_path, size_t *ret_count, struct error *err)
@@ -274,6 +299,8 @@ int blob_store_rekey(struct blob_store *s, const char *new_key_path, size_t *ret
 		return rc;
 	for (unsigned i = 0; i < 256 && blob_each_of(s, (uint8_t)i, rekey_one, &r); i++)
 		continue;
+	if (!r.rc)
+		blob_each_partial(s, rekey_partial, &r);
 	if (!r.rc) {
 		s->site_key = r.to;
 		*ret_count = r.count;

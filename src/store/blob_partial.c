@@ -31,8 +31,13 @@ struct blob_partial {
 	struct blob_store *store;
 	struct chunk_list list;
 	struct digest list_digest;
-	char data_name[65], map_name[65 + 4];
+	char data_name[65 + 7], map_name[65 + 7 + 4];
 	int fd, map_fd;
+	bool sealed;
+	struct seal seal;
+	pthread_mutex_t seal_lock; /* writing: chunks share segments. Leaf */
+	uint64_t *torn;            /* segments found broken at the start, zeros since */
+	size_t torn_count;
 	uint8_t *bits;
 	pthread_mutex_t lock; /* journal, counters */
 	uint32_t position;    /* of the next record */
@@ -120,7 +125,45 @@ const uint8_t *blob_partial_bitmap(const struct blob_partial *p)
 
 int blob_partial_fd(const struct blob_partial *p)
 {
-	return p->fd;
+	return p->sealed ? -1 : p->fd;
+}
+
+int blob_partial_file(const struct blob_partial *p, struct blob_file **ret_file, struct error *err)
+{
+	int fd = fcntl(p->fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open a partial blob once more");
+	*ret_file = blob_file_over(fd, p->list.size, p->sealed ? &p->seal : NULL);
+	return 0;
+}
+
+/* ---- the bytes of a chunk, sealed or not ------------------------------------------------------- */
+
+static int chunk_write(struct blob_partial *p, uint32_t chunk, struct str data, struct error *err)
+{
+	uint64_t at = chunk_offset(&p->list, chunk);
+	if (!p->sealed)
+		return blob_write_at(p->fd, at, data, err);
+	pthread_mutex_lock(&p->seal_lock);
+	int rc = seal_write(&p->seal, p->fd, at, data, err);
+	pthread_mutex_unlock(&p->seal_lock);
+	if (rc == E_CORRUPT) /* of what was there: the chunk that came is not to blame */
+		rc =
+		    error_set(err, E_IO, "a partial blob was changed on the disk; remove %s in partial/", p->data_name);
+	return rc;
+}
+
+static int chunk_hash_held(struct blob_partial *p, uint32_t chunk, struct digest *ret_digest, struct error *err)
+{
+	uint64_t at = chunk_offset(&p->list, chunk), length = chunk_length(&p->list, chunk);
+	if (!p->sealed)
+		return blob_hash_range(p->fd, at, length, ret_digest, err);
+	char *data = mem_new((size_t)length);
+	int rc = seal_read(&p->seal, p->fd, at, data, (size_t)length, err);
+	if (!rc)
+		*ret_digest = digest_of(data, (size_t)length);
+	free(data);
+	return rc;
 }
 
 /* ---- what an earlier run left ---------------------------------------------------------------- */
@@ -128,8 +171,13 @@ int blob_partial_fd(const struct blob_partial *p)
 /* Is this chunk's place in the file a hole from end to end? */
 static bool is_hole(const struct blob_partial *p, uint32_t chunk)
 {
-	off_t at = (off_t)chunk_offset(&p->list, chunk), data = lseek(p->fd, at, SEEK_DATA);
-	return data < 0 ? errno == ENXIO : (uint64_t)(data - at) >= chunk_length(&p->list, chunk);
+	uint64_t from = chunk_offset(&p->list, chunk), to = from + chunk_length(&p->list, chunk);
+	if (p->sealed) {
+		from = seal_position(from);
+		to = seal_position(to - 1) + SEAL_SEGMENT + SEAL_EXTRA;
+	}
+	off_t data = lseek(p->fd, (off_t)from, SEEK_DATA);
+	return data < 0 ? errno == ENXIO : (uint64_t)data >= to;
 }
 
 static void hold_if_true(struct blob_partial *p, uint32_t chunk)
@@ -137,10 +185,44 @@ static void hold_if_true(struct blob_partial *p, uint32_t chunk)
 	struct digest got;
 	if (chunk >= p->list.count || blob_partial_has(p, chunk) || is_hole(p, chunk))
 		return;
-	if (blob_hash_range(p->fd, chunk_offset(&p->list, chunk), chunk_length(&p->list, chunk), &got, NULL))
+	if (chunk_hash_held(p, chunk, &got, NULL))
 		return;
 	if (digest_equal(&got, &p->list.digests[chunk]))
 		hold(p, chunk);
+}
+
+/* A segment that two chunks share is written twice. When the second time was cut off, its tag is wrong and the first
+ * chunk is lost with the second, whatever the map says of it. Such segments become holes again. */
+static int find_torn(struct blob_partial *p, struct error *err)
+{
+	uint64_t seen = UINT64_MAX;
+	static const char zeros[SEAL_SEGMENT + SEAL_EXTRA];
+	for (uint32_t i = 1; i < p->list.count; i++) {
+		uint64_t at = chunk_offset(&p->list, i), segment = at / SEAL_SEGMENT;
+		char byte;
+		if (at % SEAL_SEGMENT == 0 || segment == seen)
+			continue;
+		seen = segment;
+		if (seal_read(&p->seal, p->fd, at, &byte, 1, NULL) != E_CORRUPT)
+			continue;
+		uint64_t from = seal_position(at), left = seal_file_size(p->list.size) - from;
+		int rc = blob_write_at(p->fd, from,
+		                       (struct str){zeros, left < sizeof zeros ? (size_t)left : sizeof zeros}, err);
+		if (rc)
+			return rc;
+		p->torn = mem_resize(p->torn, p->torn_count + 1, sizeof *p->torn);
+		p->torn[p->torn_count++] = segment;
+	}
+	return 0;
+}
+
+static bool is_torn(const struct blob_partial *p, uint32_t chunk)
+{
+	uint64_t from = chunk_offset(&p->list, chunk), last = from + chunk_length(&p->list, chunk) - 1;
+	for (size_t i = 0; i < p->torn_count; i++)
+		if (p->torn[i] >= from / SEAL_SEGMENT && p->torn[i] <= last / SEAL_SEGMENT)
+			return true;
+	return false;
 }
 
 /* Records that check out, and where the last barrier among them is (0: none). True when nothing else follows. */
@@ -174,6 +256,8 @@ static bool map_apply(struct blob_partial *p, struct str map)
 	for (uint32_t i = 0; i < good; i++) {
 		uint32_t chunk = get_u32((const uint8_t *)records.base + (uint64_t)i * RECORD_SIZE);
 		if (chunk >= p->list.count || blob_partial_has(p, chunk))
+			continue;
+		if (is_torn(p, chunk))
 			continue;
 		if (i < settled)
 			hold(p, chunk);
@@ -229,12 +313,60 @@ static int map_rewrite(struct blob_partial *p, struct error *err)
 	return rc;
 }
 
+/* The header of a file that is as long as it must be; E_CORRUPT: there is none that fits. */
+static int read_seal(struct blob_partial *p, struct error *err)
+{
+	uint8_t header[SEAL_HEADER];
+	int rc = blob_read_at(p->fd, 0, header, sizeof header, err);
+	if (!rc)
+		rc = seal_header_open((struct str){(char *)header, sizeof header}, &p->store->site_key, &p->list.file,
+		                      &p->seal, err);
+	if (!rc && p->seal.size != p->list.size)
+		rc = error_set(err, E_CORRUPT, "it is of another size");
+	return rc;
+}
+
+static int make_seal(struct blob_partial *p, struct error *err)
+{
+	uint8_t header[SEAL_HEADER];
+	seal_new(p->list.size, &p->seal);
+	seal_header_make(&p->seal, &p->store->site_key, &p->list.file, header);
+	if (ftruncate(p->fd, 0) || ftruncate(p->fd, (off_t)seal_file_size(p->list.size)))
+		return error_errno(err, errno, "cannot make room for a blob of %llu bytes",
+		                   (unsigned long long)p->list.size);
+	return blob_write_at(p->fd, 0, (struct str){(char *)header, sizeof header}, err);
+}
+
+static int open_sealed(struct blob_partial *p, uint64_t size, bool *ret_resumes, struct error *err)
+{
+	int rc = size == seal_file_size(p->list.size) ? read_seal(p, err) : E_CORRUPT;
+	*ret_resumes = rc == 0;
+	if (rc == E_CORRUPT)
+		rc = make_seal(p, err);
+	p->seal.sparse = true;
+	return rc || !*ret_resumes ? rc : find_torn(p, err);
+}
+
+/* What was begun before encryption was set otherwise. */
+static void remove_other_form(const struct blob_partial *p)
+{
+	char hex[65], name[65 + 7 + 4];
+	hex_encode(p->list.file.bytes, DIGEST_SIZE, hex);
+	snprintf(name, sizeof name, "%s%s", hex, p->sealed ? "" : BLOB_SEALED);
+	unlinkat(p->store->partial_fd, name, 0);
+	snprintf(name, sizeof name, "%s%s.map", hex, p->sealed ? "" : BLOB_SEALED);
+	unlinkat(p->store->partial_fd, name, 0);
+}
+
 static int open_data(struct blob_partial *p, bool *ret_resumes, struct error *err)
 {
 	struct stat st;
+	remove_other_form(p);
 	p->fd = openat(p->store->partial_fd, p->data_name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (p->fd < 0 || fstat(p->fd, &st))
 		return error_errno(err, errno, "cannot open a partial blob");
+	if (p->sealed)
+		return open_sealed(p, (uint64_t)st.st_size, ret_resumes, err);
 	if ((uint64_t)st.st_size != p->list.size && ftruncate(p->fd, (off_t)p->list.size))
 		return error_errno(err, errno, "cannot make room for a blob of %llu bytes",
 		                   (unsigned long long)p->list.size);
@@ -281,6 +413,10 @@ int blob_partial_open(struct blob_store *s, const struct chunk_list *list, struc
 	p->list_digest = digest_of(text.base, text.len);
 	buf_fini(&text);
 	hex_encode(list->file.bytes, DIGEST_SIZE, p->data_name);
+	p->sealed = s->seals;
+	pthread_mutex_init(&p->seal_lock, NULL);
+	if (p->sealed)
+		memcpy(p->data_name + 64, BLOB_SEALED, sizeof BLOB_SEALED);
 	snprintf(p->map_name, sizeof p->map_name, "%s.map", p->data_name);
 	p->bits = mem_new(list->count / 8 + 1);
 	int rc = resume(p, err);
@@ -301,6 +437,9 @@ static void partial_free(struct blob_partial *p)
 	if (p->map_fd >= 0)
 		close(p->map_fd);
 	pthread_mutex_destroy(&p->lock);
+	pthread_mutex_destroy(&p->seal_lock);
+	seal_forget(&p->seal);
+	free(p->torn);
 	chunk_list_fini(&p->list);
 	free(p->bits);
 	free(p);
@@ -354,7 +493,7 @@ int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, 
 	struct digest got = digest_of(data.base, data.len);
 	if (!digest_equal(&got, &p->list.digests[chunk]))
 		return error_set(err, E_CORRUPT, "the bytes of chunk %u do not have its digest", chunk);
-	int rc = blob_write_at(p->fd, chunk_offset(&p->list, chunk), data, err);
+	int rc = chunk_write(p, chunk, data, err);
 	return rc ? rc : record(p, chunk, err);
 }
 
@@ -392,7 +531,7 @@ int blob_partial_copy(struct blob_partial *p, uint32_t chunk, const struct blob_
 	struct digest got;
 	if (blob_partial_has(p, chunk))
 		return 0;
-	if (blob_file_fd(from) < 0 || !copy_range(p, chunk, blob_file_fd(from), offset))
+	if (p->sealed || blob_file_fd(from) < 0 || !copy_range(p, chunk, blob_file_fd(from), offset))
 		return copy_through(p, chunk, from, offset, err);
 	int rc = blob_hash_range(p->fd, chunk_offset(&p->list, chunk), chunk_length(&p->list, chunk), &got, err);
 	if (!rc && !digest_equal(&got, &p->list.digests[chunk]))
@@ -417,7 +556,7 @@ int blob_partial_finish(struct blob_partial *p, struct error *err)
 	if (blob_partial_count(p) != p->list.count)
 		return error_set(err, E_CONFLICT, "%u of %u chunks are still missing",
 		                 p->list.count - blob_partial_count(p), p->list.count);
-	int rc = blob_publish(p->store, p->store->partial_fd, p->data_name, p->fd, &p->list.file, false, err);
+	int rc = blob_publish(p->store, p->store->partial_fd, p->data_name, p->fd, &p->list.file, p->sealed, err);
 	if (rc)
 		return rc;
 	p->finished = true;

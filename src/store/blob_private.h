@@ -24,6 +24,9 @@ struct blob_store {
 	int64_t clock_us; /* wall clock at start less monotonic: a clock that jumps ends no lease */
 };
 
+/* Over an open file, which it takes. seal NULL: plain. */
+struct blob_file *blob_file_over(int fd, uint64_t size, const struct seal *seal);
+
 /* Where a finished blob is. */
 struct blob_place {
 	char name[BLOB_NAME_SIZE]; /* under blobs/sha256 */

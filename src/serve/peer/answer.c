@@ -7,11 +7,10 @@
 #include "serve/peer/room.h"
 
 #include "net/http_range.h"
+#include "store/blob_answer.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define WAIT_MAX_MS 10000
 
@@ -33,37 +32,36 @@ static bool answer_partial(struct http_exchange *x, const struct fetch *f)
 	for (uint32_t i = chunk_at(list, from); i < list->count && chunk_offset(list, i) < from + length; i++)
 		if (!chunk_plan_has(plan, i))
 			return false;
-	int fd = dup(fetch_fd(f));
-	if (fd < 0) {
-		struct error err = {0};
-		error_errno(&err, errno, "cannot open the partial file once more");
+	struct error err = {0};
+	struct blob_file *file;
+	if (fetch_file(f, &file, &err))
 		http_respond_error(x, &err);
-		return true;
-	}
-	http_respond_file_part(x, fd, list->size, true, from, length);
+	else
+		blob_answer(x, file, true, from, length);
 	return true;
 }
 
 bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *d)
 {
-	uint64_t size, from = 0, length = 0;
-	int fd;
+	uint64_t from = 0, length = 0;
+	struct blob_file *file;
 	struct error err = {0};
-	if (blob_open(p->o.store, d, &fd, &size, &err)) {
+	if (blob_file_open(p->o.store, d, &file, &err)) {
 		struct fetch *f = err.code == E_NOTFOUND ? peer_fetch(p, d) : NULL;
 		if (f || err.code == E_NOTFOUND)
 			return f && answer_partial(x, f);
 		http_respond_error(x, &err);
 		return true;
 	}
+	uint64_t size = blob_file_size(file);
 	enum http_range range = http_range(x, size, &from, &length);
 	if (range == HTTP_RANGE_BAD) {
-		close(fd);
+		blob_file_close(file);
 		error_set(&err, E_RANGE, "the range is outside the %llu bytes of this blob", (unsigned long long)size);
 		http_respond_error(x, &err);
 		return true;
 	}
-	http_respond_file_part(x, fd, size, range == HTTP_RANGE_PART, from, length);
+	blob_answer(x, file, range == HTTP_RANGE_PART, from, length);
 	return true;
 }
 

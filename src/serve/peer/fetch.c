@@ -177,9 +177,9 @@ const char *fetch_error(const struct fetch *f)
 	return f->error.text;
 }
 
-int fetch_fd(const struct fetch *f)
+int fetch_file(const struct fetch *f, struct blob_file **ret_file, struct error *err)
 {
-	return blob_partial_fd(f->partial);
+	return blob_partial_file(f->partial, ret_file, err);
 }
 
 uint64_t fetch_have_bytes(const struct fetch *f)

@@ -70,7 +70,8 @@ void fetch_sources(const struct fetch *f, struct model_report *r);
 struct fetch *fetch_next(const struct fetch *f);
 /* What another node may read of it now: chunk list and held bitmap, or false before both are known. */
 bool fetch_view(const struct fetch *f, const struct chunk_list **ret_list, const struct chunk_plan **ret_plan);
-int fetch_fd(const struct fetch *f); /* of the partial file; dup before keeping */
+/* The partial file, the caller's to close. */
+int fetch_file(const struct fetch *f, struct blob_file **ret_file, struct error *err);
 /* Exchanges that wait: for more than `after` chunks, or for the chunks from `from` on (`length` of 0: not known yet).
  */
 void fetch_wait_count(struct fetch *f, struct http_exchange *x, uint32_t after, int64_t wait_us);

@@ -11,7 +11,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define FORM_MAX (1u << 20)
 
@@ -56,8 +55,7 @@ static bool may_read(struct repository *r, struct http_exchange *x, struct str n
 
 static void hf_task_free(struct hf_task *h)
 {
-	if (h->fd >= 0)
-		close(h->fd);
+	blob_file_close(h->blob);
 	version_fini(&h->version);
 	buf_fini(&h->form);
 	buf_fini(&h->body);
@@ -152,7 +150,6 @@ static struct hf_task *hf_task_new(struct repository *r, struct http_exchange *x
 {
 	struct hf_task *h = task_new(r, x, str_from(name), sizeof *h);
 	h->want = want;
-	h->fd = -1;
 	h->head = str_equal(http_method(x), STR("HEAD"));
 	str_copy(id, h->id, sizeof h->id);
 	take_base(x, h->base, sizeof h->base);

@@ -4,6 +4,7 @@
 #include "serve/repository/hf_private.h"
 
 #include "net/http_range.h"
+#include "store/blob_answer.h"
 
 #include <stdio.h>
 
@@ -15,7 +16,10 @@ int hf_file_work(struct hf_task *h)
 			h->file = &h->version.files[i];
 	if (!h->file)
 		return error_set(&t->err, E_NOTFOUND, "%s has no file %.200s in this version", t->repo, h->path);
-	return blob_open(t->r->store, &h->file->digest, &h->fd, &h->size, &t->err);
+	int rc = blob_file_open(t->r->store, &h->file->digest, &h->blob, &t->err);
+	if (!rc)
+		h->size = blob_file_size(h->blob);
+	return rc;
 }
 
 static const char *type_of(struct str path)
@@ -38,9 +42,9 @@ void hf_file_answer(struct hf_task *h)
 	http_add_header(x, "ETag", str_from(etag));
 	http_add_header(x, "X-Linked-Etag", str_from(etag));
 	http_add_header(x, "X-Linked-Size", str_from(size));
-	http_add_header(x, "Accept-Ranges", STR("bytes"));
 	http_add_header(x, "X-Content-Type-Options", STR("nosniff"));
 	if (h->head) {
+		http_add_header(x, "Accept-Ranges", STR("bytes"));
 		const char *type = type_of(str_from(h->path));
 		http_respond_begin(x, 200, type ? type : "application/octet-stream", (int64_t)h->size);
 		http_end(x);
@@ -54,6 +58,6 @@ void hf_file_answer(struct hf_task *h)
 		hf_error(x, 416, NULL, "the file has no such bytes");
 		return;
 	}
-	http_respond_file_part(x, h->fd, h->size, range == HTTP_RANGE_PART, from, length);
-	h->fd = -1;
+	blob_answer(x, h->blob, range == HTTP_RANGE_PART, from, length);
+	h->blob = NULL;
 }

@@ -30,7 +30,7 @@ struct hf_task {
 	struct version version;
 	char commit[COMMIT_SIZE];
 	struct buf body, link; /* link: what Link says */
-	int fd;                /* HF_FILE; -1: none */
+	struct blob_file *blob; /* HF_FILE */
 	uint64_t size;
 	const struct version_file *file;
 };
@@ -45,7 +45,7 @@ int hf_commits_work(struct hf_task *h);
 int hf_list_work(struct hf_task *h); /* one line a name into h->form; hf_list_body makes of it what may be seen */
 void hf_list_body(struct hf_task *h);
 
-void hf_file_answer(struct hf_task *h); /* takes over h->fd */
+void hf_file_answer(struct hf_task *h); /* takes over h->blob */
 /* {"size","lfs"...} of one file, for trees and siblings. */
 void hf_append_lfs(struct buf *out, const struct version_file *f);
 /* For a URL; '/' stays. */

@@ -9,7 +9,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define TAGS_LOOKED_AT 1000 /* for the newest */
 
@@ -103,13 +102,12 @@ int snapshot_find(struct catalog *catalog, struct str name, struct str revision,
 
 static bool is_gguf(struct blob_store *store, const struct digest *d)
 {
-	int fd;
-	uint64_t size;
+	struct blob_file *f;
 	char magic[4];
-	if (blob_open(store, d, &fd, &size, NULL))
+	if (blob_file_open(store, d, &f, NULL))
 		return false;
-	bool is = pread(fd, magic, 4, 0) == 4 && !memcmp(magic, "GGUF", 4);
-	close(fd);
+	bool is = !blob_file_read(f, 0, magic, 4, NULL) && !memcmp(magic, "GGUF", 4);
+	blob_file_close(f);
 	return is;
 }
 
