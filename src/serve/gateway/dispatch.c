@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define PARK_MOST_US (120 * US_PER_S) /* a large model takes its time to load */
+
 /* ---- identities of a request ------------------------------------------------------------------------ */
 
 static void hex_random(struct rng *rng, char *to, size_t digits)
@@ -244,6 +246,7 @@ static void try_here(struct request *r, struct model *m)
 	struct gateway *g = r->g;
 	struct fault fault = {0};
 
+	m = model_pick(m);
 	r->route = ROUTE_LOCAL;
 	memcpy(r->node, g->id, sizeof(r->node));
 	memcpy(r->model, m->name, sizeof(r->model));
@@ -280,10 +283,24 @@ static void no_such_model(struct request *r)
 	request_fail(r, &fault);
 }
 
+/* Nobody else can take it, but in a moment this node can again: a version is being switched. */
+static bool request_park(struct request *r, const struct model *m)
+{
+	int64_t now = loop_now_us(r->g->loop);
+
+	if (!m || !model_switches(m) || (r->parked_us && now - r->parked_us > PARK_MOST_US))
+		return false;
+	if (!r->parked_us)
+		r->parked_us = now;
+	return true;
+}
+
 static void request_nowhere(struct request *r, int rc, struct fault *fault)
 {
 	struct model *m = model_find(r->g, r->in.model);
 
+	if (request_park(r, m))
+		return;
 	if (r->tries > 0) {
 		request_fail(r, &r->last_fault);
 	} else if (m && m->state == MODEL_LOADING) {
@@ -374,6 +391,8 @@ static void request_answer_hop(struct request *r)
 	struct model *m = model_find(g, r->in.model);
 	struct fault fault = {0};
 
+	if (!g->draining && m && !model_takes_hops(m) && request_park(r, m))
+		return;
 	if (g->draining)
 		error_set(&fault.err, E_UNAVAILABLE, "node %s is being drained", g->name);
 	else if (!m)
@@ -387,6 +406,24 @@ static void request_answer_hop(struct request *r)
 		request_fail(r, &fault);
 	else
 		try_here(r, m);
+}
+
+static bool request_is_parked(const struct request *r)
+{
+	return r->parked_us && !r->finished && !r->local && !r->forward;
+}
+
+void requests_unpark(struct gateway *g)
+{
+	for (struct request *r = g->requests, *next; r; r = next) {
+		next = r->next; /* only r may end */
+		if (!request_is_parked(r))
+			continue;
+		if (r->hop)
+			request_answer_hop(r);
+		else
+			request_dispatch(r);
+	}
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------- */

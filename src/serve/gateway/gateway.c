@@ -250,6 +250,7 @@ static void on_tick(void *arg)
 		if (r->forward)
 			forward_check(r->forward, now);
 	}
+	models_tick(g);
 }
 
 static void on_settle(void *arg)

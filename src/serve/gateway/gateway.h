@@ -30,12 +30,17 @@ int gateway_new(struct loop *loop, const struct gateway_options *options, struct
 void gateway_free(struct gateway *g);
 bool gateway_handle_public(struct gateway *g, struct http_exchange *x); /* API port */
 bool gateway_handle_node(struct gateway *g, struct http_exchange *x);   /* node port: /v1/... with x-mdn-hop */
-/* Load or unload a model whose file is on disk. path is copied. Same name again with another digest replaces when idle.
- */
+/* Load or unload a model whose file is on disk. path is copied. The same name again with another digest is its next
+ * version: loaded beside the one that answers and put in its place, or after it where memory is short (models.c); the
+ * digest that answers takes such a switch back. */
 int gateway_model_add(struct gateway *g, struct str name_tag, struct str digest, struct str path, struct error *err);
 void gateway_model_remove(struct gateway *g, struct str name_tag);
 /* Engine part of a model's report: state LOADING/READY/FAILED, load, error. False when unknown. */
 bool gateway_model_report(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
+/* The same of the version that is to come in its place: LOADING, READY, FAILED, or CACHED while it waits for memory. */
+bool gateway_model_next(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
+bool gateway_holds(const struct gateway *g, struct str digest);  /* some engine, also one on its way out, uses it */
+void gateway_set_memory(struct gateway *g, uint64_t memory_max); /* of all models together; 0: what the machine has */
 /* Schedulers to follow for the map: "https://HOST:PORT#NODE-ID", the identity that must be met; empty: alone. */
 void gateway_set_schedulers(struct gateway *g, const char (*urls)[NODE_URL_SIZE], size_t count);
 void gateway_set_keys(struct gateway *g, const struct key_ring_key *keys, size_t count);

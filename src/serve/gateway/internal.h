@@ -37,11 +37,15 @@ struct histogram {
 	double sum;
 };
 enum model_histogram { H_TTFT, H_ITL, H_E2E, H_QUEUE, H_PREFILL, H_DECODE, MODEL_HISTOGRAMS };
-struct model_metrics {
+struct model_metrics {  /* of a name, over all its versions */
+	uint32_t users; /* versions that count into it */
 	struct histogram histograms[MODEL_HISTOGRAMS];
 	uint64_t finished[4]; /* by enum engine_finish */
 	uint64_t aborted;
-	uint64_t prompt_tokens, cached_tokens, generation_tokens; /* of engines gone before this one, too */
+	uint64_t prompt_tokens, cached_tokens, generation_tokens;
+};
+struct model_sums { /* of one version, since its engine was made: what tells it from another version */
+	uint64_t served, errors, ttft_us, tokens, decode_us;
 };
 enum route { ROUTE_NONE, ROUTE_LOCAL, ROUTE_FORWARD, ROUTES };
 struct gateway_metrics {
@@ -55,24 +59,37 @@ void metrics_format(struct gateway *g, struct buf *out);
 
 /* ---- models.c ----------------------------------------------------------------------------------- */
 
+/* One version of a model. The list holds those that answer, one a name. Another version that comes is its `next`:
+ * loaded beside it where memory allows, given a rising part of the new requests once ready, then in its place; else it
+ * waits until the old one has yielded (no new requests, idle) and comes after it. Versions replaced live on in
+ * `leaving` until their last stream ends. */
 struct model {
 	struct gateway *g;
-	struct model *next;
+	struct model *following; /* in the list */
 	char name[NODE_TEXT_SIZE], digest[72];
 	char *path;
-	char *next_path, next_digest[72]; /* a version that waits until this one is idle */
-	char fingerprint[16];             /* system_fingerprint */
-	struct engine *engine;            /* NULL: could not be made; error tells why */
+	char fingerprint[16];  /* system_fingerprint */
+	struct engine *engine; /* NULL: could not be made, or not yet; error tells why */
 	enum model_state state;
 	char error[256];
 	uint32_t requests; /* being answered with it */
 	bool removing;
-	struct model_metrics metrics;
+	struct model *next;  /* the version on its way, or that failed; NULL */
+	bool waits;          /* a next one that has no engine for want of memory */
+	int64_t yielding_us; /* since when it lets others answer, so that next can come; 0: not */
+	int64_t shared_us;   /* since when next takes a part of the requests; 0: not */
+	bool came_after;     /* the one before had to go first: requests wait for this one */
+	struct model_metrics *metrics;
+	struct model_sums sums;
 };
 struct model *model_find(const struct gateway *g,
-                         struct str name); /* "name" is "name:latest"; not those being removed */
-void model_leave(struct model *m);         /* one request less */
-void models_settle(struct gateway *g);     /* replaces and frees what is idle */
+                         struct str name);    /* "name" is "name:latest"; not those being removed */
+struct model *model_pick(struct model *m);    /* it, or the next version when that takes its turn */
+bool model_switches(const struct model *m);   /* requests may wait: it will answer in a moment */
+bool model_takes_hops(const struct model *m); /* others cannot know yet that it yields */
+void models_tick(struct gateway *g);
+void model_leave(struct model *m);     /* one request less */
+void models_settle(struct gateway *g); /* replaces and frees what is idle */
 void models_free(struct gateway *g);
 void models_list(struct gateway *g, struct buf *out);                        /* GET /v1/models */
 bool models_one(struct gateway *g, struct str name, struct buf *out);        /* GET /v1/models/NAME */
@@ -119,7 +136,8 @@ struct request {
 	struct request *prev, *next;
 	struct http_exchange *x;
 	bool hop, parsed, finished;
-	struct str body; /* as received; lives with the exchange */
+	int64_t parked_us; /* since when it waits for a version being switched; 0: it does not */
+	struct str body;   /* as received; lives with the exchange */
 	struct chat_request in;
 	char id[129];       /* x-request-id */
 	char answer_id[48]; /* "chatcmpl-..." */
@@ -145,6 +163,7 @@ struct request {
 void request_open(struct gateway *g, struct http_exchange *x, enum engine_task task, bool hop, struct str sender,
                   struct str tenant);
 void request_free_all(struct gateway *g); /* cuts what is left */
+void requests_unpark(struct gateway *g);  /* those that wait for a version look again */
 /* Nothing went out yet: an error in OpenAI's shape. May end the exchange. */
 void request_fail(struct request *r, const struct fault *fault);
 /* The last try failed before its first token: another node, or the client is told. */
@@ -189,7 +208,8 @@ struct gateway {
 	void *arg;
 	int64_t begun_wall_s;
 	struct rng rng;
-	struct model *models;
+	struct model *models, *leaving;
+	uint64_t memory_max; /* 0: as the machine has */
 	struct request *requests;
 	size_t request_count;
 	struct ledger *ledger;

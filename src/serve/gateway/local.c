@@ -36,7 +36,7 @@ static double seconds(int64_t us)
 
 static void measure(struct local *l, enum model_histogram which, int64_t us)
 {
-	histogram_add(&l->model->metrics.histograms[which], which, seconds(us > 0 ? us : 0));
+	histogram_add(&l->model->metrics->histograms[which], which, seconds(us > 0 ? us : 0));
 }
 
 void local_cancel(struct local *l)
@@ -48,7 +48,7 @@ void local_cancel(struct local *l)
 
 		if (c->engine) {
 			engine_cancel(c->engine);
-			l->model->metrics.aborted++;
+			l->model->metrics->aborted++;
 		}
 		choice_text_fini(&c->text);
 	}
@@ -132,10 +132,11 @@ static void stream_begin(struct choice *c)
 
 static void local_count(struct local *l, const struct answer_usage *usage)
 {
-	struct model_metrics *m = &l->model->metrics;
+	struct model_metrics *m = l->model->metrics;
 	struct request *r = l->r;
 	int64_t now = clock_mono_us();
 
+	l->model->sums.served++;
 	r->prompt_tokens = usage->prompt_tokens;
 	r->cached_tokens = usage->cached_tokens;
 	r->completion_tokens = usage->completion_tokens;
@@ -189,6 +190,8 @@ static void local_failed(struct local *l, const struct error *err)
 	struct request *r = l->r;
 	struct fault fault = {.err = *err};
 
+	if (err->code != E_LIMIT && err->code != E_INVAL && err->code != E_UNSUPPORTED && err->code != E_CANCELED)
+		l->model->sums.errors++;
 	if (l->begun) {
 		request_break(r, &fault.err, true);
 		return;
@@ -223,6 +226,7 @@ static void on_first_token(struct local *l)
 
 	request_first_token(r);
 	measure(l, H_TTFT, r->first_us - r->begun_us);
+	l->model->sums.ttft_us += (uint64_t)(r->first_us - l->submitted_us);
 	if (l->started_us)
 		measure(l, H_PREFILL, r->first_us - l->started_us);
 }
@@ -234,8 +238,11 @@ static void on_text(struct choice *c, const struct engine_event *e)
 
 	if (!l->r->first_us)
 		on_first_token(l);
-	if (c->last_us && e->completion_tokens > c->usage.completion_tokens)
+	if (c->last_us && e->completion_tokens > c->usage.completion_tokens) {
 		measure(l, H_ITL, (now - c->last_us) / (e->completion_tokens - c->usage.completion_tokens));
+		l->model->sums.tokens += (uint64_t)(e->completion_tokens - c->usage.completion_tokens);
+		l->model->sums.decode_us += (uint64_t)(now - c->last_us);
+	}
 	c->last_us = now;
 	c->usage.completion_tokens = e->completion_tokens;
 	if (!l->r->in.stream) {
@@ -258,7 +265,7 @@ static void on_done(struct choice *c, const struct engine_event *e)
 	}
 	c->finish = e->finish;
 	c->usage = (struct answer_usage){e->prompt_tokens, e->cached_tokens, e->completion_tokens};
-	l->model->metrics.finished[e->finish]++;
+	l->model->metrics->finished[e->finish]++;
 	l->done++;
 	if (!l->r->first_us)
 		on_first_token(l); /* an answer without a word */

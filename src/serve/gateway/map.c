@@ -238,13 +238,13 @@ void map_refresh_self(struct gateway *g)
 	    .roles = ROLE_EDGE, .boot = UINT64_MAX, .seq = ++g->map.own_seq, .seen = &seen, .seen_count = 1};
 	size_t count = 0;
 
-	for (const struct model *m = g->models; m; m = m->next)
+	for (const struct model *m = g->models; m; m = m->following)
 		count++;
 	if (g->map.own_cap < count) {
 		g->map.own = mem_resize(g->map.own, count, sizeof(*g->map.own));
 		g->map.own_cap = count;
 	}
-	for (const struct model *m = g->models; m; m = m->next)
+	for (const struct model *m = g->models; m; m = m->following)
 		if (!m->removing)
 			model_fill_report(m, &g->map.own[r.model_count++]);
 	r.models = g->map.own;

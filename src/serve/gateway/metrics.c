@@ -85,10 +85,10 @@ enum { LABEL_SIZE = 2 * NODE_TEXT_SIZE + 16 };
 #define EACH_MODEL(name, type, help, format, value) \
 	do { \
 		put_head(out, name, type, help); \
-		for (const struct model *m = g->models; m; m = m->next) { \
+		for (const struct model *m = g->models; m; m = m->following) { \
 			struct engine_load load = {0}; \
 			char label[LABEL_SIZE]; \
-			if (m->state == MODEL_READY) \
+			if (m->state == MODEL_READY && m->engine) \
 				load = engine_load(m->engine); \
 			model_label(m, label, sizeof(label)); \
 			buf_printf(out, "%s{%s} " format "\n", name, label, value); \
@@ -102,13 +102,13 @@ static void put_models(const struct gateway *g, struct buf *out)
 	EACH_MODEL("vllm:num_requests_waiting", "gauge", "Requests waiting for a slot.", "%d", load.waiting);
 	EACH_MODEL("vllm:kv_cache_usage_perc", "gauge", "KV cache in use, 0 to 1.", "%.6f", load.kv_usage);
 	EACH_MODEL("vllm:prompt_tokens_total", "counter", "Prompt tokens of answered requests.", "%llu",
-	           (unsigned long long)m->metrics.prompt_tokens);
+	           (unsigned long long)m->metrics->prompt_tokens);
 	EACH_MODEL("vllm:generation_tokens_total", "counter", "Tokens generated in answered requests.", "%llu",
-	           (unsigned long long)m->metrics.generation_tokens);
+	           (unsigned long long)m->metrics->generation_tokens);
 	EACH_MODEL("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the KV cache.", "%llu",
-	           (unsigned long long)m->metrics.prompt_tokens);
+	           (unsigned long long)m->metrics->prompt_tokens);
 	EACH_MODEL("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the KV cache.", "%llu",
-	           (unsigned long long)m->metrics.cached_tokens);
+	           (unsigned long long)m->metrics->cached_tokens);
 	EACH_MODEL("mdn_model_ready", "gauge", "1 when the model can answer here.", "%d", m->state == MODEL_READY);
 	EACH_MODEL("mdn_engine_slots", "gauge", "Requests the engine computes at once.", "%d", load.slots);
 	EACH_MODEL("mdn_engine_tokens_to_prefill", "gauge", "Prompt tokens queued and not yet computed.", "%lld",
@@ -128,15 +128,15 @@ static void put_finished(const struct gateway *g, struct buf *out)
 	static const char name[] = "vllm:request_success_total";
 
 	put_head(out, name, "counter", "Answers by finish reason.");
-	for (const struct model *m = g->models; m; m = m->next) {
+	for (const struct model *m = g->models; m; m = m->following) {
 		char label[LABEL_SIZE];
 
 		model_label(m, label, sizeof(label));
 		for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
 			buf_printf(out, "%s{%s,finished_reason=\"%s\"} %llu\n", name, label, reasons[i],
-			           (unsigned long long)m->metrics.finished[i]);
+			           (unsigned long long)m->metrics->finished[i]);
 		buf_printf(out, "%s{%s,finished_reason=\"abort\"} %llu\n", name, label,
-		           (unsigned long long)m->metrics.aborted);
+		           (unsigned long long)m->metrics->aborted);
 	}
 }
 
@@ -173,11 +173,11 @@ void metrics_format(struct gateway *g, struct buf *out)
 	put_finished(g, out);
 	for (int i = 0; i < MODEL_HISTOGRAMS; i++) {
 		put_head(out, kinds[i].name, "histogram", kinds[i].help);
-		for (const struct model *m = g->models; m; m = m->next) {
+		for (const struct model *m = g->models; m; m = m->following) {
 			char label[LABEL_SIZE];
 
 			model_label(m, label, sizeof(label));
-			put_histogram(out, kinds[i].name, label, &m->metrics.histograms[i], (enum model_histogram)i);
+			put_histogram(out, kinds[i].name, label, &m->metrics->histograms[i], (enum model_histogram)i);
 		}
 	}
 	put_requests(g, out);

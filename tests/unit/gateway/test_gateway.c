@@ -497,7 +497,30 @@ static void test_a_slow_reader_is_waited_for_in_bounded_memory(void **state)
 	reply_fini(&r);
 }
 
-static void test_a_model_is_replaced_only_when_idle(void **state)
+static bool answers_with(struct fixture *f, const char *digest)
+{
+	struct model_report m;
+	return gateway_model_report(f->p.g, STR("m"), &m) && m.state == MODEL_READY && strcmp(m.digest, digest) == 0;
+}
+
+/* Asks without a pause until `digest` answers; every single request must succeed. */
+static void ask_until(struct fixture *f, const char *digest)
+{
+	int asked = 0;
+	for (int64_t began = clock_mono_us(); !answers_with(f, digest);) {
+		struct reply r = {0};
+		assert_true(clock_mono_us() - began < 10 * US_PER_S);
+		reply_start(&f->w, &r, "POST", f->p.api, CHAT, ASK(",\"max_tokens\":2"), NULL);
+		reply_wait(&r);
+		if (r.status != 200)
+			fail_msg("request %d: status %d " STR_FMT, asked, r.status, STR_ARG(buf_str(&r.body)));
+		reply_fini(&r);
+		asked++;
+	}
+	assert_true(asked > 0);
+}
+
+static void test_a_new_version_comes_beside_the_old_one_which_ends_its_streams(void **state)
 {
 	struct fixture *f = *state;
 	struct reply r = {.hold = true};
@@ -507,20 +530,52 @@ static void test_a_model_is_replaced_only_when_idle(void **state)
 	reply_start(&f->w, &r, "POST", f->p.api, CHAT, ASK(ENDLESS), NULL);
 	until_busy(f, true);
 	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:ffff"), STR("/y"), &err), 0);
-	world_wait(&f->w, 20 * US_PER_MS);
-	assert_true(gateway_model_report(f->p.g, STR("m"), &m));
-	assert_string_equal(m.digest, "sha256:0123456789abcdef");
-	http_call_cancel(r.call);
-	until_busy(f, false);
-	world_wait(&f->w, 20 * US_PER_MS);
-	assert_true(gateway_model_report(f->p.g, STR("m"), &m));
+	assert_true(gateway_model_next(f->p.g, STR("m"), &m));
 	assert_string_equal(m.digest, "sha256:ffff");
-	assert_int_equal(m.state, MODEL_READY);
+	assert_true(answers_with(f, "sha256:0123456789abcdef"));
+	ask_until(f, "sha256:ffff");
+	assert_false(gateway_model_next(f->p.g, STR("m"), &m));
+	assert_true(gateway_holds(f->p.g, STR("sha256:0123456789abcdef"))); /* its stream runs on */
+	assert_false(r.done);
+	http_call_cancel(r.call);
+	for (int i = 0; i < 500 && gateway_holds(f->p.g, STR("sha256:0123456789abcdef")); i++)
+		world_wait(&f->w, US_PER_MS);
+	assert_false(gateway_holds(f->p.g, STR("sha256:0123456789abcdef")));
 	gateway_model_add(f->p.g, STR("gone:1"), STR("sha256:ab"), STR("/z"), &err);
 	gateway_model_remove(f->p.g, STR("gone:1"));
 	world_wait(&f->w, 20 * US_PER_MS);
 	assert_false(gateway_model_report(f->p.g, STR("gone:1"), &m));
 	reply_fini(&r);
+}
+
+static void test_without_memory_for_two_requests_wait_for_the_new_version(void **state)
+{
+	struct fixture *f = *state;
+	struct model_report m;
+	struct error err;
+
+	gateway_set_memory(f->p.g, 1);
+	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:ffff"), STR("/proc/version"), &err), 0);
+	world_wait(&f->w, 20 * US_PER_MS);
+	assert_true(gateway_model_next(f->p.g, STR("m"), &m));
+	/* /proc files have no size: there is room after all; a file that has one is what makes it yield */
+	ask_until(f, "sha256:ffff");
+	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:eeee"), STR("/proc/self/exe"), &err),
+	                 0);
+	world_wait(&f->w, 20 * US_PER_MS);
+	assert_true(gateway_model_next(f->p.g, STR("m"), &m));
+	assert_int_equal(m.state, MODEL_CACHED);
+	assert_true(gateway_model_report(f->p.g, STR("m"), &m));
+	assert_int_equal(m.state, MODEL_LOADING); /* for others: do not send any more */
+	ask_until(f, "sha256:eeee");
+	/* and back again while it yields: as if nothing had been */
+	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:dddd"), STR("/proc/self/exe"), &err),
+	                 0);
+	world_wait(&f->w, 20 * US_PER_MS);
+	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:eeee"), STR("/proc/self/exe"), &err),
+	                 0);
+	assert_true(answers_with(f, "sha256:eeee"));
+	assert_false(gateway_model_next(f->p.g, STR("m"), &m));
 }
 
 static void test_freeing_a_busy_gateway_ends_everything(void **state)
@@ -680,7 +735,10 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_a_client_that_leaves_frees_the_engine, setup_endless, teardown),
 	    cmocka_unit_test_setup_teardown(test_a_slow_reader_is_waited_for_in_bounded_memory, setup_endless,
 	                                    teardown),
-	    cmocka_unit_test_setup_teardown(test_a_model_is_replaced_only_when_idle, setup_endless, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_new_version_comes_beside_the_old_one_which_ends_its_streams,
+	                                    setup_endless, teardown),
+	    cmocka_unit_test_setup_teardown(test_without_memory_for_two_requests_wait_for_the_new_version,
+	                                    setup_endless, teardown),
 	    ALONE(test_freeing_a_busy_gateway_ends_everything),
 	    TEST(test_metrics_parse_and_count),
 	    TEST(test_trace_goes_on_and_root_points_at_the_api),
