@@ -9,11 +9,13 @@
 
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -411,6 +413,159 @@ static void test_key_changes_without_writing_the_content(void **state)
 	blob_store_close(s);
 }
 
+/* ---- encrypted partial blobs ------------------------------------------------------------------ */
+
+#define CHUNKS 23
+
+/* Chunks of odd lengths, so that they share segments; some lie within one. */
+static void odd_list(struct str bytes, struct chunk_list *list)
+{
+	*list = (struct chunk_list){.file = digest_of(bytes.base, bytes.len), .size = bytes.len, .count = CHUNKS};
+	list->ends = calloc(CHUNKS, sizeof *list->ends);
+	list->digests = calloc(CHUNKS, sizeof *list->digests);
+	for (uint32_t i = 0; i < CHUNKS; i++) {
+		uint64_t from = i ? list->ends[i - 1] : 0;
+		list->ends[i] = i + 1 == CHUNKS ? bytes.len : from + (i % 3 ? 50001 + 777 * i : 1000);
+		list->digests[i] = digest_of(bytes.base + from, (size_t)(list->ends[i] - from));
+	}
+}
+
+static struct str chunk_of(const struct chunk_list *list, struct str bytes, uint32_t i)
+{
+	return (struct str){bytes.base + chunk_offset(list, i), (size_t)chunk_length(list, i)};
+}
+
+static void partial_path(const struct chunk_list *list, char ret_path[static 300])
+{
+	char hex[65];
+	hex_encode(list->file.bytes, 32, hex);
+	snprintf(ret_path, 300, "%s/partial/%s.sealed", folder.path, hex);
+}
+
+static void test_sealed_chunks_in_any_order_become_the_blob(void **state)
+{
+	char key[300], path[300];
+	struct str bytes = random_bytes(1200000);
+	struct chunk_list list;
+	struct blob_partial *p;
+	struct blob_file *f;
+	key_file("key", 'a', key);
+	struct blob_store *s = open_store(key);
+	memcpy((char *)bytes.base + 20000, "THE SECRET", 10);
+	odd_list(bytes, &list);
+	for (uint32_t n = 0; n < CHUNKS; n++) {
+		uint32_t i = n * 7 % CHUNKS;
+		char *got = malloc((size_t)chunk_length(&list, i));
+		assert_int_equal(blob_partial_open(s, &list, &p, NULL), 0);
+		assert_int_equal(blob_partial_count(p), n);
+		assert_int_equal(blob_partial_write(p, i, chunk_of(&list, bytes, i), NULL), 0);
+		assert_int_equal(blob_partial_file(p, &f, NULL), 0);
+		assert_int_equal(blob_file_read(f, chunk_offset(&list, i), got, (size_t)chunk_length(&list, i), NULL),
+		                 0);
+		assert_memory_equal(got, chunk_of(&list, bytes, i).base, (size_t)chunk_length(&list, i));
+		blob_file_close(f);
+		if (n + 1 == CHUNKS)
+			assert_int_equal(blob_partial_finish(p, NULL), 0);
+		blob_partial_close(p);
+		free(got);
+	}
+	path_of(&list.file, ".sealed", path);
+	assert_false(on_disk(path, "THE SECRET"));
+	assert_int_equal(blob_file_open(s, &list.file, &f, NULL), 0);
+	check_ranges(f, bytes);
+	blob_file_close(f);
+	chunk_list_fini(&list);
+	blob_store_close(s);
+	free((char *)bytes.base);
+}
+
+/* A write of a shared segment that was cut off takes both chunks with it; nothing else, and nothing silently. */
+static void test_torn_segment_costs_the_chunks_that_share_it(void **state)
+{
+	char key[300], path[300];
+	struct str bytes = random_bytes(1200000);
+	struct chunk_list list;
+	struct blob_partial *p;
+	key_file("key", 'a', key);
+	struct blob_store *s = open_store(key);
+	odd_list(bytes, &list);
+	assert_int_equal(blob_partial_open(s, &list, &p, NULL), 0);
+	for (uint32_t i = 0; i < CHUNKS - 1; i++)
+		assert_int_equal(blob_partial_write(p, i, chunk_of(&list, bytes, i), NULL), 0);
+	blob_partial_close(p);
+	partial_path(&list, path);
+	flip(path, (off_t)seal_position(chunk_offset(&list, 11)) + 100);
+	assert_int_equal(blob_partial_open(s, &list, &p, NULL), 0);
+	uint64_t torn = chunk_offset(&list, 11) / SEAL_SEGMENT;
+	for (uint32_t i = 0; i < CHUNKS - 1; i++) {
+		bool shares =
+		    chunk_offset(&list, i) / SEAL_SEGMENT <= torn && (list.ends[i] - 1) / SEAL_SEGMENT >= torn;
+		assert_int_equal(blob_partial_has(p, i), !shares);
+	}
+	for (uint32_t i = 0; i < CHUNKS; i++)
+		assert_int_equal(blob_partial_write(p, i, chunk_of(&list, bytes, i), NULL), 0);
+	assert_int_equal(blob_partial_finish(p, NULL), 0);
+	blob_partial_close(p);
+	struct buf all = {0};
+	assert_int_equal(blob_read_all(s, &list.file, bytes.len, &all, NULL), 0);
+	assert_memory_equal(all.base, bytes.base, bytes.len);
+	buf_fini(&all);
+	chunk_list_fini(&list);
+	blob_store_close(s);
+	free((char *)bytes.base);
+}
+
+static void test_killed_while_receiving_sealed_chunks(void **state)
+{
+	char key[300];
+	struct str bytes = random_bytes(1200000);
+	struct chunk_list list;
+	key_file("key", 'a', key);
+	odd_list(bytes, &list);
+	for (int round = 0; round < 6; round++) {
+		pid_t pid = fork();
+		if (!pid) {
+			struct blob_partial *p;
+			struct blob_store *s = open_store(key);
+			if (blob_partial_open(s, &list, &p, NULL))
+				_exit(1);
+			for (uint32_t i = 0; i < CHUNKS; i++)
+				blob_partial_write(p, (i * 5 + (uint32_t)round) % CHUNKS,
+				                   chunk_of(&list, bytes, (i * 5 + (uint32_t)round) % CHUNKS), NULL);
+			pause();
+		}
+		usleep(2000 * (useconds_t)(round + 1));
+		kill(pid, SIGKILL);
+		int status;
+		waitpid(pid, &status, 0);
+		assert_true(WIFSIGNALED(status));
+		struct blob_store *s = open_store(key);
+		struct blob_partial *p;
+		struct blob_file *f;
+		assert_int_equal(blob_partial_open(s, &list, &p, NULL), 0);
+		assert_int_equal(blob_partial_file(p, &f, NULL), 0);
+		for (uint32_t i = 0; i < CHUNKS; i++) {
+			char *got = malloc((size_t)chunk_length(&list, i));
+			if (blob_partial_has(p, i)) {
+				assert_int_equal(blob_file_read(f, chunk_offset(&list, i), got,
+				                                (size_t)chunk_length(&list, i), NULL),
+				                 0);
+				assert_memory_equal(got, chunk_of(&list, bytes, i).base,
+				                    (size_t)chunk_length(&list, i));
+			}
+			free(got);
+		}
+		blob_file_close(f);
+		if (round % 2)
+			blob_partial_discard(p);
+		else
+			blob_partial_close(p);
+		blob_store_close(s);
+	}
+	chunk_list_fini(&list);
+	free((char *)bytes.base);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -426,6 +581,9 @@ int main(void)
 	    TEST(test_one_sealed_file_cannot_stand_for_another),
 	    TEST(test_the_wrong_key_is_told_in_words),
 	    TEST(test_plain_and_sealed_blobs_live_together),
+	    TEST(test_sealed_chunks_in_any_order_become_the_blob),
+	    TEST(test_torn_segment_costs_the_chunks_that_share_it),
+	    TEST(test_killed_while_receiving_sealed_chunks),
 	    TEST(test_key_changes_without_writing_the_content),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
