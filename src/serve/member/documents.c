@@ -60,55 +60,103 @@ static void save_start(struct document *d)
 
 /* ---- assignments -------------------------------------------------------------------------------------- */
 
-static void versions_free(struct version *versions, size_t count)
+void assignment_fini(struct assignment *a)
 {
-	for (size_t i = 0; i < count; i++)
-		version_fini(&versions[i]);
-	free(versions);
+	for (size_t i = 0; i < a->count; i++)
+		version_fini(&a->versions[i]);
+	free(a->versions);
+	free(a->how);
+	free(a->limits);
+	*a = (struct assignment){0};
 }
 
-static int assign_parse(struct str json, struct version **ret_versions, size_t *ret_count, struct error *err)
+static int models_parse(yyjson_val *models, struct assignment *a, struct error *err)
 {
+	yyjson_val *item;
+	size_t i, count;
+	int rc;
+	if (!models)
+		return error_set(err, E_INVAL, "\"models\" is missing");
+	if (yyjson_arr_size(models) > 2 * LIMIT_NODE_MODELS)
+		return error_set(err, E_LIMIT, "more than %d versions are assigned", 2 * LIMIT_NODE_MODELS);
+	a->versions = mem_new((yyjson_arr_size(models) + 1) * sizeof(*a->versions));
+	a->how = mem_new((yyjson_arr_size(models) + 1) * sizeof(*a->how));
+	yyjson_arr_foreach(models, i, count, item)
+	{
+		struct assigned_how *how = &a->how[i];
+		how->load = true;
+		if ((rc = json_bool(item, "load", &how->load, err)) < 0 ||
+		    (rc = json_bool(item, "paused", &how->paused, err)) < 0 ||
+		    (rc = version_parse(item, &a->versions[i], err)) < 0)
+			return rc;
+		a->count++;
+	}
+	return 0;
+}
+
+static int limit_parse(yyjson_val *o, struct assigned_limit *l, struct error *err)
+{
+	struct str text = {0}, site = {0};
+	int64_t receivers = 1, senders = 1;
+	int rc;
+	if ((rc = json_str(o, "calendar", &text, err)) < 0 || (rc = calendar_parse(text, &l->calendar, err)) < 0 ||
+	    (rc = json_i64(o, "receivers", 1, LIMIT_NODES, &receivers, err)) < 0 ||
+	    (rc = json_i64(o, "senders", 1, LIMIT_NODES, &senders, err)) < 0 ||
+	    (rc = json_bool(o, "other_sites", &l->other_sites, err)) < 0 || (rc = json_str(o, "site", &site, err)) < 0)
+		return rc;
+	if (!str_copy(site, l->site, sizeof(l->site)))
+		return error_set(err, E_LIMIT, "the site of a limit is longer than %d bytes", NODE_TEXT_SIZE - 1);
+	l->receivers = (uint32_t)receivers;
+	l->senders = (uint32_t)senders;
+	return 0;
+}
+
+static int limits_parse(yyjson_val *limits, struct assignment *a, struct error *err)
+{
+	yyjson_val *item;
+	size_t i, count;
+	int rc;
+	if (yyjson_arr_size(limits) > LIMIT_BANDWIDTH_LIMITS)
+		return error_set(err, E_LIMIT, "more than %d limits are told", LIMIT_BANDWIDTH_LIMITS);
+	a->limits = mem_new((yyjson_arr_size(limits) + 1) * sizeof(*a->limits));
+	yyjson_arr_foreach(limits, i, count, item)
+	{
+		if ((rc = limit_parse(item, &a->limits[a->limit_count], err)) < 0)
+			return rc;
+		a->limit_count++;
+	}
+	return 0;
+}
+
+int assignment_parse(struct str json, struct assignment *ret_assignment, struct error *err)
+{
+	struct assignment a = {0};
 	yyjson_doc *doc;
-	yyjson_val *models = NULL, *item;
-	size_t i, count, done = 0;
-	struct version *versions = NULL;
+	yyjson_val *models = NULL, *limits = NULL;
 	int rc = json_parse(json, &doc, err);
 	if (rc < 0)
 		return rc;
-	if ((rc = json_arr(yyjson_doc_get_root(doc), "models", &models, err)) == 0 && !models)
-		rc = error_set(err, E_INVAL, "\"models\" is missing");
-	if (rc == 0 && yyjson_arr_size(models) > LIMIT_NODE_MODELS)
-		rc = error_set(err, E_LIMIT, "more than %d models are assigned", LIMIT_NODE_MODELS);
-	if (rc == 0) {
-		versions = mem_new((yyjson_arr_size(models) + 1) * sizeof(*versions));
-		yyjson_arr_foreach(models, i, count, item)
-		{
-			if ((rc = version_parse(item, &versions[i], err)) < 0)
-				break;
-			done++;
-		}
-	}
+	yyjson_val *o = yyjson_doc_get_root(doc);
+	if ((rc = json_arr(o, "models", &models, err)) == 0 && (rc = json_arr(o, "limits", &limits, err)) == 0 &&
+	    (rc = models_parse(models, &a, err)) == 0)
+		rc = limits_parse(limits, &a, err);
 	yyjson_doc_free(doc);
-	if (rc < 0) {
-		versions_free(versions, done);
-		return rc;
-	}
-	*ret_versions = versions;
-	*ret_count = done;
-	return 0;
+	if (rc < 0)
+		assignment_fini(&a);
+	else
+		*ret_assignment = a;
+	return rc;
 }
 
 static int deliver_assign(struct member *m, struct str json, struct error *err)
 {
-	struct version *versions;
-	size_t count;
-	int rc = assign_parse(json, &versions, &count, err);
+	struct assignment a;
+	int rc = assignment_parse(json, &a, err);
 	if (rc < 0)
 		return rc;
 	if (m->on_assign)
-		m->on_assign(m->arg, versions, count);
-	versions_free(versions, count);
+		m->on_assign(m->arg, &a);
+	assignment_fini(&a);
 	return 0;
 }
 

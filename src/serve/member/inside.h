@@ -76,7 +76,7 @@ struct member {
 	uint32_t roles;
 	void (*fill_report)(void *arg, struct node_report *report);
 	void (*on_roster)(void *arg, const struct roster *roster);
-	void (*on_assign)(void *arg, const struct version *versions, size_t count);
+	void (*on_assign)(void *arg, const struct assignment *assignment);
 	void (*on_drain)(void *arg);
 	void *arg;
 

@@ -9,6 +9,7 @@
 #define MDN_SERVE_MEMBER_H
 
 #include "base/error.h"
+#include "core/calendar.h"
 #include "core/report.h"
 #include "net/http.h"
 #include "net/tls.h"
@@ -35,6 +36,25 @@ struct roster {
 void roster_fini(struct roster *r);
 int roster_parse(struct str json, struct roster *ret_roster, struct error *err);
 
+/* What this node should hold: of one name there may be two versions while one follows the other. */
+struct assignment {
+	struct version *versions;
+	struct assigned_how {
+		bool load;   /* false: on disk is enough */
+		bool paused; /* not to be fetched further for now */
+	} * how;             /* of the version of the same index */
+	size_t count;
+	struct assigned_limit {
+		struct calendar calendar;
+		uint32_t receivers, senders; /* nodes among which receiving and sending are divided */
+		bool other_sites;            /* traffic with other sites only; else any */
+		char site[NODE_TEXT_SIZE];   /* not empty: traffic with this site only */
+	} * limits;
+	size_t limit_count;
+};
+void assignment_fini(struct assignment *a);
+int assignment_parse(struct str json, struct assignment *ret_assignment, struct error *err);
+
 /* Blocking, for `mdn join` and `mdn dev`: asks the center with a token, writes DATA/identity. Safe to repeat after a
  * lost reply. */
 int member_join(struct str center_url, struct str token, struct str data, struct str name, struct str site,
@@ -46,7 +66,7 @@ struct member_options {
 	/* Fills the report's models, seen, rtts, state; the rest is filled by member. Called before each report. */
 	void (*fill_report)(void *arg, struct node_report *report);
 	void (*on_roster)(void *arg, const struct roster *roster);
-	void (*on_assign)(void *arg, const struct version *versions, size_t count);
+	void (*on_assign)(void *arg, const struct assignment *assignment);
 	void (*on_drain)(void *arg);
 	void *arg;
 	struct str name, site, node_url, api_url;

@@ -319,8 +319,9 @@ static bool told_before(const struct peer *p, const struct version *v)
 {
 	for (size_t i = 0; i < p->version_count; i++) {
 		const struct version *o = &p->versions[i];
-		if (strcmp(o->name, v->name) == 0 && strcmp(o->tag, v->tag) == 0)
-			return p->version_told[i] && digest_equal(&o->manifest, &v->manifest) && same_files(o, v);
+		if (strcmp(o->name, v->name) == 0 && strcmp(o->tag, v->tag) == 0 &&
+		    digest_equal(&o->manifest, &v->manifest))
+			return p->version_told[i] && same_files(o, v);
 	}
 	return false;
 }
@@ -351,34 +352,54 @@ void peer_set_assigned(struct peer *p, const struct version *versions, size_t co
 	peer_fetched(p);
 }
 
-bool peer_progress(const struct peer *p, struct str name_tag, struct model_report *ret_report)
+static void version_progress(const struct peer *p, const struct version *version, struct model_report *r)
+{
+	*r = (struct model_report){.state = MODEL_READY};
+	struct buf text = {0};
+	buf_printf(&text, "%s:%s", version->name, version->tag);
+	str_copy(buf_str(&text), r->name, sizeof r->name);
+	buf_fini(&text);
+	digest_format(&version->manifest, r->digest);
+	for (size_t i = 0; i < version->file_count; i++) {
+		const struct fetch *f = peer_fetch(p, &version->files[i].digest);
+		enum fetch_stage stage = fetch_stage(f);
+		r->total_bytes += version->files[i].size;
+		r->have_bytes += fetch_have_bytes(f);
+		r->fetch_rate += fetch_rate(f);
+		if (stage == FETCH_FAILED) {
+			r->state = MODEL_FAILED;
+			snprintf(r->error, sizeof r->error, "%s", fetch_error(f));
+		} else if (stage != FETCH_DONE && r->state != MODEL_FAILED) {
+			r->state = MODEL_FETCHING;
+		}
+		if (stage != FETCH_DONE && stage != FETCH_FAILED && r->file[0] == '\0' && fetch_have_bytes(f) > 0)
+			str_copy(str_from(version->files[i].path), r->file, sizeof r->file);
+	}
+	if (r->state == MODEL_FETCHING && r->have_bytes == 0)
+		r->state = MODEL_WAITING;
+}
+
+static bool progress(const struct peer *p, struct str name_tag, const struct digest *manifest, struct model_report *r)
 {
 	for (size_t v = 0; v < p->version_count; v++) {
 		const struct version *version = &p->versions[v];
 		char text[2 * NODE_TEXT_SIZE + 2];
 		snprintf(text, sizeof text, "%s:%s", version->name, version->tag);
-		if (!str_equal(str_from(text), name_tag))
+		if (!str_equal(str_from(text), name_tag) || (manifest && !digest_equal(manifest, &version->manifest)))
 			continue;
-		*ret_report = (struct model_report){.state = MODEL_READY};
-		snprintf(ret_report->name, sizeof ret_report->name, "%.*s", NODE_TEXT_SIZE - 1, text);
-		digest_format(&version->manifest, ret_report->digest);
-		for (size_t i = 0; i < version->file_count; i++) {
-			const struct fetch *f = peer_fetch(p, &version->files[i].digest);
-			enum fetch_stage stage = fetch_stage(f);
-			ret_report->total_bytes += version->files[i].size;
-			ret_report->have_bytes += fetch_have_bytes(f);
-			ret_report->fetch_rate += fetch_rate(f);
-			fetch_sources(f, ret_report);
-			if (stage == FETCH_FAILED) {
-				ret_report->state = MODEL_FAILED;
-				snprintf(ret_report->error, sizeof ret_report->error, "%s", fetch_error(f));
-			} else if (stage != FETCH_DONE && ret_report->state != MODEL_FAILED) {
-				ret_report->state = MODEL_FETCHING;
-			}
-		}
-		if (ret_report->state == MODEL_FETCHING && ret_report->have_bytes == 0)
-			ret_report->state = MODEL_WAITING;
+		version_progress(p, version, r);
 		return true;
 	}
 	return false;
+}
+
+bool peer_progress(const struct peer *p, struct str name_tag, struct model_report *ret_report)
+{
+	return progress(p, name_tag, NULL, ret_report);
+}
+
+bool peer_progress_of(const struct peer *p, struct str name_tag, const struct digest *manifest,
+                      struct model_report *ret_report)
+{
+	return progress(p, name_tag, manifest, ret_report);
 }

@@ -45,6 +45,9 @@ void peer_set_spread(struct peer *p, const struct peer_spread *spreads, size_t c
 void peer_set_assigned(struct peer *p, const struct version *versions, size_t count); /* copies; dropped ones stop */
 /* have_bytes, total_bytes, fetch_rate, state WAITING/FETCHING/FAILED/READY(on disk), error of one version. */
 bool peer_progress(const struct peer *p, struct str name_tag, struct model_report *ret_report);
+/* The same of the version with that manifest: of one name there may be two. */
+bool peer_progress_of(const struct peer *p, struct str name_tag, const struct digest *manifest,
+                      struct model_report *ret_report);
 bool peer_handle(struct peer *p, struct http_exchange *x); /* /mdn/v1/blobs/..., /mdn/v1/ping */
 
 #endif

@@ -54,13 +54,13 @@ static void on_roster(void *arg, const struct roster *roster)
 	}
 }
 
-static void on_assign(void *arg, const struct version *versions, size_t count)
+static void on_assign(void *arg, const struct assignment *a)
 {
 	struct node *n = arg;
 	n->assigns++;
-	n->model_count = count < 4 ? count : 4;
+	n->model_count = a->count < 4 ? a->count : 4;
 	for (size_t i = 0; i < n->model_count; i++)
-		snprintf(n->models[i], sizeof(n->models[i]), "%s:%s", versions[i].name, versions[i].tag);
+		snprintf(n->models[i], sizeof(n->models[i]), "%s:%s", a->versions[i].name, a->versions[i].tag);
 	member_report_soon(n->member);
 }
 
