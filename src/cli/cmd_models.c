@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `mdn push`, `mdn pull`, `mdn models`, `mdn place`: models into the network, out of it, and where they are. */
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/limits.h"
 #include "cli/answers.h"
 #include "cli/options.h"
@@ -9,6 +10,7 @@
 #include "cli/table.h"
 #include "cli/versions.h"
 #include "core/report.h"
+#include "store/ociname.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +28,8 @@ static int open_for(const struct args *args, struct client **ret_client, struct 
 	return client_open(args_value(args, "operator"), ret_client, err);
 }
 
+#define LABELS_MAX 64
+
 /* ---- push ----------------------------------------------------------------------------------------- */
 
 int cmd_push(const struct args *args)
@@ -41,8 +45,17 @@ int cmd_push(const struct args *args)
 		return args_fail(args, &err);
 	if (open_for(args, &c, &err))
 		return args_fail(args, &err);
-	struct push_options o = {args_operand(args, 0), name, tag, args_value(args, "license"),
-	                         args_has(args, "quiet")};
+	const char *labels[LABELS_MAX], *label;
+	struct push_options o = {.file = args_operand(args, 0),
+	                         .name = name,
+	                         .tag = tag,
+	                         .license = args_value(args, "license"),
+	                         .base = args_value(args, "base"),
+	                         .distilled = args_value(args, "distilled-from"),
+	                         .labels = labels,
+	                         .quiet = args_has(args, "quiet")};
+	while (o.label_count < LABELS_MAX && (label = args_nth(args, "label", (unsigned)o.label_count)))
+		labels[o.label_count++] = label;
 	snprintf(model, sizeof model, "%s:%s", name, tag);
 	int rc = repository_find(c, args_value(args, "repository"), &at, &err);
 	if (rc == 0)
@@ -261,21 +274,58 @@ static int pull_blob(struct client *c, const struct repository_at *at, const cha
 	return rc;
 }
 
-/* The name a layer gives itself; only its last part, and nothing that leaves the folder. */
+/* The name a layer gives itself, with its folders when those may be, and nothing that leaves the folder. */
 static void layer_title(yyjson_val *layer, const char *fallback, char *ret_title, size_t size)
 {
 	yyjson_val *annotations = yyjson_obj_get(layer, "annotations");
 	struct str title = {0};
 	if (annotations)
 		json_str(annotations, "org.opencontainers.image.title", &title, NULL);
-	for (size_t i = title.len; i-- > 0;) {
-		if (title.base[i] == '/') {
-			title = (struct str){title.base + i + 1, title.len - i - 1};
-			break;
-		}
+	if (!path_safe(title) || title.base[0] == '.' || title.len >= size)
+		title = str_from(fallback);
+	snprintf(ret_title, size, STR_FMT, STR_ARG(title));
+}
+
+/* FOLDER/TITLE on the heap, its folders made. */
+static int place_of(const char *folder, const char *title, char **ret_path, struct error *err)
+{
+	char *path = file_join(str_from(folder), title), *slash = strrchr(path, '/');
+	int rc = 0;
+	*slash = 0;
+	if (!file_exists(path))
+		rc = folder_make(path, 0755, err);
+	*slash = '/';
+	if (rc) {
+		free(path);
+		return rc;
 	}
-	bool odd = title.len == 0 || title.base[0] == '.' || memchr(title.base, 0, title.len) || title.len >= size;
-	snprintf(ret_title, size, STR_FMT, STR_ARG(odd ? str_from(fallback) : title));
+	*ret_path = path;
+	return 0;
+}
+
+static int pull_layer(struct client *c, const struct repository_at *at, const char *name, yyjson_val *layer,
+                      const char *file, const char *folder, struct error *err)
+{
+	char title[256], digest[DIGEST_TEXT_SIZE], *path = NULL;
+	int rc = 0;
+	if (!str_copy(answer_text(layer, "digest"), digest, sizeof digest) ||
+	    !str_starts(str_from(digest), STR("sha256:")))
+		return error_set(err, E_PEER, "the manifest names a layer by something else than a sha256 digest");
+	layer_title(layer, digest + 7, title, sizeof title);
+	if (!file)
+		rc = place_of(folder, title, &path, err);
+	if (rc == 0)
+		rc = pull_blob(c, at, name, digest, (uint64_t)answer_number(layer, "size"), file ? file : path, err);
+	if (rc == 0)
+		printf("%s\n", file ? file : str_starts(str_from(path), STR("./")) ? path + 2 : path);
+	free(path);
+	return rc;
+}
+
+static bool is_folder(const char *path)
+{
+	struct stat st;
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 static int pull(struct client *c, const struct args *args, const struct repository_at *at, const char *name,
@@ -284,6 +334,7 @@ static int pull(struct client *c, const struct args *args, const struct reposito
 	struct buf url = {0}, answer = {0};
 	yyjson_doc *doc = NULL;
 	yyjson_val *layers = NULL, *layer;
+	const char *named = args_value(args, "output");
 	size_t i, max;
 	buf_printf(&url, "%s/v2/%s/manifests/%s", at->url, name, tag);
 	buf_append(&url, "", 1);
@@ -293,20 +344,11 @@ static int pull(struct client *c, const struct args *args, const struct reposito
 		rc = json_arr(yyjson_doc_get_root(doc), "layers", &layers, err);
 	yyjson_arr_foreach(layers, i, max, layer)
 	{
-		char file[256], digest[DIGEST_TEXT_SIZE];
-		const char *named = args_value(args, "output");
+		/* One file goes where -o says, unless that is a folder; several go below it. */
+		bool one = named && max == 1 && !str_ends(str_from(named), STR("/")) && !is_folder(named);
 		if (rc)
 			break;
-		if (!str_copy(answer_text(layer, "digest"), digest, sizeof digest)) {
-			rc =
-			    error_set(err, E_PEER, "the manifest names a layer by something else than a sha256 digest");
-			break;
-		}
-		layer_title(layer, digest + 7, file, sizeof file);
-		rc = pull_blob(c, at, name, digest, (uint64_t)answer_number(layer, "size"),
-		               named && max == 1 ? named : file, err);
-		if (rc == 0)
-			printf("%s\n", named && max == 1 ? named : file);
+		rc = pull_layer(c, at, name, layer, one ? named : NULL, named ? named : ".", err);
 	}
 	yyjson_doc_free(doc);
 	buf_fini(&url);

@@ -72,12 +72,13 @@ void progress_show(struct progress *p, uint64_t done)
 	if (now - p->shown_us < (p->terminal ? TERMINAL_EVERY_US : PLAIN_EVERY_US))
 		return;
 	p->shown_us = now;
+	done += p->before;
 	line(p, done > p->total ? p->total : done, now);
 }
 
 void progress_end(struct progress *p, uint64_t done)
 {
-	line(p, done, clock_mono_us());
+	line(p, p->before + done, clock_mono_us());
 	if (p->terminal)
 		fputc('\n', stderr);
 }

@@ -11,7 +11,7 @@
 
 struct progress {
 	const char *what;
-	uint64_t total;
+	uint64_t total, before; /* before: done by earlier steps, added to what each call says */
 	int64_t started_us, shown_us;
 	bool terminal;
 };

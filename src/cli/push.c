@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* push.c - config blob, weights, manifest, in that order: a version exists only when all of it does. */
+/* push.c - config blob, files, manifest, in that order: a version exists only when all of it does. The same files
+ * always give the same manifest: they are sorted, and no time is noted. */
 #include "cli/push.h"
 
 #include "base/clock.h"
 #include "cli/progress.h"
 #include "core/report.h"
+#include "store/ociname.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,7 +17,7 @@
 #include <unistd.h>
 
 #define CONFIG_TYPE "application/vnd.cncf.model.config.v1+json"
-#define WEIGHT_TYPE "application/vnd.cncf.model.weight.v1.raw"
+#define SHOWN_FROM (UINT64_C(64) << 20) /* hashing smaller files of a folder shows no progress */
 #define MANIFEST_TYPE "application/vnd.oci.image.manifest.v1+json"
 
 int name_tag_split(const char *text, char *ret_name, size_t name_size, char *ret_tag, size_t tag_size,
@@ -129,7 +132,7 @@ static int upload_url(struct client *c, const struct repository_at *at, const ch
 }
 
 int blob_push(struct client *c, const struct repository_at *at, const char *name, const char *digest, int fd,
-                     uint64_t size, struct str content, struct progress *progress, struct error *err)
+              uint64_t size, struct str content, struct progress *progress, struct error *err)
 {
 	char url[2048];
 	bool there;
@@ -158,9 +161,185 @@ int blob_push(struct client *c, const struct repository_at *at, const char *name
 	return client_run(c, &put, NULL, NULL, err);
 }
 
+/* ---- files --------------------------------------------------------------------------------------- */
+
+#define FILES_MAX 1024 /* of a version */
+#define DEPTH_MAX 16
+
+struct push_file {
+	char *path; /* as the version names it */
+	uint64_t size;
+	struct digest digest;
+};
+
+struct push_list {
+	int folder_fd; /* -1: one file */
+	struct push_file *files;
+	size_t count;
+	uint64_t size;
+};
+
+static void list_fini(struct push_list *l)
+{
+	for (size_t i = 0; i < l->count; i++)
+		free(l->files[i].path);
+	free(l->files);
+	if (l->folder_fd >= 0)
+		close(l->folder_fd);
+}
+
+static int list_add(struct push_list *l, const char *path, uint64_t size, struct error *err)
+{
+	if (strlen(path) > 255 || !path_safe(str_from(path)))
+		return error_set(err, E_INVAL, "%s: a model's file has a path of at most 255 bytes of plain UTF-8",
+		                 path);
+	if (l->count == FILES_MAX)
+		return error_set(err, E_LIMIT, "the folder has more than %d files, the most a version can have",
+		                 FILES_MAX);
+	l->files = mem_resize(l->files, l->count + 1, sizeof *l->files);
+	l->files[l->count++] = (struct push_file){.path = str_dup(str_from(path)), .size = size};
+	l->size += size;
+	return 0;
+}
+
+static int list_folder(struct push_list *l, int folder_fd, const char *prefix, int depth, struct error *err);
+
+static int list_entry(struct push_list *l, int folder_fd, const char *name, const char *path, int depth,
+                      struct error *err)
+{
+	struct stat st;
+	if (fstatat(folder_fd, name, &st, AT_SYMLINK_NOFOLLOW))
+		return error_errno(err, errno, "cannot read %s", path);
+	if (S_ISLNK(st.st_mode))
+		return error_set(err, E_INVAL,
+		                 "%s is a symbolic link; put the file itself there (`cp -L` copies a folder so)", path);
+	if (S_ISREG(st.st_mode))
+		return list_add(l, path, (uint64_t)st.st_size, err);
+	if (!S_ISDIR(st.st_mode))
+		return error_set(err, E_INVAL, "%s is neither a file nor a folder", path);
+	if (depth == DEPTH_MAX)
+		return error_set(err, E_LIMIT, "%s: folders are nested more than %d deep", path, DEPTH_MAX);
+	int fd = openat(folder_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? error_errno(err, errno, "cannot open %s", path) : list_folder(l, fd, path, depth + 1, err);
+}
+
+/* Takes over folder_fd. */
+static int list_folder(struct push_list *l, int folder_fd, const char *prefix, int depth, struct error *err)
+{
+	DIR *folder = fdopendir(folder_fd);
+	struct dirent *entry;
+	int rc = 0;
+	if (!folder) {
+		close(folder_fd);
+		return error_errno(err, errno, "cannot read the folder %s", prefix);
+	}
+	while (!rc && (entry = readdir(folder))) {
+		struct buf path = {0};
+		if (entry->d_name[0] == '.')
+			continue;
+		buf_printf(&path, "%s%s%s", prefix, prefix[0] ? "/" : "", entry->d_name);
+		buf_append(&path, "", 1);
+		rc = list_entry(l, folder_fd, entry->d_name, path.base, depth, err);
+		buf_fini(&path);
+	}
+	closedir(folder);
+	return rc;
+}
+
+static int by_path(const void *a, const void *b)
+{
+	return strcmp(((const struct push_file *)a)->path, ((const struct push_file *)b)->path);
+}
+
+/* The repository reads the whole header; here only what would otherwise be sent and stored for nothing. */
+static int check_file(const char *file, uint64_t *ret_size, struct error *err)
+{
+	struct stat st;
+	char magic[4];
+	int fd = open(file, O_RDONLY | O_CLOEXEC), rc = 0;
+	if (fd < 0)
+		return error_errno(err, errno, "cannot open %s", file);
+	if (fstat(fd, &st))
+		rc = error_errno(err, errno, "cannot read %s", file);
+	else if (!S_ISREG(st.st_mode) || st.st_size == 0)
+		rc = error_set(err, E_INVAL, "%s is not a file with content", file);
+	else if (pread(fd, magic, sizeof magic, 0) != sizeof magic || memcmp(magic, "GGUF", sizeof magic) != 0)
+		rc = error_set(err, E_INVAL, "%s is not a GGUF model file; other models are pushed as a folder", file);
+	*ret_size = rc ? 0 : (uint64_t)st.st_size;
+	close(fd);
+	return rc;
+}
+
+static int list_make(struct push_list *l, const char *file, struct error *err)
+{
+	const char *slash = strrchr(file, '/');
+	uint64_t size;
+	int rc;
+	*l = (struct push_list){.folder_fd = open(file, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+	if (l->folder_fd < 0) {
+		rc = check_file(file, &size, err);
+		return rc ? rc : list_add(l, slash ? slash + 1 : file, size, err);
+	}
+	int fd = openat(l->folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	rc = fd < 0 ? error_errno(err, errno, "cannot read %s", file) : list_folder(l, fd, "", 0, err);
+	if (rc == 0 && l->count == 0)
+		rc = error_set(err, E_INVAL, "the folder %s has no files", file);
+	if (rc == 0)
+		qsort(l->files, l->count, sizeof *l->files, by_path);
+	return rc;
+}
+
+static int list_open(const struct push_list *l, const char *file, size_t i, int *ret_fd, struct error *err)
+{
+	struct stat st;
+	const char *path = l->folder_fd < 0 ? file : l->files[i].path;
+	int fd = openat(l->folder_fd < 0 ? AT_FDCWD : l->folder_fd, path,
+	                O_RDONLY | O_CLOEXEC | (l->folder_fd < 0 ? 0 : O_NOFOLLOW));
+	if (fd < 0 || fstat(fd, &st)) {
+		int rc = error_errno(err, errno, "cannot open %s", path);
+		if (fd >= 0)
+			close(fd);
+		return rc;
+	}
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != l->files[i].size) {
+		close(fd);
+		return error_set(err, E_CONFLICT, "%s changed while it was pushed; push again", path);
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
 /* ---- manifest ------------------------------------------------------------------------------------- */
 
-static void format_config(const struct push_options *o, const char *digest, struct buf *out)
+static bool ends_with(const char *path, const char *end)
+{
+	return str_ends(str_from(path), str_from(end));
+}
+
+static const char *type_of(const char *path)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	if (ends_with(path, ".gguf") || ends_with(path, ".safetensors") || ends_with(path, ".bin"))
+		return "application/vnd.cncf.model.weight.v1.raw";
+	if (ends_with(path, ".md") || strncmp(name, "LICENSE", 7) == 0 || strncmp(name, "NOTICE", 6) == 0)
+		return "application/vnd.cncf.model.doc.v1.raw";
+	if (ends_with(path, ".py"))
+		return "application/vnd.cncf.model.code.v1.raw";
+	return "application/vnd.cncf.model.weight.config.v1.raw";
+}
+
+static const char *format_of(const struct push_list *l)
+{
+	bool safetensors = false;
+	for (size_t i = 0; i < l->count; i++) {
+		if (ends_with(l->files[i].path, ".gguf") || l->folder_fd < 0)
+			return "gguf";
+		safetensors = safetensors || ends_with(l->files[i].path, ".safetensors");
+	}
+	return safetensors ? "safetensors" : "";
+}
+
+static void format_config(const struct push_options *o, const struct push_list *l, struct buf *out)
 {
 	buf_append_str(out, STR("{\"descriptor\":{\"name\":"));
 	buf_append_json(out, str_from(o->name));
@@ -171,25 +350,67 @@ static void format_config(const struct push_options *o, const char *digest, stru
 		buf_append_json(out, str_from(o->license));
 		buf_append_str(out, STR("]"));
 	}
-	buf_printf(out, "},\"config\":{\"format\":\"gguf\"},\"modelfs\":{\"type\":\"layers\",\"diffIds\":[\"%s\"]}}",
-	           digest);
+	buf_printf(out, "},\"config\":{\"format\":\"%s\"},\"modelfs\":{\"type\":\"layers\",\"diffIds\":[",
+	           format_of(l));
+	for (size_t i = 0; i < l->count; i++) {
+		char digest[DIGEST_TEXT_SIZE];
+		digest_format(&l->files[i].digest, digest);
+		buf_printf(out, "%s\"%s\"", i ? "," : "", digest);
+	}
+	buf_append_str(out, STR("]}}"));
 }
 
-static void format_manifest(const struct push_options *o, const char *config, size_t config_size, const char *weight,
-                            uint64_t weight_size, struct buf *out)
+static void append_annotation(struct buf *out, struct str key, struct str value)
 {
-	const char *slash = strrchr(o->file, '/');
-	struct str title = str_from(slash ? slash + 1 : o->file);
+	buf_append_str(out, out->base[out->len - 1] == '{' ? STR("") : STR(","));
+	buf_append_json(out, key);
+	buf_append_str(out, STR(":"));
+	buf_append_json(out, value);
+}
+
+static void append_layer(const struct push_file *f, struct buf *out)
+{
+	char digest[DIGEST_TEXT_SIZE];
+	digest_format(&f->digest, digest);
+	buf_printf(out, "{\"mediaType\":\"%s\",\"digest\":\"%s\",\"size\":%llu,\"annotations\":{", type_of(f->path),
+	           digest, (unsigned long long)f->size);
+	append_annotation(out, STR("org.cncf.model.filepath"), str_from(f->path));
+	append_annotation(out, STR("org.opencontainers.image.title"), str_from(f->path));
+	buf_append_str(out, STR("}}"));
+}
+
+static void append_annotations(const struct push_options *o, struct buf *out)
+{
+	buf_append_str(out, STR(",\"annotations\":{"));
+	if (o->license)
+		append_annotation(out, STR("org.opencontainers.image.licenses"), str_from(o->license));
+	if (o->base)
+		append_annotation(out, STR("mdn.base-model"), str_from(o->base));
+	if (o->distilled)
+		append_annotation(out, STR("mdn.distilled-from"), str_from(o->distilled));
+	for (size_t i = 0; i < o->label_count; i++) {
+		struct str value, key = str_cut(str_from(o->labels[i]), '=', &value);
+		append_annotation(out, key, value);
+	}
+	buf_append_str(out, STR("}"));
+}
+
+static void format_manifest(const struct push_options *o, const struct push_list *l, const char *config,
+                            size_t config_size, struct buf *out)
+{
 	buf_printf(out,
 	           "{\"schemaVersion\":2,\"mediaType\":\"" MANIFEST_TYPE
 	           "\",\"artifactType\":\"application/vnd.cncf.model.manifest.v1+json\",\"config\":{\"mediaType\":"
-	           "\"" CONFIG_TYPE "\",\"digest\":\"%s\",\"size\":%zu},\"layers\":[{\"mediaType\":\"" WEIGHT_TYPE
-	           "\",\"digest\":\"%s\",\"size\":%llu,\"annotations\":{\"org.cncf.model.filepath\":",
-	           config, config_size, weight, (unsigned long long)weight_size);
-	buf_append_json(out, title);
-	buf_append_str(out, STR(",\"org.opencontainers.image.title\":"));
-	buf_append_json(out, title);
-	buf_append_str(out, STR("}}]}"));
+	           "\"" CONFIG_TYPE "\",\"digest\":\"%s\",\"size\":%zu},\"layers\":[",
+	           config, config_size);
+	for (size_t i = 0; i < l->count; i++) {
+		buf_append_str(out, i ? STR(",") : STR(""));
+		append_layer(&l->files[i], out);
+	}
+	buf_append_str(out, STR("]"));
+	if (o->license || o->base || o->distilled || o->label_count)
+		append_annotations(o, out);
+	buf_append_str(out, STR("}"));
 }
 
 static int manifest_push(struct client *c, const struct repository_at *at, const struct push_options *o,
@@ -208,62 +429,73 @@ static int manifest_push(struct client *c, const struct repository_at *at, const
 	return client_run(c, &put, NULL, NULL, err);
 }
 
-static int push_open(struct client *c, const struct repository_at *at, const struct push_options *o, int fd,
-                     uint64_t size, struct digest *ret_manifest, struct error *err)
+/* ---- the whole -------------------------------------------------------------------------------------- */
+
+static int hash_files(const struct push_options *o, struct push_list *l, struct error *err)
 {
-	struct digest weight_digest, config_digest;
-	char weight[DIGEST_TEXT_SIZE], config[DIGEST_TEXT_SIZE];
-	struct buf config_text = {0}, manifest = {0};
-	struct progress p;
-	int rc = digest_of_file(fd, size, "hashing", o->quiet, &weight_digest, err);
-	if (rc)
-		return rc;
-	digest_format(&weight_digest, weight);
-	format_config(o, weight, &config_text);
-	config_digest = digest_of(config_text.base, config_text.len);
-	digest_format(&config_digest, config);
-	format_manifest(o, config, config_text.len, weight, size, &manifest);
-	rc = blob_push(c, at, o->name, config, 0, 0, buf_str(&config_text), NULL, err);
-	progress_start(&p, "pushing", size);
-	if (rc == 0)
-		rc = blob_push(c, at, o->name, weight, fd, size, STR(""), o->quiet ? NULL : &p, err);
-	if (rc == 0 && !o->quiet)
-		progress_end(&p, size);
-	if (rc == 0)
-		rc = manifest_push(c, at, o, buf_str(&manifest), err);
-	if (rc == 0)
-		*ret_manifest = digest_of(manifest.base, manifest.len);
-	buf_fini(&config_text);
-	buf_fini(&manifest);
-	return rc;
+	for (size_t i = 0; i < l->count; i++) {
+		struct push_file *f = &l->files[i];
+		int fd, rc = list_open(l, o->file, i, &fd, err);
+		if (rc)
+			return rc;
+		rc = digest_of_file(fd, f->size, l->count > 1 ? f->path : "hashing",
+		                    o->quiet || (l->count > 1 && f->size < SHOWN_FROM), &f->digest, err);
+		close(fd);
+		if (rc)
+			return l->count > 1 ? error_prefix(err, "%s: ", f->path) : rc;
+	}
+	return 0;
 }
 
-/* The repository reads the whole header; here only what would otherwise be sent and stored for nothing. */
-static int check_file(int fd, const char *file, uint64_t *ret_size, struct error *err)
+static int push_files(struct client *c, const struct repository_at *at, const struct push_options *o,
+                      const struct push_list *l, struct error *err)
 {
-	struct stat st;
-	char magic[4];
-	if (fstat(fd, &st))
-		return error_errno(err, errno, "cannot read %s", file);
-	if (!S_ISREG(st.st_mode) || st.st_size == 0)
-		return error_set(err, E_INVAL, "%s is not a file with content", file);
-	if (pread(fd, magic, sizeof magic, 0) != sizeof magic || memcmp(magic, "GGUF", sizeof magic) != 0)
-		return error_set(err, E_INVAL, "%s is not a GGUF model file", file);
-	*ret_size = (uint64_t)st.st_size;
+	struct progress p;
+	progress_start(&p, "pushing", l->size);
+	for (size_t i = 0; i < l->count; i++) {
+		const struct push_file *f = &l->files[i];
+		char digest[DIGEST_TEXT_SIZE];
+		int fd, rc = list_open(l, o->file, i, &fd, err);
+		if (rc)
+			return rc;
+		digest_format(&f->digest, digest);
+		rc = blob_push(c, at, o->name, digest, f->size ? fd : 0, f->size, STR(""), o->quiet ? NULL : &p, err);
+		close(fd);
+		if (rc)
+			return l->count > 1 ? error_prefix(err, "%s: ", f->path) : rc;
+		p.before += f->size;
+	}
+	if (!o->quiet)
+		progress_end(&p, 0);
 	return 0;
 }
 
 int push_model(struct client *c, const struct repository_at *at, const struct push_options *o,
                struct digest *ret_manifest, struct error *err)
 {
-	uint64_t size = 0;
-	int fd = open(o->file, O_RDONLY | O_CLOEXEC), rc;
-	if (fd < 0)
-		return error_errno(err, errno, "cannot open %s", o->file);
-	rc = check_file(fd, o->file, &size, err);
+	struct push_list l;
+	struct digest config_digest;
+	char config[DIGEST_TEXT_SIZE];
+	struct buf config_text = {0}, manifest = {0};
+	int rc = list_make(&l, o->file, err);
 	if (rc == 0)
-		rc = push_open(c, at, o, fd, size, ret_manifest, err);
-	close(fd);
+		rc = hash_files(o, &l, err);
+	if (rc == 0) {
+		format_config(o, &l, &config_text);
+		config_digest = digest_of(config_text.base, config_text.len);
+		digest_format(&config_digest, config);
+		format_manifest(o, &l, config, config_text.len, &manifest);
+		rc = blob_push(c, at, o->name, config, 0, 0, buf_str(&config_text), NULL, err);
+	}
+	if (rc == 0)
+		rc = push_files(c, at, o, &l, err);
+	if (rc == 0)
+		rc = manifest_push(c, at, o, buf_str(&manifest), err);
+	if (rc == 0)
+		*ret_manifest = digest_of(manifest.base, manifest.len);
+	list_fini(&l);
+	buf_fini(&config_text);
+	buf_fini(&manifest);
 	return rc;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* push.h - puts a model file into a repository as a version (OCI distribution 1.1, ModelPack media types), and on
- * nodes.
+/* push.h - puts a model, a file or a folder, into a repository as a version (OCI distribution 1.1, ModelPack media
+ * types), and on nodes.
  *
  * What is there already is not sent again, so a push that broke is repeated at no cost but the file that was under way.
  * Blocking, with progress on stderr unless quiet.
@@ -23,14 +23,19 @@ int name_tag_split(const char *text, char *ret_name, size_t name_size, char *ret
                    struct error *err);
 
 struct push_options {
-	const char *file, *name, *tag;
-	const char *license; /* NULL: as the file says */
+	const char *file; /* a GGUF file, or a folder: all files below it, but hidden ones */
+	const char *name, *tag;
+	const char *license;          /* NULL: as the file says */
+	const char *base, *distilled; /* models it was made from; NULL: not said */
+	const char *const *labels;    /* KEY=VALUE */
+	size_t label_count;
 	bool quiet;
 };
 int push_model(struct client *c, const struct repository_at *at, const struct push_options *o,
                struct digest *ret_manifest, struct error *err);
 
-/* One blob, unless it is there already: fd's next `size` bytes when fd is not 0, else `content`. progress: NULL is fine.
+/* One blob, unless it is there already: fd's next `size` bytes when fd is not 0, else `content`. progress: NULL is
+ * fine.
  */
 struct progress;
 int blob_push(struct client *c, const struct repository_at *at, const char *name, const char *digest, int fd,
