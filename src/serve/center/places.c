@@ -495,7 +495,15 @@ int places_place(struct center *c, struct http_exchange *x, yyjson_val *body, st
 		rule_fini(&rule);
 		return rc;
 	}
-	return version_find(c, str_from(rule.where.model)) ? rule_add(c, x, &rule, err) : pending_add(c, x, &rule, err);
+	const struct known_version *known = version_find(c, str_from(rule.where.model));
+	if (known && known->version.retired) {
+		rc = error_set(err, E_CONFLICT,
+		               "%s is retired, so it cannot be placed; bring it back with `mdn retire --undo`",
+		               rule.where.model);
+		rule_fini(&rule);
+		return rc;
+	}
+	return known ? rule_add(c, x, &rule, err) : pending_add(c, x, &rule, err);
 }
 
 /* ---- pause, resume, cancel -------------------------------------------------------------------------------- */
