@@ -10,10 +10,10 @@
  * A file that is dropped and wanted again begins anew, but only once the job of the dropped fetch is over: one partial
  * blob is open once.
  *
- * Disk and hashing run in one job at a time per fetch: chunks that arrive meanwhile wait in `arrived` and count as
- * running, so memory stays within `parallel` chunks. Each source is asked "what do you hold?" by long poll; origins
- * hold everything. A chunk counts, and is shown to others, only after the store verified it. The version names the
- * list by its digest and the list names every chunk, so the file needs no second hashing at its end.
+ * Disk and hashing run in one job at a time per fetch, writing in several threads: chunks that arrive meanwhile wait in
+ * `arrived` and count as running, so memory stays within `parallel` chunks. Each source is asked "what do you hold?" by
+ * long poll; origins hold everything. A chunk counts, and is shown to others, only after the store verified it. The
+ * version names the list by its digest and the list names every chunk, so the file needs no second hashing at its end.
  */
 #include "serve/peer/room.h"
 
@@ -39,6 +39,7 @@
 #define SAY_EVERY_US (5 * US_PER_S)
 #define SMALL_MAX CHUNK_LIST_MAX            /* what comes in one piece: chunk lists, small files */
 #define OFFER_MAX (LIMIT_CHUNKS / 6 + 1024) /* a bitmap of LIMIT_CHUNKS in base64url, and some words */
+#define WRITERS 4                           /* threads that hash and write chunks of one file at once */
 #define CORRUPT_RETRY_US (600 * US_PER_S)   /* the same list would bring the same bytes, all of them again */
 
 struct chunk_call {
@@ -76,6 +77,13 @@ struct waiter {
 
 enum job_kind { JOB_CHECK, JOB_LIST, JOB_REUSE, JOB_WRITE, JOB_FINISH };
 
+/* Of a job; chunks are written by several at once. */
+struct job_part {
+	struct fetch *fetch;
+	uint32_t number;
+	struct error error;
+};
+
 struct fetch {
 	struct fetch *next;
 	struct peer *peer;
@@ -102,7 +110,9 @@ struct fetch {
 	enum job_kind job;
 	bool job_running, job_on_disk, dropped;
 	bool job_stop;   /* its work is no longer wanted */
-	sem_t job_ended; /* posted by the job's thread, for fetch_abandon only */
+	sem_t job_ended; /* posted by each of the job's threads, for fetch_abandon only */
+	struct job_part job_parts[WRITERS];
+	uint32_t job_part_count, job_parts_left;
 	struct error job_error;
 
 	uint64_t counted_bytes; /* received since the last tick */
@@ -302,7 +312,7 @@ static void call_free(struct fetch *f, struct chunk_call *c)
 	rate_forget(&f->peer->rate, &c->hold);
 	if (c->call)
 		http_call_cancel(c->call);
-	buf_fini(&c->data);
+	buffers_give(&f->peer->buffers, &c->data);
 	free(c);
 	f->call_count--;
 }
@@ -401,12 +411,13 @@ void fetch_abandon(struct fetch *f)
 	}
 	__atomic_store_n(&f->job_stop, true, __ATOMIC_RELAXED);
 	quiet(f);
-	while (sem_wait(&f->job_ended)) /* interrupted by a signal */
-		continue;
+	for (uint32_t left = f->job_parts_left; left; left--)
+		while (sem_wait(&f->job_ended)) /* interrupted by a signal */
+			continue;
 	fetch_unlink(f->dropped ? &f->peer->dropped : &f->peer->fetches, f);
 	f->job_running = false;
 	fetch_fini(f);
-	f->peer = NULL; /* job_done is still to come, and frees it */
+	f->peer = NULL; /* job_done is still to come for each part, and frees it with the last */
 }
 
 static void fail(struct fetch *f, const struct error *why)
@@ -488,10 +499,13 @@ static int work_reuse(struct fetch *f, struct error *err)
 	return rc;
 }
 
-static int work_write(struct fetch *f, struct error *err)
+static int work_write(struct fetch *f, uint32_t part, struct error *err)
 {
+	uint32_t i = 0;
 	for (struct chunk_call *c = f->writing; c; c = c->next) {
 		struct error why = {0};
+		if (i++ % f->job_part_count != part)
+			continue;
 		c->result = blob_partial_has(f->partial, c->at.chunk)
 		                ? 0
 		                : blob_partial_write(f->partial, c->at.chunk, buf_str(&c->data), &why);
@@ -503,32 +517,33 @@ static int work_write(struct fetch *f, struct error *err)
 	return 0;
 }
 
-static void job_run(struct fetch *f)
+static void job_run(struct job_part *part)
 {
+	struct fetch *f = part->fetch;
 	switch (f->job) {
 	case JOB_CHECK:
-		work_check(f, &f->job_error);
+		work_check(f, &part->error);
 		break;
 	case JOB_LIST:
-		work_list(f, &f->job_error);
+		work_list(f, &part->error);
 		break;
 	case JOB_REUSE:
-		work_reuse(f, &f->job_error);
+		work_reuse(f, &part->error);
 		break;
 	case JOB_WRITE:
-		work_write(f, &f->job_error);
+		work_write(f, part->number, &part->error);
 		break;
 	case JOB_FINISH:
-		blob_partial_finish(f->partial, &f->job_error);
+		blob_partial_finish(f->partial, &part->error);
 		break;
 	}
 }
 
 static void job_work(void *arg)
 {
-	struct fetch *f = arg;
-	job_run(f);
-	sem_post(&f->job_ended);
+	struct job_part *part = arg;
+	job_run(part);
+	sem_post(&part->fetch->job_ended);
 }
 
 static void chunks_start(struct fetch *f)
@@ -597,13 +612,20 @@ static void dropped_done(struct fetch *f)
 
 static void job_done(void *arg)
 {
-	struct fetch *f = arg;
+	const struct job_part *part = arg;
+	struct fetch *f = part->fetch;
+	bool last = --f->job_parts_left == 0;
 	if (!f->peer) {
-		free(f);
+		if (last)
+			free(f);
 		return;
 	}
-	f->job_running = false;
 	sem_wait(&f->job_ended); /* posted already: for the next job's count */
+	if (part->error.code && !f->job_error.code)
+		f->job_error = part->error;
+	if (!last)
+		return;
+	f->job_running = false;
 	if (f->dropped) {
 		dropped_done(f);
 		return;
@@ -636,13 +658,26 @@ static void job_done(void *arg)
 	pump(f);
 }
 
+static uint32_t writers_for(const struct chunk_call *list)
+{
+	uint32_t count = 0;
+	for (; list && count < WRITERS; list = list->next)
+		count++;
+	return count;
+}
+
 static void job_start(struct fetch *f, enum job_kind kind)
 {
 	assert(!f->job_running);
 	f->job = kind;
 	f->job_running = true;
 	f->job_error = (struct error){0};
-	loop_job(f->peer->loop, job_work, job_done, f);
+	f->job_part_count = kind == JOB_WRITE ? writers_for(f->writing) : 1;
+	f->job_parts_left = f->job_part_count;
+	for (uint32_t i = 0; i < f->job_part_count; i++) {
+		f->job_parts[i] = (struct job_part){.fetch = f, .number = i};
+		loop_job(f->peer->loop, job_work, job_done, &f->job_parts[i]);
+	}
 }
 
 static void check_start(struct fetch *f)
@@ -911,7 +946,7 @@ static void chunk_ask(struct fetch *f, struct chunk_request at)
 	char url[NODE_URL_SIZE + 128], name[DIGEST_TEXT_SIZE], range[64], wait[32];
 	c->fetch = f;
 	c->at = at;
-	c->data.max = length;
+	buffers_take(&f->peer->buffers, length, &c->data);
 	c->started_us = loop_now_us(f->peer->loop);
 	c->next = f->calls;
 	f->calls = c;
@@ -964,6 +999,14 @@ static int64_t polls_ask(struct fetch *f, int64_t now_us)
 	return wait_us;
 }
 
+/* One more chunk of the usual length. */
+static bool may_ask(const struct fetch *f)
+{
+	uint64_t usual = f->list.size / f->list.count;
+	return f->call_count == 0 ||
+	       (f->call_count < (uint32_t)f->peer->o.parallel && buffers_room(&f->peer->buffers, usual));
+}
+
 static void pump_chunks(struct fetch *f, int64_t now_us)
 {
 	struct chunk_request at;
@@ -980,7 +1023,7 @@ static void pump_chunks(struct fetch *f, int64_t now_us)
 		f->arrived = NULL;
 		job_start(f, JOB_WRITE);
 	}
-	while (f->call_count < (uint32_t)f->peer->o.parallel && chunk_plan_next(f->plan, now_us, &at))
+	while (may_ask(f) && chunk_plan_next(f->plan, now_us, &at))
 		chunk_ask(f, at);
 	int64_t wait_us = chunk_plan_wait_us(f->plan, now_us), poll_us = polls_ask(f, now_us);
 	loop_timer_start(f->pump_timer, wait_us < poll_us ? wait_us : poll_us, 0);

@@ -31,6 +31,17 @@ struct source {
 	uint32_t wrong; /* chunks that were not what was asked for */
 };
 
+/* buffers.c */
+#define BUFFERS_SPARE 16
+struct buffers {
+	uint64_t lent, spare_bytes;
+	struct buf spare[BUFFERS_SPARE];
+	uint32_t spare_count;
+};
+bool buffers_room(const struct buffers *b, uint64_t length);
+void buffers_take(struct buffers *b, uint64_t length, struct buf *ret_buf); /* takes `length` bytes and no more */
+void buffers_give(struct buffers *b, struct buf *buf);                      /* back */
+
 struct fetch;
 struct peer {
 	struct loop *loop;
@@ -50,6 +61,7 @@ struct peer {
 	struct loop_timer *tick;
 	struct rng rng;
 	struct rate rate;
+	struct buffers buffers;
 };
 
 /* fetch.c */
