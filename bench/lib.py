@@ -57,7 +57,7 @@ def start(*args, core=None, log=None, env=None, **more):
     def setup():
         if cores:
             os.sched_setaffinity(0, cores)
-    child = subprocess.Popen([str(a) for a in args], stdin=subprocess.DEVNULL, stdout=more.pop("stdout", out), stderr=out,
+    child = subprocess.Popen([str(a) for a in args], stdin=more.pop("stdin", subprocess.DEVNULL), stdout=more.pop("stdout", out), stderr=out,
                              preexec_fn=setup, env=os.environ | (env or {}), start_new_session=True, **more)
     out.close()
     child.log = Path(out.name)
