@@ -11,7 +11,10 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "cli/fetch_limits.h"
+#include "cli/held_models.h"
 #include "cli/log_ring.h"
+#include "cli/machine.h"
 #include "cli/model_files.h"
 #include "cli/sealed_files.h"
 #include "cli/systemd.h"
@@ -62,9 +65,10 @@ struct node {
 	struct key_ring keys; /* for the repository; the gateway has its own */
 	struct tls_context *api_tls;
 	struct http_server *node_server, *api_server, *repository_server, *scheduler_server;
-	struct version *versions; /* assigned */
-	char **unloadable;        /* why the gateway would not take the version of the same index; NULL: nothing said */
-	size_t version_count;
+	struct held_models held;
+	struct fetch_limits limits;
+	struct machine machine;
+	struct loop_timer *second;
 	bool draining, started;
 	int64_t drain_from_us;
 	struct loop_timer *drain_timer;
@@ -163,42 +167,14 @@ static void name_tag_of(const struct version *v, char *ret_text, size_t size)
 	snprintf(ret_text, size, "%s:%s", v->name, v->tag);
 }
 
-/* A node's lines of one version. On disk is one thing, whether it can answer is the engine's to say. While a newer
- * version of a name is fetched, or waits for the engine to be idle, the older one goes on answering: then the first
- * line, the one that counts for requests, is the older one's, and the second tells how far the newer one is. */
-static bool fill_line(const struct node *n, size_t i, bool second, struct model_report *ret_line)
-{
-	const struct version *v = &n->versions[i];
-	char name[2 * NODE_TEXT_SIZE];
-	struct model_report disk, engine;
-	name_tag_of(v, name, sizeof name);
-	if (!peer_progress(n->peer, str_from(name), &disk))
-		return false;
-	bool on_disk = disk.state == MODEL_READY;
-	if (on_disk)
-		disk.state = n->unloadable[i] ? MODEL_FAILED : MODEL_LOADING;
-	if (on_disk && n->unloadable[i])
-		snprintf(disk.error, sizeof disk.error, "%s", n->unloadable[i]);
-	bool loaded = gateway_model_report(n->gateway, str_from(name), &engine);
-	bool same = loaded && strcmp(engine.digest, disk.digest) == 0, answers = loaded && engine.state == MODEL_READY;
-	if (same) {
-		engine.have_bytes = disk.have_bytes;
-		engine.total_bytes = disk.total_bytes;
-	}
-	*ret_line = !second && (answers || (same && on_disk)) ? engine : disk;
-	return !second || (answers && !same);
-}
-
 static void fill_report(void *arg, struct node_report *report)
 {
 	struct node *n = arg;
 	report->state = n->draining ? NODE_DRAINING : n->started ? NODE_READY : NODE_STARTING;
 	if (!n->gateway)
 		return;
-	report->models = mem_new((2 * n->version_count + 1) * sizeof *report->models);
-	for (size_t i = 0; i < 2 * n->version_count && report->model_count < LIMIT_NODE_MODELS; i++)
-		report->model_count +=
-		    fill_line(n, i % n->version_count, i >= n->version_count, &report->models[report->model_count]);
+	held_models_report(&n->held, n->peer, n->gateway, report);
+	machine_report(&n->machine, report);
 	size_t count = gateway_seen(n->gateway, NULL, 0);
 	report->seen = mem_new((count + 1) * sizeof *report->seen);
 	report->seen_count = gateway_seen(n->gateway, report->seen, count);
@@ -280,32 +256,9 @@ static void on_roster(void *arg, const struct roster *r)
 	cut_removed(n, r);
 }
 
-static const struct version *assigned(const struct version *versions, size_t count, const struct version *v)
-{
-	for (size_t i = 0; i < count; i++)
-		if (strcmp(versions[i].name, v->name) == 0 && strcmp(versions[i].tag, v->tag) == 0)
-			return &versions[i];
-	return NULL;
-}
-
-static void versions_forget(struct node *n)
-{
-	for (size_t i = 0; i < n->version_count; i++) {
-		version_fini(&n->versions[i]);
-		free(n->unloadable[i]);
-	}
-	free(n->versions);
-	free(n->unloadable);
-}
-
 static bool is_assigned_file(void *arg, const struct digest *d)
 {
-	const struct node *n = arg;
-	for (size_t i = 0; i < n->version_count; i++)
-		for (size_t k = 0; k < n->versions[i].file_count; k++)
-			if (digest_equal(&n->versions[i].files[k].digest, d))
-				return true;
-	return false;
+	return held_models_has_file(&((const struct node *)arg)->held, d);
 }
 
 /* Signatures come as files do; on_model_here tells when all are there. */
@@ -319,14 +272,17 @@ static void add_signatures(struct version *v)
 	}
 }
 
-/* What is assigned, and what a repair wants. */
+/* What is assigned, and what a repair wants. What is paused and not whole yet is left as it is. */
 static void fetch_assigned(struct node *n)
 {
-	struct version *all = mem_new((n->version_count + 1) * sizeof *all);
-	size_t count = n->version_count;
-	for (size_t i = 0; i < count; i++) {
-		version_copy(&n->versions[i], &all[i]);
-		add_signatures(&all[i]);
+	struct version *all = mem_new((n->held.count + 1) * sizeof *all);
+	size_t count = 0;
+	for (size_t i = 0; i < n->held.count; i++) {
+		const struct held_model *m = &n->held.items[i];
+		if (m->how.paused && !held_is_on_disk(n->peer, &m->version))
+			continue;
+		version_copy(&m->version, &all[count]);
+		add_signatures(&all[count++]);
 	}
 	if (n->wanted.file_count)
 		version_copy(&n->wanted, &all[count++]);
@@ -352,48 +308,70 @@ static void on_wanted(void *arg, const struct version_file *files, size_t count)
 	fetch_assigned(n);
 }
 
-static bool holds_manifest(const struct version *versions, size_t count, const struct digest *manifest)
+/* The stricter of what is configured and what the center's calendars say now. */
+static void set_rates(struct node *n, const struct config *c)
 {
-	for (size_t i = 0; i < count; i++)
-		if (digest_equal(&versions[i].manifest, manifest))
-			return true;
-	return false;
+	uint64_t rate = fetch_limits_receive(&n->limits, str_from(c->site), STR(""), clock_wall_us());
+	if (rate == CALENDAR_NONE || (c->fetch_rate && c->fetch_rate < rate))
+		rate = c->fetch_rate;
+	else if (rate == 0)
+		rate = 1; /* stopped: for the peer 0 is no limit */
+	peer_set_limits(n->peer, (int32_t)c->fetch_parallel, rate);
 }
 
-static void on_assign(void *arg, const struct version *versions, size_t count)
+static void on_second(void *arg)
 {
 	struct node *n = arg;
-	if (!n->gateway)
-		return;
-	for (size_t i = 0; i < n->version_count; i++) {
-		char name[2 * NODE_TEXT_SIZE];
-		name_tag_of(&n->versions[i], name, sizeof name);
-		if (!assigned(versions, count, &n->versions[i]))
-			gateway_model_remove(n->gateway, str_from(name));
-		if (!holds_manifest(versions, count, &n->versions[i].manifest))
-			model_files_forget(n->config->data, &n->versions[i]);
-	}
-	struct version *now = mem_new((count + 1) * sizeof *now);
-	char **unloadable = mem_new((count + 1) * sizeof *unloadable);
-	for (size_t i = 0; i < count; i++) {
-		const struct version *before = assigned(n->versions, n->version_count, &versions[i]);
-		char **why = before ? &n->unloadable[before - n->versions] : NULL;
-		version_copy(&versions[i], &now[i]);
-		if (why && digest_equal(&before->manifest, &now[i].manifest)) {
-			unloadable[i] = *why;
-			*why = NULL;
-		}
-	}
-	versions_forget(n);
-	n->versions = now;
-	n->unloadable = unloadable;
-	n->version_count = count;
-	sealed_files_keep(n->sealed, is_assigned_file, n);
-	fetch_assigned(n);
+	if (n->limits.count)
+		set_rates(n, n->current);
 }
 
-static void load_model(struct node *n, const struct version *v)
+static void on_model_here(void *arg, const struct version *v);
+
+/* Those that were on disk only so far: the peer tells of a version but once. */
+static void load_newly_wanted(struct node *n, const struct held_models *before)
 {
+	for (size_t i = 0; i < n->held.count; i++) {
+		const struct held_model *m = &n->held.items[i], *was = held_models_find(before, &m->version);
+		if (m->how.load && was && !was->how.load && held_is_on_disk(n->peer, &m->version))
+			on_model_here(n, &m->version);
+	}
+}
+
+static void on_assign(void *arg, const struct assignment *a)
+{
+	struct node *n = arg;
+	struct held_models before = {0};
+	if (!n->gateway)
+		return;
+	for (size_t i = 0; i < n->held.count; i++) {
+		before.items = mem_resize(before.items, i + 1, sizeof *before.items);
+		before.items[i] = (struct held_model){.how = n->held.items[i].how};
+		version_copy(&n->held.items[i].version, &before.items[i].version);
+		before.count++;
+	}
+	held_models_assign(&n->held, a, n->peer);
+	for (size_t i = 0; i < before.count; i++) {
+		const struct version *v = &before.items[i].version;
+		char name[NODE_TEXT_SIZE];
+		held_name(v, name);
+		if (!held_models_loads(&n->held, v))
+			gateway_model_remove(n->gateway, str_from(name));
+		if (!held_models_has_manifest(&n->held, &v->manifest))
+			model_files_forget(n->config->data, v);
+	}
+	sealed_files_keep(n->sealed, is_assigned_file, n);
+	fetch_assigned(n);
+	load_newly_wanted(n, &before);
+	held_models_fini(&before);
+	fetch_limits_set(&n->limits, a);
+	set_rates(n, n->current);
+	member_report_soon(n->member);
+}
+
+static void load_model(struct node *n, struct held_model *m)
+{
+	const struct version *v = &m->version;
 	struct error err = {0};
 	char name[2 * NODE_TEXT_SIZE], digest[DIGEST_TEXT_SIZE], *path = NULL;
 	name_tag_of(v, name, sizeof name);
@@ -403,8 +381,8 @@ static void load_model(struct node *n, const struct version *v)
 		return; /* on_decrypted comes back */
 	if (rc || gateway_model_add(n->gateway, str_from(name), str_from(digest), str_from(path), &err)) {
 		log_error("node", "%s cannot be loaded: %s", name, err.text);
-		if (!n->unloadable[v - n->versions])
-			n->unloadable[v - n->versions] = str_dup(str_from(err.text));
+		if (!m->unloadable)
+			m->unloadable = str_dup(str_from(err.text));
 	}
 	free(path);
 	member_report_soon(n->member);
@@ -424,20 +402,20 @@ static void on_verdict(void *arg, const struct version *v, const struct error *e
 {
 	struct node *n = arg;
 	char name[2 * NODE_TEXT_SIZE];
-	const struct version *own = assigned(n->versions, n->version_count, v);
-	if (!own || !digest_equal(&own->manifest, &v->manifest))
+	struct held_model *own = held_models_find(&n->held, v);
+	if (!own)
 		return; /* another version has the name now */
-	char **why = &n->unloadable[own - n->versions];
-	free(*why);
-	*why = NULL;
+	free(own->unloadable);
+	own->unloadable = NULL;
 	if (!err) {
-		load_model(n, own);
+		if (own->how.load)
+			load_model(n, own);
 		return;
 	}
 	name_tag_of(v, name, sizeof name);
 	log_error("node", "%s is not loaded: %s", name, err->text);
-	*why = str_dup(str_from(err->text));
-	if (serves(n, own))
+	own->unloadable = str_dup(str_from(err->text));
+	if (serves(n, &own->version))
 		gateway_model_remove(n->gateway, str_from(name));
 	member_report_soon(n->member);
 }
@@ -445,35 +423,31 @@ static void on_verdict(void *arg, const struct version *v, const struct error *e
 static void on_model_here(void *arg, const struct version *v)
 {
 	struct node *n = arg;
-	const struct version *own = n->gateway ? assigned(n->versions, n->version_count, v) : NULL;
-	if (own && digest_equal(&own->manifest, &v->manifest))
-		trust_gate_ask(n->gate, own, serves(n, own));
+	const struct held_model *own = n->gateway ? held_models_find(&n->held, v) : NULL;
+	if (own) /* also of what is not to be loaded yet: then a switch waits for no hashing */
+		trust_gate_ask(n->gate, &own->version, serves(n, &own->version));
 }
 
 /* What is on the disk is judged by the policy as it is now. */
 static void judge_again(struct node *n)
 {
-	for (size_t i = 0; i < n->version_count; i++) {
-		char name[2 * NODE_TEXT_SIZE];
-		struct model_report disk;
-		name_tag_of(&n->versions[i], name, sizeof name);
-		if (peer_progress(n->peer, str_from(name), &disk) && disk.state == MODEL_READY)
-			on_model_here(n, &n->versions[i]);
-	}
+	for (size_t i = 0; i < n->held.count; i++)
+		if (held_is_on_disk(n->peer, &n->held.items[i].version))
+			on_model_here(n, &n->held.items[i].version);
 }
 
 static void on_decrypted(void *arg, const struct digest *d, const struct error *err)
 {
 	struct node *n = arg;
-	for (size_t i = 0; i < n->version_count; i++) {
-		if (!model_files_has(&n->versions[i], d))
+	for (size_t i = 0; i < n->held.count; i++) {
+		struct held_model *m = &n->held.items[i];
+		if (!m->how.load || !model_files_has(&m->version, d))
 			continue;
 		if (!err) {
-			load_model(n, &n->versions[i]); /* judged before */
-		} else if (!n->unloadable[i]) {
-			log_error("node", "%s:%s cannot be loaded: %s", n->versions[i].name, n->versions[i].tag,
-			          err->text);
-			n->unloadable[i] = str_dup(str_from(err->text));
+			load_model(n, m); /* judged before */
+		} else if (!m->unloadable) {
+			log_error("node", "%s:%s cannot be loaded: %s", m->version.name, m->version.tag, err->text);
+			m->unloadable = str_dup(str_from(err->text));
 		}
 	}
 	member_report_soon(n->member);
@@ -684,7 +658,7 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 	if (rc || (rc = api_tls_load(n, c, false, err)))
 		return rc;
 	set_log_level(c);
-	peer_set_limits(n->peer, (int32_t)c->fetch_parallel, c->fetch_rate);
+	set_rates(n, c);
 	if (n->gateway) {
 		gateway_set_open(n->gateway, c->open);
 		gateway_set_access_log(n->gateway, c->access_log);
@@ -890,7 +864,12 @@ static int start_gateway(struct node *n, struct error *err)
 	    .on_change = on_change,
 	    .arg = n,
 	};
-	return gateway_new(n->loop, &o, &n->gateway, err);
+	int rc = machine_describe(c, &n->machine, err);
+	if (rc == 0)
+		rc = gateway_new(n->loop, &o, &n->gateway, err);
+	if (rc == 0)
+		gateway_set_memory(n->gateway, c->memory_max);
+	return rc;
 }
 
 static int start_gate(struct node *n, struct error *err)
@@ -903,7 +882,11 @@ static int start_gate(struct node *n, struct error *err)
 	    .self = {.id = member_id(n->member),
 	             .name = str_from(c->name),
 	             .site = str_from(c->site),
-	             .roles = n->roles},
+	             .roles = n->roles,
+	             .labels = n->machine.labels,
+	             .label_count = n->machine.label_count,
+	             .memory_bytes = n->machine.memory_bytes,
+	             .accelerator = str_from(n->machine.accelerator)},
 	    .on_verdict = on_verdict,
 	    .arg = n,
 	};
@@ -991,6 +974,8 @@ static int node_start(struct node *n, struct error *err)
 		return rc;
 	n->log_ring = log_ring_new(n->loop);
 	n->drain_timer = loop_timer_new(n->loop, on_drain_check, n);
+	n->second = loop_timer_new(n->loop, on_second, n);
+	loop_timer_start(n->second, US_PER_S, US_PER_S);
 	/* member first: it has the identity; it calls back only from the loop, when the rooms are there */
 	if ((rc = api_tls_load(n, n->config, false, err)) || (rc = start_member(n, err)) ||
 	    (rc = start_stores(n, err)) || (rc = start_peer(n, err)) || (rc = start_gateway(n, err)) ||
@@ -1019,7 +1004,9 @@ static void node_stop(struct node *n)
 	member_free(n->member);
 	key_ring_fini(&n->keys);
 	tls_context_free(n->api_tls);
-	versions_forget(n);
+	held_models_fini(&n->held);
+	fetch_limits_fini(&n->limits);
+	loop_timer_free(n->second);
 	if (n->current != n->config)
 		config_free(n->current);
 	loop_timer_free(n->drain_timer);
