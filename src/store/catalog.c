@@ -36,6 +36,14 @@ static const char schema_later[] =
     "bundle BLOB NOT NULL, size INTEGER NOT NULL, channel TEXT NOT NULL, rank INTEGER NOT NULL, "
     "PRIMARY KEY(repo, manifest, referrer)) WITHOUT ROWID;"
     "CREATE INDEX IF NOT EXISTS signatures_by_referrer ON signatures(repo, referrer);"
+    "CREATE TABLE IF NOT EXISTS other_names(name BLOB PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID;"
+    "CREATE INDEX IF NOT EXISTS other_names_by_digest ON other_names(digest);"
+    "CREATE TABLE IF NOT EXISTS called(repo TEXT NOT NULL, digest BLOB NOT NULL, name BLOB NOT NULL, "
+    "PRIMARY KEY(repo, digest)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS referrers(repo TEXT NOT NULL, subject BLOB NOT NULL, digest BLOB NOT NULL, "
+    "artifact_type TEXT NOT NULL, json TEXT NOT NULL, PRIMARY KEY(repo, subject, digest)) WITHOUT ROWID;"
+    "CREATE INDEX IF NOT EXISTS referrers_by_digest ON referrers(repo, digest);"
+    "CREATE INDEX IF NOT EXISTS blobs_by_digest ON blobs(digest);"
     "INSERT OR IGNORE INTO known SELECT v.name, t.digest, v.json FROM versions v "
     "JOIN tags t ON t.repo = v.name AND t.tag = v.tag";
 
@@ -84,8 +92,21 @@ static const char *const statements[STATEMENTS] = {
     [PUT_SIGNATURE] = "INSERT OR REPLACE INTO signatures VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [DELETE_SIGNATURE] = "DELETE FROM signatures WHERE repo = ?1 AND referrer = ?2 RETURNING manifest",
     [FORGET_SIGNATURES] = "DELETE FROM signatures WHERE repo = ?1 AND manifest = ?2",
-    [SIGNATURES] = "SELECT bundle, size, channel FROM signatures WHERE repo = ?1 AND manifest = ?2 AND channel IN ('', ?3) "
-		   "ORDER BY channel, rank DESC",
+    [SIGNATURES] =
+	"SELECT bundle, size, channel FROM signatures WHERE repo = ?1 AND manifest = ?2 AND channel IN ('', ?3) "
+	"ORDER BY channel, rank DESC",
+    [PUT_NAME] = "INSERT OR REPLACE INTO other_names VALUES(?1, ?2)",
+    [PUT_CALLED] = "INSERT OR REPLACE INTO called VALUES(?1, ?2, ?3)",
+    [FORGET_CALLED] = "DELETE FROM called WHERE repo = ?1 AND digest = ?2",
+    [PUT_REFERRER] = "INSERT OR REPLACE INTO referrers VALUES(?1, ?2, ?3, ?4, ?5)",
+    [FORGET_REFERRER] = "DELETE FROM referrers WHERE repo = ?1 AND digest = ?2",
+    [FIND_NAME] = "SELECT digest FROM other_names WHERE name = ?1",
+    [GET_CALLED] = "SELECT name FROM called WHERE repo = ?1 AND digest = ?2",
+    [REFERRERS] = "SELECT digest, json FROM referrers WHERE repo = ?1 AND subject IN (?2, "
+		  "(SELECT digest FROM other_names WHERE name = ?2), (SELECT name FROM other_names WHERE digest = ?2)) "
+		  "AND digest > ?3 AND (?4 = '' OR artifact_type = ?4) AND EXISTS(SELECT 1 FROM manifests m "
+		  "WHERE m.repo = referrers.repo AND m.digest = referrers.digest) ORDER BY digest",
+    [REPOS_WITH] = "SELECT repo FROM blobs WHERE digest = ?1 LIMIT 64",
     [PUT_CHUNKS] = "INSERT OR REPLACE INTO chunk_lists VALUES(?1, ?2, ?3)",
     [BUMP] = "UPDATE meta SET serial = serial + 1",
     [GET_MANIFEST] = "SELECT media_type FROM manifests WHERE repo = ?1 AND digest = ?2",
@@ -522,6 +543,8 @@ static int delete_manifest(struct catalog *c, struct str repo, const struct dige
 		rc = catalog_run(c, BUMP, err);
 	if (!rc)
 		rc = catalog_forget_manifest(c, repo, d, err);
+	if (!rc)
+		rc = catalog_forget_names(c, repo, d, err);
 	bind_digest(c, DELETE_MANIFEST_TAGS, repo, d);
 	return rc ? rc : catalog_run(c, DELETE_MANIFEST_TAGS, err);
 }

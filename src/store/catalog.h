@@ -51,6 +51,34 @@ int catalog_link_blob(struct catalog *c, struct str repo, const struct digest *d
 bool catalog_has_blob(struct catalog *c, struct str repo, const struct digest *d);
 int catalog_unlink_blob(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
 
+/* A repository that has the blob and of which may() says yes; looks at the first 64. E_NOTFOUND. */
+int catalog_first_repo_with(struct catalog *c, const struct digest *d, bool (*may)(void *arg, struct str repo),
+                            void *arg, char *ret_repo, size_t size, struct error *err);
+
+/* ---- names and referrers (catalog_names.c) -----------------------------------------------------------
+ * From either name to the digest content is kept under. E_NOTFOUND for a SHA-512 never put (a SHA-256 always is its
+ * own).
+ */
+int catalog_find_name(struct catalog *c, const struct digest_name *name, struct digest *ret_digest, struct error *err);
+int catalog_put_name(struct catalog *c, const struct digest_name *name, const struct digest *d, struct error *err);
+/* How a manifest was named when it was last put into a repository: what its tags are answered with. */
+int catalog_call(struct catalog *c, struct str repo, const struct digest *d, const struct digest_name *name,
+                 struct error *err);
+struct digest_name catalog_called(struct catalog *c, struct str repo, const struct digest *d);
+/* The manifest d says it is about `subject`, which need not be here; descriptor: JSON, as the referrers API gives it.
+ */
+int catalog_put_referrer(struct catalog *c, struct str repo, const struct digest_name *subject, const struct digest *d,
+                         struct str artifact_type, struct str descriptor, struct error *err);
+struct catalog_page {
+	size_t rows_max, bytes_max;
+	bool begun;         /* after `last`; else from the beginning */
+	struct digest last; /* then: the last one of this page */
+	bool more;          /* then */
+};
+/* Descriptors, comma-separated, of what refers to `subject` by either of its names; artifact_type empty: any. */
+int catalog_referrers(struct catalog *c, struct str repo, const struct digest_name *subject, struct str artifact_type,
+                      struct catalog_page *page, struct buf *out, struct error *err);
+
 /* Versions: what distribution and people see. Keyed by name and tag. */
 int catalog_get_version(struct catalog *c, struct str name, struct str tag, struct version *ret_version,
                         struct error *err);
@@ -109,8 +137,8 @@ int catalog_get_chunks(struct catalog *c, const struct digest *file, uint64_t ch
                        struct error *err);
 
 /* A bundle (store/envelope.h) that `referrer`, a manifest of the same repository, attaches to `manifest`. channel: the
- * NAME:TAG a channel statement is about; then it counts for that tag, only the one of the highest rank does. Versions of
- * the manifest list it at once. */
+ * NAME:TAG a channel statement is about; then it counts for that tag, only the one of the highest rank does. Versions
+ * of the manifest list it at once. */
 struct catalog_signature {
 	struct digest manifest, referrer;
 	struct version_signature bundle;

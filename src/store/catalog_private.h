@@ -43,6 +43,11 @@ enum catalog_statement {
 	DELETE_SIGNATURE,
 	FORGET_SIGNATURES,
 	SIGNATURES,
+	PUT_NAME,
+	PUT_CALLED,
+	FORGET_CALLED,
+	PUT_REFERRER,
+	FORGET_REFERRER,
 	BUMP,
 	WRITES,
 	GET_MANIFEST = WRITES,
@@ -58,6 +63,10 @@ enum catalog_statement {
 	NAMESPACES,
 	READ_USED,
 	TAGS_OF,
+	FIND_NAME,
+	GET_CALLED,
+	REFERRERS,
+	REPOS_WITH,
 	GET_SERIAL,
 	STATEMENTS
 };
@@ -98,10 +107,12 @@ int catalog_write_version(struct catalog *c, const struct version *v, struct err
 /* Before v is written for the first time or again: what people said of the same manifest earlier stays. */
 int catalog_remember_version(struct catalog *c, struct version *v, struct error *err);
 /* What is attached to the version's manifest (catalog_signatures.c); the list is the caller's to free. */
-int catalog_signatures(struct catalog *c, const struct version *v, struct version_signature **ret_list, size_t *ret_count,
-                       struct error *err);
+int catalog_signatures(struct catalog *c, const struct version *v, struct version_signature **ret_list,
+                       size_t *ret_count, struct error *err);
 /* A manifest is deleted: its version is known no more, and its tags' history says so. Before its tags go. */
 int catalog_forget_manifest(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
+/* A manifest is deleted: so is what it was called and said to refer to. */
+int catalog_forget_names(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
 /* The blob is in the repository now: E_FORBIDDEN when its namespace has more than its quota. */
 int catalog_check_quota(struct catalog *c, struct str repo, const struct digest *d, struct error *err);
 

@@ -135,6 +135,17 @@ static int unknown_key(const struct http_exchange *x, struct error *err)
 	                                   : "an API key of this network is needed: log in with it as the password");
 }
 
+void access_who(struct repository *r, struct http_exchange *x, char ret_who[static 64])
+{
+	char tenant[32];
+	struct str uri = http_peer_identity(x), who = uri;
+	for (int slash = 0; uri.len && slash < 3; slash++) /* spiffe://DOMAIN/ */
+		str_cut(who, '/', &who);
+	access_tenant(r, x, tenant);
+	if (!str_copy(uri.len ? who : str_from(tenant), ret_who, 64))
+		ret_who[0] = 0;
+}
+
 /* ---- browsers -------------------------------------------------------------------------------- */
 
 /* "name:port", "[::1]:port" -> the name. */

@@ -19,6 +19,8 @@ int access_check(struct repository *r, struct http_exchange *x, struct str repo,
                  struct error *err);
 /* Whose key came along (its id), or "" when none that we know did. Over the node port: "". */
 void access_tenant(struct repository *r, struct http_exchange *x, char ret_tenant[static 32]);
+/* For records of who did what: the id of the key, "operator/NAME" over the node port, or "". */
+void access_who(struct repository *r, struct http_exchange *x, char ret_who[static 64]);
 /* A key is given, whether we know it or not: a door tells "log in" from "that key is wrong" by it. */
 bool access_has_key(const struct http_exchange *x);
 

@@ -2,51 +2,52 @@
 /* GET, HEAD and DELETE of a blob (distribution-spec end-2, end-10), with one byte range (RFC 9110 section 14).
  *
  * A blob shows only in the repositories it was pushed to or mounted in. DELETE takes it out of one repository; its
- * bytes stay, for other repositories and versions may need them. */
+ * bytes go with the next collection (gc.h) when no other repository and no version needs them. */
 #include "serve/repository/repository_private.h"
 
 #include "net/http_range.h"
+#include "store/blob_answer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
-static void send_part(struct http_exchange *x, int fd, uint64_t size)
+static void send_part(struct http_exchange *x, struct blob_file *f)
 {
-	uint64_t from = 0, length = size;
+	uint64_t size = blob_file_size(f), from = 0, length = size;
 	enum http_range range = http_range(x, size, &from, &length);
 	if (range == HTTP_RANGE_BAD) {
 		char content_range[80];
-		close(fd);
+		blob_file_close(f);
 		snprintf(content_range, sizeof content_range, "bytes */%llu", (unsigned long long)size);
 		http_add_header(x, "Accept-Ranges", STR("bytes"));
 		http_add_header(x, "Content-Range", str_from(content_range));
 		oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
 		return;
 	}
-	http_respond_file_part(x, fd, size, range == HTTP_RANGE_PART, from, length);
+	blob_answer(x, f, range == HTTP_RANGE_PART, from, length);
 }
 
-static void get(struct repository *r, struct http_exchange *x, struct str repo, const struct digest *d, bool head)
+static void get(struct repository *r, struct http_exchange *x, struct str repo, const struct oci_name *name, bool head)
 {
-	int fd;
-	uint64_t size;
+	const struct digest *d = &name->digest;
+	struct blob_file *f;
 	struct error err = {0};
-	if (!catalog_has_blob(r->catalog, repo, d)) {
+	if (!name->known || !catalog_has_blob(r->catalog, repo, d)) {
 		oci_error(x, 404, "BLOB_UNKNOWN", "this repository has no such blob");
 		return;
 	}
-	if (blob_open(r->store, d, &fd, &size, &err)) {
+	if (blob_file_open(r->store, d, &f, &err)) {
 		oci_fail(x, "BLOB_UNKNOWN", &err);
 		return;
 	}
-	oci_add_digest(x, d);
+	oci_add_name(x, "Docker-Content-Digest", &name->name);
 	http_add_header(x, "Cache-Control", STR("max-age=31536000, immutable"));
 	if (!head) {
-		send_part(x, fd, size);
+		send_part(x, f);
 		return;
 	}
-	close(fd);
+	uint64_t size = blob_file_size(f);
+	blob_file_close(f);
 	http_add_header(x, "Accept-Ranges", STR("bytes"));
 	http_respond_begin(x, 200, "application/octet-stream", (int64_t)size);
 	http_end(x);
@@ -76,16 +77,16 @@ static void delete_done(struct task *t)
 
 void blobs_handle(struct repository *r, struct http_exchange *x, struct str repo, struct str digest)
 {
-	struct digest d;
+	struct oci_name name;
 	struct str method = http_method(x);
 	bool head = str_equal(method, STR("HEAD"));
-	if (!oci_digest(x, digest, &d))
+	if (!oci_name(r, x, digest, &name))
 		return;
 	if (head || str_equal(method, STR("GET"))) {
-		get(r, x, repo, &d, head);
+		get(r, x, repo, &name, head);
 	} else if (str_equal(method, STR("DELETE"))) {
 		struct delete_task *t = task_new(r, x, repo, sizeof *t);
-		t->digest = d;
+		t->digest = name.digest; /* not known: all zero, which is nothing's */
 		task_run(&t->t, delete_work, delete_done);
 	} else {
 		oci_method(x, "GET, HEAD, DELETE");

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "serve/repository/manifest.h"
 
+#include "serve/repository/modelpack.h"
+
 #include "base/json.h"
 #include "store/ociname.h"
 
@@ -10,6 +12,19 @@
 /* Newest first; the first one present is taken. */
 static const char *const title_keys[] = {"org.opencontainers.image.title", "org.cncf.model.filepath",
                                          "org.cnai.model.filepath"};
+
+/* What a ModelPack archive is called is what it holds, perhaps a folder. */
+static void name_archives(struct manifest *m)
+{
+	for (size_t i = 0; i < m->item_count; i++) {
+		struct manifest_item *item = &m->items[i];
+		const char *ending = modelpack_ending(str_from(item->media_type));
+		size_t len = strlen(item->path);
+		if (len && !str_ends(str_from(item->path), str_from(ending)) &&
+		    len + strlen(ending) < sizeof item->path)
+			strcpy(item->path + len, ending);
+	}
+}
 
 /* Ollama's layers have a type and no title. */
 #define OLLAMA_LAYER "application/vnd.ollama.image."
@@ -72,7 +87,7 @@ static int take_title(yyjson_val *descriptor, struct manifest_item *item, struct
 	return 0;
 }
 
-static int take_digest(yyjson_val *descriptor, struct digest *ret_digest, struct error *err)
+static int take_digest(yyjson_val *descriptor, struct digest_name *ret_name, struct error *err)
 {
 	struct str text = {0};
 	int rc = json_str(descriptor, "digest", &text, err);
@@ -80,12 +95,16 @@ static int take_digest(yyjson_val *descriptor, struct digest *ret_digest, struct
 		return rc;
 	if (!text.base)
 		return error_set(err, E_INVAL, "a descriptor of the manifest has no \"digest\"");
-	rc = digest_parse(text, ret_digest);
+	rc = digest_name_parse(text, ret_name);
 	if (rc == E_UNSUPPORTED)
-		return error_set(err, E_INVAL,
-		                 "a descriptor of the manifest has a digest that is not sha256, which is all we keep");
-	return rc ? error_set(err, rc,
-	                      "a descriptor of the manifest has a digest that is not sha256: and 64 hex digits")
+		return error_set(
+		    err, E_INVAL,
+		    "a descriptor of the manifest has a digest that is neither sha256 nor sha512, which are all "
+		    "we keep");
+	return rc ? error_set(
+			err, rc,
+			"a descriptor of the manifest has a digest that is not sha256: and 64, or sha512: and 128 "
+			"hex digits")
 	          : 0;
 }
 
@@ -99,7 +118,9 @@ static int take_item(yyjson_val *descriptor, struct manifest_item *item, struct 
 	if (!rc && (!type.len || !str_copy(type, item->media_type, sizeof item->media_type)))
 		rc = error_set(err, E_INVAL, "a descriptor of the manifest needs a \"mediaType\" of at most 127 bytes");
 	if (!rc)
-		rc = take_digest(descriptor, &item->digest, err);
+		rc = take_digest(descriptor, &item->name, err);
+	if (!rc && !item->name.sha512)
+		memcpy(item->digest.bytes, item->name.bytes, DIGEST_SIZE);
 	if (!rc)
 		rc = json_i64(descriptor, "size", 0, INT64_MAX / (2 * MANIFEST_LAYERS_MAX), &size, err);
 	if (!rc && size < 0)
@@ -142,6 +163,21 @@ static int take_items(yyjson_val *root, struct manifest *m, struct error *err)
 	return rc;
 }
 
+static int take_subject(yyjson_val *root, struct manifest *m, struct error *err)
+{
+	struct str type = {0};
+	yyjson_val *subject = NULL;
+	int rc = json_str(root, "artifactType", &type, err);
+	if (!rc && !str_copy(type, m->artifact_type, sizeof m->artifact_type))
+		rc = error_set(err, E_INVAL, "\"artifactType\" of a manifest is longer than 255 bytes");
+	if (!rc && !m->artifact_type[0] && m->has_config)
+		str_copy(str_from(m->items[0].media_type), m->artifact_type, sizeof m->artifact_type);
+	if (!rc)
+		rc = json_obj(root, "subject", &subject, err);
+	m->has_subject = subject != NULL;
+	return rc || !subject ? rc : take_digest(subject, &m->subject, err);
+}
+
 static int take_manifest(yyjson_val *root, struct manifest *m, struct error *err)
 {
 	int64_t schema = 0;
@@ -155,7 +191,9 @@ static int take_manifest(yyjson_val *root, struct manifest *m, struct error *err
 		rc = json_str(root, "mediaType", &type, err);
 	if (!rc && !str_copy(type, m->media_type, sizeof m->media_type))
 		rc = error_set(err, E_INVAL, "\"mediaType\" of a manifest is longer than 127 bytes");
-	return rc ? rc : take_items(root, m, err);
+	if (!rc)
+		rc = take_items(root, m, err);
+	return rc ? rc : take_subject(root, m, err);
 }
 
 int manifest_parse(struct str text, struct manifest *ret_manifest, struct error *err)
@@ -172,6 +210,35 @@ int manifest_parse(struct str text, struct manifest *ret_manifest, struct error 
 		return rc;
 	}
 	name_by_type(&m);
+	name_archives(&m);
 	*ret_manifest = m;
+	return 0;
+}
+
+int manifest_describe(struct str text, const struct manifest *m, const struct digest_name *name, struct str media_type,
+                      struct buf *out, struct error *err)
+{
+	yyjson_doc *doc;
+	char digest[DIGEST_NAME_SIZE];
+	int rc = json_parse(text, &doc, err);
+	if (rc)
+		return rc;
+	yyjson_val *annotations = yyjson_obj_get(yyjson_doc_get_root(doc), "annotations");
+	char *json = annotations ? yyjson_val_write(annotations, 0, NULL) : NULL;
+	digest_name_format(name, digest);
+	buf_append_str(out, STR("{\"mediaType\":"));
+	buf_append_json(out, media_type);
+	buf_printf(out, ",\"digest\":\"%s\",\"size\":%zu", digest, text.len);
+	if (m->artifact_type[0]) {
+		buf_append_str(out, STR(",\"artifactType\":"));
+		buf_append_json(out, str_from(m->artifact_type));
+	}
+	if (json) {
+		buf_append_str(out, STR(",\"annotations\":"));
+		buf_append_str(out, str_from(json));
+	}
+	buf_append_str(out, STR("}"));
+	free(json);
+	yyjson_doc_free(doc);
 	return 0;
 }

@@ -222,6 +222,8 @@ static void route(struct repository *r, struct http_exchange *x, struct str rest
 		get_blob(r, x, repo, last);
 	else if (where == MANIFESTS && !ollama_manifest(r, x, repo, last))
 		manifests_handle(r, x, repo, last);
+	else if (where == REFERRERS)
+		referrers_handle(r, x, repo, last);
 	else if (where == TAGS)
 		tags_handle(r, x, repo);
 }

@@ -6,7 +6,9 @@
  * counts: a PATCH that breaks off leaves its bytes, GET tells how far it came, and the next PATCH goes on from there.
  * One writer an upload at a time.
  */
+#include "serve/repository/access.h"
 #include "serve/repository/model.h"
+#include "serve/repository/ollama.h"
 #include "serve/repository/repository_private.h"
 
 #include "base/limits.h"
@@ -40,7 +42,7 @@ struct writer {
 	struct error broke; /* how the body ended; code 0: well */
 	bool finishes;      /* this request ends the upload under `claimed` */
 	bool alone;         /* nobody knows the upload's id: it goes when this request fails */
-	struct digest claimed;
+	struct digest_name claimed;
 };
 
 /* ---- the list -------------------------------------------------------------------------------- */
@@ -130,17 +132,18 @@ static void add_location(struct http_exchange *x, const struct upload *u)
 	snprintf(location, sizeof location, "/v2/%s/blobs/uploads/%s", u->repo, blob_upload_id(u->blob));
 	snprintf(range, sizeof range, "0-%llu", (unsigned long long)(u->offset ? u->offset - 1 : 0));
 	http_add_header(x, "Location", str_from(location));
+	ollama_add_upload(u->r, x, str_from(location));
 	http_add_header(x, "Range", str_from(range));
 	http_add_header(x, "Docker-Upload-UUID", str_from(blob_upload_id(u->blob)));
 }
 
-static void answer_created(struct http_exchange *x, const char *repo, const struct digest *d)
+static void answer_created(struct http_exchange *x, const char *repo, const struct digest_name *name)
 {
-	char location[256], digest[DIGEST_TEXT_SIZE];
-	digest_format(d, digest);
+	char location[384], digest[DIGEST_NAME_SIZE];
+	digest_name_format(name, digest);
 	snprintf(location, sizeof location, "/v2/%s/blobs/%s", repo, digest);
 	http_add_header(x, "Location", str_from(location));
-	oci_add_digest(x, d);
+	oci_add_name(x, "Docker-Content-Digest", name);
 	http_respond(x, 201, NULL, STR(""));
 }
 
@@ -174,17 +177,66 @@ static void writer_fail(struct writer *w)
 	writer_free(w);
 }
 
+static int finish_sha256(struct writer *w, struct digest *ret_digest)
+{
+	struct task *t = &w->t;
+	struct chunk_list list = {0};
+	struct digest claimed;
+	memcpy(claimed.bytes, w->claimed.bytes, DIGEST_SIZE);
+	bool listed = blob_upload_list(w->blob, &claimed, &list);
+	int rc = blob_upload_finish(w->blob, &claimed, &t->err);
+	if (!rc && listed)
+		model_keep_list(t->r->store, t->r->catalog, t->r->chunk_size, &list);
+	chunk_list_fini(&list);
+	*ret_digest = claimed;
+	return rc;
+}
+
+static int hash_sha512(struct blob_file *f, struct digest_name *ret_name, struct error *err)
+{
+	int rc = 0;
+	uint64_t size = blob_file_size(f);
+	char *piece = mem_new(COMING_MAX);
+	struct digest_stream *hash = digest_stream_new_sha512();
+	for (uint64_t at = 0; !rc && at < size;) {
+		size_t n = size - at < COMING_MAX ? (size_t)(size - at) : COMING_MAX;
+		rc = blob_file_read(f, at, piece, n, err);
+		if (!rc)
+			digest_stream_add(hash, piece, n);
+		at += n;
+	}
+	*ret_name = digest_stream_end_sha512(hash);
+	digest_stream_free(hash);
+	free(piece);
+	return rc;
+}
+
+/* Content is kept under its SHA-256, so what was claimed is checked by one more reading. What fails is linked nowhere
+ * and goes with the next collection. */
+static int finish_sha512(struct writer *w, struct digest *ret_digest)
+{
+	struct task *t = &w->t;
+	struct blob_file *f = NULL;
+	struct digest_name got;
+	int rc = blob_upload_finish_any(w->blob, ret_digest, &t->err);
+	if (!rc)
+		rc = blob_file_open(t->r->store, ret_digest, &f, &t->err);
+	if (!rc)
+		rc = hash_sha512(f, &got, &t->err);
+	blob_file_close(f);
+	if (!rc && !digest_name_equal(&got, &w->claimed))
+		rc = error_set(&t->err, E_CORRUPT,
+		               "the bytes that arrived have another digest than was claimed; send them again");
+	return rc ? rc : catalog_put_name(t->r->catalog, &w->claimed, ret_digest, &t->err);
+}
+
 static void finish_work(struct task *t)
 {
 	struct writer *w = (struct writer *)t;
-	struct chunk_list list = {0};
-	bool listed = blob_upload_list(w->blob, &w->claimed, &list);
-	t->rc = blob_upload_finish(w->blob, &w->claimed, &t->err);
-	if (!t->rc && listed)
-		model_keep_list(t->r->store, t->r->catalog, t->r->chunk_size, &list);
-	chunk_list_fini(&list);
+	struct digest d;
+	t->rc = w->claimed.sha512 ? finish_sha512(w, &d) : finish_sha256(w, &d);
 	if (!t->rc)
-		t->rc = catalog_link_blob(t->r->catalog, str_from(t->repo), &w->claimed, &t->err);
+		t->rc = catalog_link_blob(t->r->catalog, str_from(t->repo), &d, &t->err);
 }
 
 static void finish_done(struct task *t)
@@ -309,22 +361,47 @@ static void writer_begin(struct writer *w, struct upload *u, uint64_t max_bytes)
 
 struct post_task {
 	struct task t;
-	bool mounts, single;
-	struct digest digest; /* to mount, or of the whole body */
-	char from[REPO_NAME_SIZE];
+	bool single, mounts;   /* mounts: some repository that this client may read has it */
+	struct oci_name named; /* to mount, or of the whole body */
 	uint64_t length;
 	bool mounted;
 	struct blob_upload *blob;
 };
 
+struct reader {
+	struct repository *r;
+	struct http_exchange *x;
+};
+
+static bool may_read(void *arg, struct str repo)
+{
+	struct reader *who = arg;
+	return !access_check(who->r, who->x, repo, ACCESS_PULL, NULL);
+}
+
+/* end-11. Without "from": any repository will do. What cannot be mounted is uploaded. */
+static bool can_mount(struct repository *r, struct http_exchange *x, const struct oci_name *named)
+{
+	char found[REPO_NAME_SIZE];
+	struct str from;
+	struct reader who = {r, x};
+	if (!named->known)
+		return false;
+	if (http_query(x, "from", &from) && from.len) {
+		from = ollama_name(from);
+		return oci_repo_valid(from) && may_read(&who, from) &&
+		       catalog_has_blob(r->catalog, from, &named->digest);
+	}
+	return !catalog_first_repo_with(r->catalog, &named->digest, may_read, &who, found, sizeof found, NULL);
+}
+
 static bool mount(struct post_task *p)
 {
 	struct task *t = &p->t;
 	uint64_t size;
-	if (!catalog_has_blob(t->r->catalog, str_from(p->from), &p->digest) ||
-	    blob_stat(t->r->store, &p->digest, &size, NULL))
+	if (blob_stat(t->r->store, &p->named.digest, &size, NULL))
 		return false;
-	t->rc = catalog_link_blob(t->r->catalog, str_from(t->repo), &p->digest, &t->err);
+	t->rc = catalog_link_blob(t->r->catalog, str_from(t->repo), &p->named.digest, &t->err);
 	return true;
 }
 
@@ -336,6 +413,8 @@ static void post_work(struct task *t)
 		return;
 	t->rc = blob_store_room(t->r->store, p->length, &t->err);
 	if (!t->rc)
+		t->rc = catalog_quota_room(t->r->catalog, str_from(t->repo), p->length, &t->err);
+	if (!t->rc)
 		t->rc = blob_upload_new(t->r->store, &p->blob, &t->err);
 }
 
@@ -343,7 +422,7 @@ static void post_single(struct post_task *p, struct upload *u)
 {
 	struct writer *w = task_new(p->t.r, p->t.x, str_from(p->t.repo), sizeof *w);
 	w->finishes = w->alone = true;
-	w->claimed = p->digest;
+	w->claimed = p->named.name;
 	writer_begin(w, u, UPLOAD_BYTES_MAX);
 }
 
@@ -355,7 +434,7 @@ static void post_done(struct task *t)
 		if (t->rc)
 			oci_fail(t->x, "BLOB_UPLOAD_INVALID", &t->err);
 		else
-			answer_created(t->x, t->repo, &p->digest);
+			answer_created(t->x, t->repo, &p->named.name);
 	} else {
 		struct upload *u = upload_add(t->r, p->blob, t->repo);
 		if (t->r->freed) {
@@ -371,25 +450,34 @@ static void post_done(struct task *t)
 	free(p);
 }
 
+/* end-4c: which digest the upload will end with. Both are made when it ends, so this only tells early. */
+static bool check_algorithm(struct http_exchange *x)
+{
+	struct str algorithm;
+	if (!http_query(x, "digest-algorithm", &algorithm) || str_equal(algorithm, STR("sha256")) ||
+	    str_equal(algorithm, STR("sha512")))
+		return true;
+	oci_error(x, 400, "UNSUPPORTED", "\"digest-algorithm\" must be sha256 or sha512");
+	return false;
+}
+
 static void post(struct repository *r, struct http_exchange *x, struct str repo)
 {
-	struct str mount_digest, digest, from;
-	struct digest d = {0};
-	bool mounts = http_query(x, "mount", &mount_digest) && http_query(x, "from", &from) && oci_repo_valid(from);
+	struct str digest;
+	struct oci_name named = {0};
+	bool mounts = http_query(x, "mount", &digest);
 	bool single = !mounts && http_query(x, "digest", &digest);
 	if (r->upload_count >= LIMIT_UPLOADS) {
 		oci_error(x, 429, "TOOMANYREQUESTS", "too many uploads are open; finish or delete some, or wait");
 		return;
 	}
-	if ((mounts && !oci_digest(x, mount_digest, &d)) || (single && !oci_digest(x, digest, &d)))
+	if (((mounts || single) && !oci_name(r, x, digest, &named)) || !check_algorithm(x))
 		return;
 	struct post_task *p = task_new(r, x, repo, sizeof *p);
-	p->mounts = mounts;
+	p->mounts = mounts && can_mount(r, x, &named);
 	p->single = single;
-	p->digest = d;
+	p->named = named;
 	p->length = single && http_content_length(x) > 0 ? (uint64_t)http_content_length(x) : 0;
-	if (mounts)
-		str_copy(from, p->from, sizeof p->from);
 	r->upload_count++;
 	task_run(&p->t, post_work, post_done);
 }
@@ -416,7 +504,8 @@ static bool check_range(struct upload *u, struct http_exchange *x, uint64_t *ret
 	struct str text;
 	int64_t length = http_content_length(x);
 	*ret_max = UPLOAD_BYTES_MAX - offset;
-	if (length > 0 && blob_store_room(u->r->store, (uint64_t)length, &err)) {
+	if (length > 0 && (blob_store_room(u->r->store, (uint64_t)length, &err) ||
+	                   catalog_quota_room(u->r->catalog, str_from(u->repo), offset + (uint64_t)length, &err))) {
 		oci_fail(x, "BLOB_UPLOAD_INVALID", &err);
 		return false;
 	}
@@ -436,17 +525,17 @@ static bool check_range(struct upload *u, struct http_exchange *x, uint64_t *ret
 static void write_to(struct upload *u, struct http_exchange *x, bool finishes)
 {
 	struct str text;
-	struct digest claimed = {0};
+	struct oci_name claimed = {0};
 	uint64_t max;
 	if (finishes && !http_query(x, "digest", &text)) {
 		oci_error(x, 400, "DIGEST_INVALID", "the request that ends an upload needs \"digest\"");
 		return;
 	}
-	if ((finishes && !oci_digest(x, text, &claimed)) || !check_range(u, x, &max))
+	if ((finishes && !oci_name(u->r, x, text, &claimed)) || !check_range(u, x, &max))
 		return;
 	struct writer *w = task_new(u->r, x, str_from(u->repo), sizeof *w);
 	w->finishes = finishes;
-	w->claimed = claimed;
+	w->claimed = claimed.name;
 	writer_begin(w, u, max);
 }
 
