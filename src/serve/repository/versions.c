@@ -141,7 +141,6 @@ static int read_label(struct call *c, yyjson_val *body, struct error *err)
 		                       (struct str){yyjson_get_str(value), yyjson_get_len(value)}, err);
 		if (rc)
 			return rc;
-		/* Fields are told by not being labels. */
 	}
 	yyjson_arr_foreach(removed, i, max, value)
 	{
@@ -189,7 +188,7 @@ static int read_search(struct call *c, yyjson_val *body, struct error *err)
 		while (!rc && text.len) {
 			label = str_cut(text, ',', &text);
 			label = str_cut(label, '=', &value);
-			rc = version_label_set(&c->labels, label, value, err);
+			rc = version_label_set(&c->labels, label, value.len ? value : STR(""), err); /* any */
 		}
 	if (!rc && http_query(x, "license", &text))
 		rc = version_label_set(&c->labels, STR("license"), text, err);
