@@ -92,22 +92,22 @@ static void work(struct task *t)
 	    [HF_LIST] = hf_list_work,
 	};
 	struct hf_task *h = (struct hf_task *)t;
-	t->rc = h->want == HF_LIST ? 0 : find(h);
+	t->rc = h->ask == HF_LIST ? 0 : find(h);
 	if (!t->rc)
-		t->rc = works[h->want](h);
+		t->rc = works[h->ask](h);
 }
 
 static void done(struct task *t)
 {
 	struct hf_task *h = (struct hf_task *)t;
 	struct http_exchange *x = t->x;
-	if (!t->rc && h->want == HF_LIST)
+	if (!t->rc && h->ask == HF_LIST)
 		hf_list_body(h);
 	if (h->commit[0])
 		http_add_header(x, "X-Repo-Commit", str_from(h->commit));
 	if (t->rc) {
 		hf_error(x, error_http_status(t->rc), t->rc == E_NOTFOUND ? h->code : NULL, t->err.text);
-	} else if (h->want == HF_FILE) {
+	} else if (h->ask == HF_FILE) {
 		hf_file_answer(h);
 	} else {
 		if (h->link.len)
@@ -145,11 +145,11 @@ static size_t query_number(struct http_exchange *x, const char *name, size_t mos
 	return n < most ? (size_t)n : most;
 }
 
-static struct hf_task *hf_task_new(struct repository *r, struct http_exchange *x, enum hf_want want, struct str id,
+static struct hf_task *hf_task_new(struct repository *r, struct http_exchange *x, enum hf_ask ask, struct str id,
                                    const char *name)
 {
 	struct hf_task *h = task_new(r, x, str_from(name), sizeof *h);
-	h->want = want;
+	h->ask = ask;
 	h->head = str_equal(http_method(x), STR("HEAD"));
 	str_copy(id, h->id, sizeof h->id);
 	take_base(x, h->base, sizeof h->base);
@@ -157,32 +157,26 @@ static struct hf_task *hf_task_new(struct repository *r, struct http_exchange *x
 }
 
 /* Answers and returns NULL when there is no such thing to ask for or the caller may not. */
-static struct hf_task *begin(struct repository *r, struct http_exchange *x, enum hf_want want, struct str id,
-                             struct str revision, struct str path)
+static struct hf_task *begin(struct repository *r, struct http_exchange *x, const struct hf_path *p)
 {
 	char name[REPO_NAME_SIZE];
-	if (!snapshot_name(id, name)) {
+	if (!snapshot_name(p->id, name)) {
 		not_here(x, "that cannot be the name of a model here");
 		return NULL;
 	}
 	if (!may_read(r, x, str_from(name)))
 		return NULL;
-	struct hf_task *h = hf_task_new(r, x, want, id, name);
-	bool fits = str_copy(revision, h->revision, sizeof h->revision) && str_copy(path, h->path, sizeof h->path);
-	if (fits && strlen(h->revision) == revision.len && strlen(h->path) == path.len) /* no NUL within */
+	struct hf_task *h = hf_task_new(r, x, p->ask, p->id, name);
+	bool fits =
+	    str_copy(p->revision, h->revision, sizeof h->revision) && str_copy(p->path, h->path, sizeof h->path);
+	if (fits && strlen(h->revision) == p->revision.len && strlen(h->path) == p->path.len) /* no NUL within */
 		return h;
 	hf_task_free(h);
 	hf_error(x, 404, "EntryNotFound", "no revision or file has such a name");
 	return NULL;
 }
 
-static void run(struct hf_task *h)
-{
-	if (h)
-		task_run(&h->t, work, done);
-}
-
-/* ---- paths ----------------------------------------------------------------------------------- */
+/* ---- what is asked ----------------------------------------------------------------------------------- */
 
 static void paths_body(void *arg, struct http_exchange *x, struct str body, const struct error *err)
 {
@@ -190,7 +184,7 @@ static void paths_body(void *arg, struct http_exchange *x, struct str body, cons
 	struct repository *r = h->t.r;
 	if (!err && !r->freed) {
 		buf_append_str(&h->form, body);
-		run(h);
+		task_run(&h->t, work, done);
 	} else {
 		hf_error(x, err ? error_http_status(err->code) : 503, NULL,
 		         err ? err->text : "the repository stops; ask again in a moment");
@@ -199,37 +193,21 @@ static void paths_body(void *arg, struct http_exchange *x, struct str body, cons
 	repository_release(r);
 }
 
-static void paths_info(struct repository *r, struct http_exchange *x, struct str id, struct str revision)
+static void ask_model(struct repository *r, struct http_exchange *x, const struct hf_path *p)
 {
-	if (!str_equal(http_method(x), STR("POST"))) {
-		hf_error(x, 405, NULL, "paths-info is asked with POST");
-		return;
-	}
-	struct hf_task *h = begin(r, x, HF_PATHS, id, revision, STR(""));
-	if (!h)
-		return;
-	r->refs++;
-	http_body_collect(x, FORM_MAX, paths_body, h);
-}
-
-static void tree(struct repository *r, struct http_exchange *x, struct str id, struct str revision, struct str folder)
-{
-	struct hf_task *h = begin(r, x, HF_TREE, id, revision, folder);
+	struct hf_task *h = begin(r, x, p);
 	if (!h)
 		return;
 	h->recursive = query_is_true(x, "recursive");
 	h->limit = query_number(x, "limit", HF_PAGE_MAX, HF_PAGE_MAX);
 	h->cursor = query_number(x, "cursor", SIZE_MAX / 2, 0);
-	run(h);
-}
-
-static void info(struct repository *r, struct http_exchange *x, struct str id, struct str revision)
-{
-	struct hf_task *h = begin(r, x, HF_INFO, id, revision, STR(""));
-	if (!h)
-		return;
 	h->blobs = query_is_true(x, "blobs");
-	run(h);
+	if (p->ask == HF_PATHS) {
+		r->refs++;
+		http_body_collect(x, FORM_MAX, paths_body, h);
+	} else {
+		task_run(&h->t, work, done);
+	}
 }
 
 static void list(struct repository *r, struct http_exchange *x)
@@ -247,62 +225,7 @@ static void list(struct repository *r, struct http_exchange *x)
 		http_query(x, texts[i].query, &value);
 		str_copy(value, (char *)h + texts[i].at, sizeof h->search);
 	}
-	run(h);
-}
-
-/* Cuts "ID/WORD/REST" at the first of the words that can stand there: after one name or two. */
-static bool cut_at(struct str path, const char *const *words, struct str *ret_id, const char **ret_word,
-                   struct str *ret_rest)
-{
-	size_t slash = 0;
-	for (int parts = 1; parts <= 2; parts++) {
-		const char *at = memchr(path.base + slash, '/', path.len - slash);
-		if (!at)
-			return false;
-		size_t end = (size_t)(at - path.base);
-		struct str rest, word = str_cut((struct str){at + 1, path.len - end - 1}, '/', &rest);
-		for (size_t i = 0; words[i]; i++)
-			if (str_equal(word, str_from(words[i]))) {
-				*ret_id = (struct str){path.base, end};
-				*ret_word = words[i];
-				*ret_rest = rest;
-				return true;
-			}
-		slash = end + 1;
-	}
-	return false;
-}
-
-/* REV/PATH. A revision may be refs/KIND/NAME, sent as one percent-encoded part. */
-static struct str cut_revision(struct str text, struct str *ret_path)
-{
-	size_t parts = str_starts(text, STR("refs/")) ? 3 : 1, at = 0;
-	while (at < text.len && (text.base[at] != '/' || --parts))
-		at++;
-	*ret_path = at < text.len ? (struct str){text.base + at + 1, text.len - at - 1} : STR("");
-	return (struct str){text.base, at};
-}
-
-static void api_models(struct repository *r, struct http_exchange *x, struct str rest)
-{
-	static const char *const words[] = {"revision", "tree", "paths-info", "refs", "commits", NULL};
-	struct str id, what, path, revision;
-	const char *word;
-	if (!cut_at(rest, words, &id, &word, &what)) {
-		info(r, x, rest, STR("main"));
-		return;
-	}
-	revision = cut_revision(what, &path);
-	if (!strcmp(word, "tree"))
-		tree(r, x, id, revision, path);
-	else if (!strcmp(word, "paths-info"))
-		paths_info(r, x, id, revision);
-	else if (!strcmp(word, "refs"))
-		run(begin(r, x, HF_REFS, id, STR("main"), STR("")));
-	else if (!strcmp(word, "commits"))
-		run(begin(r, x, HF_COMMITS, id, revision, STR("")));
-	else
-		info(r, x, id, revision);
+	task_run(&h->t, work, done);
 }
 
 static void whoami(struct repository *r, struct http_exchange *x)
@@ -326,49 +249,31 @@ static void whoami(struct repository *r, struct http_exchange *x)
 	buf_fini(&body);
 }
 
-static bool other_kind(struct str path)
-{
-	static const char *const kinds[] = {"/api/datasets", "/api/spaces", "/api/buckets", "/datasets/", "/spaces/"};
-	for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-		if (str_starts(path, str_from(kinds[i])))
-			return true;
-	return false;
-}
-
-static bool read_method(struct http_exchange *x)
+static bool is_allowed(struct http_exchange *x, enum hf_ask ask)
 {
 	struct str method = http_method(x);
-	if (str_equal(method, STR("GET")) || str_equal(method, STR("HEAD")))
+	if (ask == HF_PATHS ? str_equal(method, STR("POST"))
+	                    : str_equal(method, STR("GET")) || str_equal(method, STR("HEAD")))
 		return true;
-	http_add_header(x, "Allow", STR("GET, HEAD"));
+	http_add_header(x, "Allow", ask == HF_PATHS ? STR("POST") : STR("GET, HEAD"));
 	hf_error(x, 405, NULL, "models are put here by `mdn push` or an OCI client; this door is for reading");
 	return false;
 }
 
 bool hf_handle(struct repository *r, struct http_exchange *x)
 {
-	static const char *const words[] = {"resolve", "raw", NULL};
-	struct str path = http_path(x), models = STR("/api/models"), id, rest, revision, file;
-	const char *word;
-	if (str_starts(path, STR("/v2/")) || str_starts(path, STR("/mdn/")))
+	struct hf_path p = hf_path_parse(http_path(x));
+	if (p.ask == HF_NOTHING)
 		return false;
-	if (str_equal(path, STR("/api/whoami-v2"))) {
-		whoami(r, x);
-	} else if (str_equal(path, models) || str_equal(path, STR("/api/models/"))) {
-		if (read_method(x))
-			list(r, x);
-	} else if (str_starts(path, STR("/api/models/"))) {
-		rest = (struct str){path.base + models.len + 1, path.len - models.len - 1};
-		if (memmem(rest.base, rest.len, "/paths-info/", 12) || read_method(x))
-			api_models(r, x, rest);
-	} else if (other_kind(path)) {
+	if (!is_allowed(x, p.ask))
+		return true;
+	if (p.ask == HF_OTHER)
 		not_here(x, "this repository has models only, no datasets and spaces");
-	} else if (path.len > 1 && cut_at((struct str){path.base + 1, path.len - 1}, words, &id, &word, &rest)) {
-		revision = cut_revision(rest, &file);
-		if (read_method(x))
-			run(begin(r, x, HF_FILE, id, revision, file));
-	} else {
-		return false;
-	}
+	else if (p.ask == HF_WHOAMI)
+		whoami(r, x);
+	else if (p.ask == HF_LIST)
+		list(r, x);
+	else
+		ask_model(r, x, &p);
 	return true;
 }

@@ -7,16 +7,15 @@
 #ifndef MDN_SERVE_HF_PRIVATE_H
 #define MDN_SERVE_HF_PRIVATE_H
 
+#include "serve/repository/hf_path.h"
 #include "serve/repository/repository_private.h"
 #include "serve/repository/snapshot.h"
 
 #define HF_PAGE_MAX 1000
 
-enum hf_want { HF_FILE, HF_INFO, HF_TREE, HF_PATHS, HF_REFS, HF_COMMITS, HF_LIST };
-
 struct hf_task {
 	struct task t; /* t.repo: our name */
-	enum hf_want want;
+	enum hf_ask ask;
 	char id[REPO_NAME_SIZE]; /* as the client says it */
 	char revision[160];
 	char path[256]; /* HF_FILE: the file; HF_TREE: the folder, empty for all */
@@ -29,7 +28,7 @@ struct hf_task {
 	const char *code; /* X-Error-Code for t.err */
 	struct version version;
 	char commit[COMMIT_SIZE];
-	struct buf body, link; /* link: what Link says */
+	struct buf body, link;  /* link: what Link says */
 	struct blob_file *blob; /* HF_FILE */
 	uint64_t size;
 	const struct version_file *file;

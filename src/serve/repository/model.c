@@ -8,6 +8,8 @@
  */
 #include "serve/repository/model.h"
 
+#include "serve/repository/modelpack.h"
+
 #include "base/clock.h"
 #include "base/json.h"
 #include "store/gguf.h"
@@ -388,9 +390,9 @@ static void read_card(struct finding *f)
 
 static bool is_model_config(const struct manifest *m)
 {
-	return m->has_config &&
-	       (str_starts(str_from(m->items[0].media_type), STR("application/vnd.cncf.model.config.")) ||
-	        str_starts(str_from(m->items[0].media_type), STR("application/vnd.cnai.model.config.")));
+	struct str kind, form;
+	return m->has_config && modelpack_type(str_from(m->items[0].media_type), &kind, &form) &&
+	       str_equal(kind, STR("config"));
 }
 
 /* ModelPack's descriptor: its licence counts more than the file's own. */
@@ -490,7 +492,9 @@ int model_version(struct blob_store *store, struct catalog *catalog, uint64_t ch
 		return 0;
 	v.files = mem_new((m->item_count + 1) * sizeof *v.files);
 	f.is_weights = mem_new(m->item_count + 1);
-	int rc = read_layers(&f, err);
+	int rc = modelpack_check(m, err);
+	if (!rc)
+		rc = read_layers(&f, err);
 	bool is_model = f.ggufs || f.safetensors || is_model_config(m);
 	if (!rc && is_model)
 		rc = describe(&f, err);

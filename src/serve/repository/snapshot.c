@@ -133,7 +133,8 @@ static void take_file(struct blob_store *store, const struct manifest_item *item
 	v->file_count++;
 }
 
-static int read_manifest(struct blob_store *store, const struct digest *d, struct version *v, struct error *err)
+static int read_manifest(struct blob_store *store, struct catalog *catalog, const struct digest *d, struct version *v,
+                         struct error *err)
 {
 	struct buf text = {0};
 	struct manifest m;
@@ -144,6 +145,7 @@ static int read_manifest(struct blob_store *store, const struct digest *d, struc
 	buf_fini(&text);
 	if (rc)
 		return rc;
+	manifest_resolve(&m, catalog);
 	v->files = mem_new((m.item_count + 1) * sizeof *v->files);
 	for (size_t i = m.has_config ? 1 : 0; !m.index && i < m.item_count; i++)
 		take_file(store, &m.items[i], &ggufs, v);
@@ -165,7 +167,7 @@ int snapshot_read(struct blob_store *store, struct catalog *catalog, struct str 
 	str_copy(name, v.name, sizeof v.name);
 	str_copy(tag, v.tag, sizeof v.tag);
 	v.manifest = *manifest;
-	int rc = read_manifest(store, manifest, &v, err);
+	int rc = read_manifest(store, catalog, manifest, &v, err);
 	if (!rc && !v.file_count)
 		rc = error_set(err, E_NOTFOUND, STR_FMT " holds no files with names: it is an image, not a model",
 		               STR_ARG(name));
