@@ -77,29 +77,6 @@ int cmd_push(const struct args *args)
 	return rc ? args_fail(args, &err) : EXIT_DONE;
 }
 
-int cmd_place(const struct args *args)
-{
-	struct client *c;
-	struct error err = {0};
-	size_t nodes = 0;
-	const char *selector = args_value(args, "on");
-	bool removes = args_has(args, "remove");
-	if (!selector)
-		return args_usage(args, "say where with --on: role=edge, site=NAME, node=NAME, or all");
-	if (client_open(args_value(args, "operator"), &c, &err))
-		return args_fail(args, &err);
-	int rc = place_model(c, args_operand(args, 0), selector, removes, &nodes, &err);
-	client_close(c);
-	if (rc)
-		return args_fail(args, &err);
-	if (args_has(args, "json"))
-		printf("{\"model\":\"%s\",\"nodes\":%zu}\n", args_operand(args, 0), nodes);
-	else
-		printf("%s %s %zu nodes%s\n", args_operand(args, 0), removes ? "was placed on" : "is placed on", nodes,
-		       removes ? "; that rule is gone" : "");
-	return EXIT_DONE;
-}
-
 /* ---- models --------------------------------------------------------------------------------------- */
 
 static void print_models(yyjson_val *root)
@@ -117,7 +94,8 @@ static void print_models(yyjson_val *root)
 		yyjson_arr_foreach(yyjson_obj_get(model, "files"), k, files, file) bytes +=
 		    (uint64_t)answer_number(file, "size");
 		format_bytes(bytes, size);
-		table_add(t, STR_FMT ":" STR_FMT, STR_ARG(name), STR_ARG(tag));
+		bool retired = yyjson_get_bool(yyjson_obj_get(model, "retired"));
+		table_add(t, STR_FMT ":" STR_FMT "%s", STR_ARG(name), STR_ARG(tag), retired ? " (retired)" : "");
 		table_add(t, STR_FMT, STR_ARG(arch));
 		table_add(t, STR_FMT, STR_ARG(quant));
 		if (parameters >= 1000000000)

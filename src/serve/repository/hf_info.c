@@ -181,6 +181,8 @@ static void name_ends(struct rows *rows)
 static void see_version(void *arg, const struct version *v)
 {
 	struct rows *rows = arg;
+	if (v->retired)
+		return;
 	if (strcmp(rows->name, v->name)) {
 		name_ends(rows);
 		str_copy(str_from(v->name), rows->name, sizeof rows->name);
