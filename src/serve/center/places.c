@@ -318,6 +318,12 @@ static void rule_renew(struct rule *kept, struct rule *fresh)
 	*fresh = before;
 }
 
+/* Nothing but a place: a push that names it again must not undo what was said of it. */
+static bool says_nothing_more(const struct rule *rule)
+{
+	return !rule->where.replicas_max && !rule->where.preheat && !rule->by_wall_us && !rule->has_policy;
+}
+
 /* Takes over *rule in every case. */
 static int rule_add(struct center *c, struct http_exchange *x, struct rule *rule, struct error *err)
 {
@@ -327,6 +333,11 @@ static int rule_add(struct center *c, struct http_exchange *x, struct rule *rule
 	const struct known_version *k = version_find(c, str_from(rule->where.model));
 	bool first = !places_rule(c, rule->where.model, false);
 	int rc = 0;
+	if (at < c->rule_count && says_nothing_more(rule)) {
+		answer_nodes(c, x, &c->rules[at]);
+		rule_fini(rule);
+		return 0;
+	}
 	if (at == c->rule_count && c->rule_count >= LIMIT_PLACEMENT_RULES)
 		rc = error_set(err, E_BUSY, "there are %d placement rules, the most there can be: remove some",
 		               LIMIT_PLACEMENT_RULES);
