@@ -6,8 +6,8 @@
              core (openssl speed), and curl into a file followed by sha256sum of it
   memory     of a node that receives MEMORY_GIB (20) of a sparse file: what is not page cache
 
-Everything is in memory (TMPFS, default /dev/shm) but the file of the last figure, which lies beside it in TMPDIR: the
-network, the hash and the copies are measured, not the disk.
+What is sent lies in the page cache, what is received goes to memory (TMPFS, default /dev/shm): the network, the hash and
+the copies are measured, not the disk. Only the last figure writes to TMPDIR.
 """
 import os
 import re
@@ -34,6 +34,7 @@ def nginx(root, workers=1, core=None):
     port = free_port()
     config = folder / f"nginx-{port}.conf"
     config.write_text(f"""
+{"user root;" if os.geteuid() == 0 else ""}
 daemon off; worker_processes {workers}; pid {folder}/nginx-{port}.pid; error_log {folder}/nginx-{port}.log;
 events {{ worker_connections 256; }}
 http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
@@ -60,7 +61,7 @@ def download(port, digest, to="/dev/null"):
 
 
 def sending(store, digest, size):
-    root = fast / "send"
+    root = folder / "send"
     www(root, store, digest)
     port = free_port()
     ours, (peer_port, peer) = start(NODE, "send", store, port, core=SUBJECT), nginx(root, core=SUBJECT)
@@ -171,18 +172,17 @@ def main():
     fast.mkdir(parents=True)
     try:
         if {"send", "receive"} & set(what):
-            file = fast / "file"
+            file, store = folder / "file", folder / "store"
             with open(file, "wb") as f:
                 for _ in range(SIZE >> 20):
                     f.write(os.urandom(1 << 20))
-            words = put(fast / "store", file)
+            words = put(store, file)
             file.unlink()
         if "send" in what:
-            sending(fast / "store", words[0], SIZE)
+            sending(store, words[0], SIZE)
         if "receive" in what:
-            receiving(fast / "store", words, SIZE)
+            receiving(store, words, SIZE)
         if "memory" in what:
-            shutil.rmtree(fast, ignore_errors=True)
             memory_of_a_large_one()
     finally:
         shutil.rmtree(fast, ignore_errors=True)
