@@ -127,6 +127,12 @@ def test_llama_server_takes_a_model_by_name(repository, llama_server, folder):
         server.wait(10)
 
 
+def test_safetensors_headers_are_read_by_range(api):
+    metadata = api.get_safetensors_metadata("team/words", revision="v1")
+    assert metadata.parameter_count == {"F32": 2000} and not metadata.sharded
+    assert metadata.files_metadata["model.safetensors"].tensors["model.embed_tokens.weight"].shape == [200, 10]
+
+
 # ---- what there is to know ---------------------------------------------------------------------------
 
 
