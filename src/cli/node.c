@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "cli/blob_cache.h"
 #include "cli/fetch_limits.h"
 #include "cli/held_models.h"
 #include "cli/log_ring.h"
@@ -66,6 +67,7 @@ struct node {
 	struct tls_context *api_tls;
 	struct http_server *node_server, *api_server, *repository_server, *scheduler_server;
 	struct held_models held;
+	struct blob_cache *cache; /* edges that are no repository */
 	struct fetch_limits limits;
 	struct machine machine;
 	struct loop_timer *second;
@@ -212,6 +214,11 @@ static void set_sources(struct node *n, const struct roster *r)
 	free(sources);
 }
 
+static void on_spread(void *arg, const struct spread_place *places, size_t count)
+{
+	peer_set_spread(((struct node *)arg)->peer, places, count);
+}
+
 static void set_keys(struct node *n, const struct roster *r)
 {
 	struct key_ring_key *keys = mem_new((r->key_count + 1) * sizeof *keys);
@@ -259,6 +266,15 @@ static void on_roster(void *arg, const struct roster *r)
 static bool is_assigned_file(void *arg, const struct digest *d)
 {
 	return held_models_has_file(&((const struct node *)arg)->held, d);
+}
+
+static bool is_needed_blob(void *arg, const struct digest *d)
+{
+	const struct node *n = arg;
+	for (size_t i = 0; i < n->wanted.file_count; i++)
+		if (digest_equal(&n->wanted.files[i].digest, d) || digest_equal(&n->wanted.files[i].chunks, d))
+			return true;
+	return held_models_needs(&n->held, n->gateway, d);
 }
 
 /* Signatures come as files do; on_model_here tells when all are there. */
@@ -350,7 +366,7 @@ static void on_assign(void *arg, const struct assignment *a)
 		version_copy(&n->held.items[i].version, &before.items[i].version);
 		before.count++;
 	}
-	held_models_assign(&n->held, a, n->peer);
+	held_models_assign(&n->held, a, n->peer, n->gateway);
 	for (size_t i = 0; i < before.count; i++) {
 		const struct version *v = &before.items[i].version;
 		char name[NODE_TEXT_SIZE];
@@ -366,6 +382,8 @@ static void on_assign(void *arg, const struct assignment *a)
 	held_models_fini(&before);
 	fetch_limits_set(&n->limits, a);
 	set_rates(n, n->current);
+	if (n->cache)
+		blob_cache_look(n->cache);
 	member_report_soon(n->member);
 }
 
@@ -659,6 +677,8 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 		return rc;
 	set_log_level(c);
 	set_rates(n, c);
+	if (n->cache)
+		blob_cache_set_max(n->cache, c->cache_max);
 	if (n->gateway) {
 		gateway_set_open(n->gateway, c->open);
 		gateway_set_access_log(n->gateway, c->access_log);
@@ -758,6 +778,7 @@ static int start_member(struct node *n, struct error *err)
 	    .center_url = str_from(c->center),
 	    .fill_report = fill_report,
 	    .on_roster = on_roster,
+	    .on_spread = on_spread,
 	    .on_assign = on_assign,
 	    .on_drain = on_drain,
 	    .arg = n,
@@ -775,9 +796,27 @@ static int blob_size_of(void *blobs, const struct digest *d, uint64_t *ret_size)
 	return blob_stat(blobs, d, ret_size, NULL);
 }
 
+/* hosts: the list in one text, which lives as long as it is. */
+static struct repository_mirror mirror_of(const struct config *c, const char *folder, struct buf *hosts)
+{
+	for (unsigned i = 0; i < c->outside_hosts.count; i++)
+		buf_printf(hosts, "%s%s", i ? "," : "", c->outside_hosts.items[i]);
+	return (struct repository_mirror){
+	    .folder = str_from(folder),
+	    .allowed = buf_str(hosts),
+	    .keys = str_from(c->outside_keys),
+	    .proxy = str_from(c->outside_proxy),
+	    .ca_file = str_from(c->outside_ca),
+	    .hf = str_from(c->mirror_hf),
+	    .ollama = str_from(c->mirror_ollama),
+	    .oci = str_from(c->mirror_oci),
+	    .fresh_us = c->mirror_fresh_us,
+	};
+}
+
 static int start_stores(struct node *n, struct error *err)
 {
-	char path[4096], secret[4096], work[4096];
+	char path[4096], secret[4096], work[4096], outside[4096];
 	model_files_sweep(n->config->data);
 	struct repository_options o = {.chunk_size = n->config->chunk_size, .check_key = check_key, .arg = n};
 	snprintf(path, sizeof path, "%s/blobs", n->config->data);
@@ -796,12 +835,16 @@ static int start_stores(struct node *n, struct error *err)
 	o.secret_path = str_from(secret);
 	snprintf(work, sizeof work, "%s/work", n->config->data);
 	o.work = str_from(work);
+	snprintf(outside, sizeof outside, "%s/outside", n->config->data);
+	struct buf hosts = {0};
+	o.mirror = mirror_of(n->config, outside, &hosts);
 	if (rc == 0)
 		rc = catalog_rules_apply(n->catalog, n->config, err);
 	if (rc == 0) {
 		catalog_set_size_of(n->catalog, blob_size_of, n->blobs);
 		rc = repository_new(n->loop, &o, &n->repository, err);
 	}
+	buf_fini(&hosts);
 	if (rc == 0)
 		set_repository_rules(n, n->config);
 	if (rc == 0)
@@ -867,9 +910,12 @@ static int start_gateway(struct node *n, struct error *err)
 	int rc = machine_describe(c, &n->machine, err);
 	if (rc == 0)
 		rc = gateway_new(n->loop, &o, &n->gateway, err);
-	if (rc == 0)
-		gateway_set_memory(n->gateway, c->memory_max);
-	return rc;
+	if (rc)
+		return rc;
+	gateway_set_memory(n->gateway, c->memory_max);
+	if (!has(n, ROLE_REPOSITORY))
+		n->cache = blob_cache_new(n->loop, n->blobs, c->data, c->cache_max, is_needed_blob, n);
+	return 0;
 }
 
 static int start_gate(struct node *n, struct error *err)
@@ -1004,6 +1050,7 @@ static void node_stop(struct node *n)
 	member_free(n->member);
 	key_ring_fini(&n->keys);
 	tls_context_free(n->api_tls);
+	blob_cache_free(n->cache);
 	held_models_fini(&n->held);
 	fetch_limits_fini(&n->limits);
 	loop_timer_free(n->second);

@@ -4,6 +4,7 @@
  * A blob shows only in the repositories it was pushed to or mounted in. DELETE takes it out of one repository; its
  * bytes go with the next collection (gc.h) when no other repository and no version needs them. */
 #include "serve/repository/repository_private.h"
+#include "serve/repository/through.h"
 
 #include "net/http_range.h"
 #include "store/blob_answer.h"
@@ -36,11 +37,14 @@ static void get(struct repository *r, struct http_exchange *x, struct str repo, 
 		oci_error(x, 404, "BLOB_UNKNOWN", "this repository has no such blob");
 		return;
 	}
-	if (blob_file_open(r->store, d, &f, &err)) {
+	int rc = blob_file_open(r->store, d, &f, &err);
+	oci_add_name(x, "Docker-Content-Digest", &name->name);
+	if (rc == E_NOTFOUND && through_offer(r->mirror, x, repo, d))
+		return;
+	if (rc) {
 		oci_fail(x, "BLOB_UNKNOWN", &err);
 		return;
 	}
-	oci_add_name(x, "Docker-Content-Digest", &name->name);
 	http_add_header(x, "Cache-Control", STR("max-age=31536000, immutable"));
 	if (!head) {
 		send_part(x, f);

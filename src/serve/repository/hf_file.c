@@ -4,6 +4,7 @@
 #include "serve/repository/hf_private.h"
 
 #include "net/http_range.h"
+#include "serve/repository/through.h"
 #include "store/blob_answer.h"
 
 #include <stdio.h>
@@ -19,6 +20,10 @@ int hf_file_work(struct hf_task *h)
 	int rc = blob_file_open(t->r->store, &h->file->digest, &h->blob, &t->err);
 	if (!rc)
 		h->size = blob_file_size(h->blob);
+	if (rc == E_NOTFOUND && t->r->mirror) { /* named, but not here yet: hf_file_answer gets it */
+		h->size = h->file->size;
+		rc = 0;
+	}
 	return rc;
 }
 
@@ -48,6 +53,11 @@ void hf_file_answer(struct hf_task *h)
 		const char *type = type_of(str_from(h->path));
 		http_respond_begin(x, 200, type ? type : "application/octet-stream", (int64_t)h->size);
 		http_end(x);
+		return;
+	}
+	if (!h->blob) {
+		if (!through_offer(h->t.r->mirror, x, str_from(h->t.repo), &h->file->digest))
+			hf_error(x, 404, "EntryNotFound", "this file is not here, and nobody is known to have it");
 		return;
 	}
 	enum http_range range = http_range(x, h->size, &from, &length);

@@ -8,6 +8,7 @@
  */
 #include "serve/repository/access.h"
 #include "serve/repository/hf.h"
+#include "serve/repository/mirror.h"
 #include "serve/repository/ollama.h"
 #include "serve/repository/quantize.h"
 #include "serve/repository/repository_private.h"
@@ -39,6 +40,10 @@ int repository_new(struct loop *loop, const struct repository_options *options, 
 	access_init(r, options);
 	uploads_init(r);
 	quantize_init(r, options);
+	if (options->mirror.folder.len && (rc = mirror_new(r, &options->mirror, err))) {
+		repository_free(r);
+		return rc;
+	}
 	*ret_repository = r;
 	return 0;
 }
@@ -51,6 +56,7 @@ void repository_free(struct repository *r)
 	feed_fini(r);
 	uploads_fini(r);
 	quantize_fini(r);
+	mirror_free(r);
 	buf_fini(&r->feed);
 	access_fini(r);
 	ollama_fini(r);
@@ -59,8 +65,10 @@ void repository_free(struct repository *r)
 
 void repository_release(struct repository *r)
 {
-	if (!--r->refs)
-		free(r);
+	if (--r->refs)
+		return;
+	mirror_drop(r);
+	free(r);
 }
 
 /* ---- tasks ----------------------------------------------------------------------------------- */
@@ -228,7 +236,7 @@ static void route(struct repository *r, struct http_exchange *x, struct str rest
 		tags_handle(r, x, repo);
 }
 
-bool repository_handle(struct repository *r, struct http_exchange *x)
+static bool dispatch(struct repository *r, struct http_exchange *x)
 {
 	struct str path = http_path(x);
 	if (str_equal(path, STR("/mdn/v1/catalog"))) {
@@ -239,7 +247,7 @@ bool repository_handle(struct repository *r, struct http_exchange *x)
 			feed_handle(r, x);
 		return true;
 	}
-	if (versions_handle(r, x))
+	if (mirror_import(r, x) || versions_handle(r, x))
 		return true;
 	if (str_equal(path, STR(OLLAMA_TOKEN_PATH))) {
 		ollama_token(r, x);
@@ -256,4 +264,15 @@ bool repository_handle(struct repository *r, struct http_exchange *x)
 	else
 		route(r, x, (struct str){path.base + 4, path.len - 4});
 	return true;
+}
+
+/* A waiting request whose manifest has come. */
+static void dispatch_again(struct repository *r, struct http_exchange *x)
+{
+	dispatch(r, x);
+}
+
+bool repository_handle(struct repository *r, struct http_exchange *x)
+{
+	return mirror_first(r, x, dispatch_again) || dispatch(r, x);
 }

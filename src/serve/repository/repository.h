@@ -30,6 +30,14 @@ struct repository_rules {
 	bool loopback;           /* listens on loopback only: other names in Host are a browser led astray */
 	bool tls;                /* the plain port is one with TLS after all */
 };
+/* What is taken from elsewhere: mirror.h. The URLs are of places whose models clients may ask for here. */
+struct repository_mirror {
+	struct str folder;        /* for what is known of other places; empty: nothing is taken from elsewhere */
+	struct str allowed, keys; /* HOST,... and HOST=KEY,...: net/outside.h, hub.h */
+	struct str proxy, ca_file;
+	struct str hf, ollama, oci; /* empty: that door gives what is here only */
+	int64_t fresh_us;
+};
 struct repository_options {
 	struct blob_store *store;
 	struct catalog *catalog;
@@ -41,6 +49,7 @@ struct repository_options {
 	struct str secret_path; /* of what URLs and tokens for Ollama are signed with; empty: good for this run */
 	struct str work;        /* folder for what is being quantized, emptied at start; empty: no quantizing */
 	struct str program;     /* the mdn that quantizes; empty: this very one */
+	struct repository_mirror mirror;
 	int64_t upload_idle_us; /* an upload nobody adds to is dropped after so long; 0: 1 h */
 };
 int repository_new(struct loop *loop, const struct repository_options *options, struct repository **ret_repository,

@@ -13,6 +13,7 @@
 struct upload;
 struct feed_wait;
 struct quantizer;
+struct mirror;
 
 struct names {
 	char **items;
@@ -43,6 +44,7 @@ struct repository {
 	size_t upload_count; /* with those being made */
 	struct loop_timer *upload_timer;
 	struct quantizer *quantizer;
+	struct mirror *mirror; /* NULL: nothing is taken from elsewhere */
 	struct feed_wait *waits;
 	size_t wait_count;
 	struct buf feed; /* the answer for feed_serial; empty: to be made */

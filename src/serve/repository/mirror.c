@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A question is (door, name, revision). Who asks the same at once waits together. A question that failed is not put
+ * again for some seconds, so that a missing name costs the other side one request however often it is asked for here.
+ *
+ * When the tag names a whole version already and the other side has a newer one, the old one is given until all of the
+ * new one is here (collect.h): nothing that nodes hold is taken away by a move somewhere else.
+ */
+#include "serve/repository/mirror.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "net/sse.h"
+#include "serve/repository/access.h"
+#include "serve/repository/collect.h"
+#include "serve/repository/hf_path.h"
+#include "serve/repository/ollama.h"
+#include "serve/repository/snapshot.h"
+#include "serve/repository/versions.h"
+#include "store/ociname.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define ASKS_MAX 64
+#define WAITERS_MAX 4096
+#define FAILED_MAX 256
+#define FAILED_US (10 * US_PER_S)
+#define TELL_US (500 * US_PER_MS)
+#define BODY_MAX 65536
+#define HF "https://huggingface.co"
+#define OLLAMA "https://registry.ollama.ai"
+
+struct waiter {
+	struct waiter *next;
+	struct ask *ask;
+	struct http_exchange *x;
+	mirror_then *then;
+};
+
+struct ask { /* one question, or one import */
+	struct ask *next;
+	struct state *s;
+	char key[512]; /* empty: an import */
+	struct upstream_source source;
+	struct upstream *upstream;
+	struct collect *collect;
+	struct waiter *waiters;
+	struct http_exchange *x; /* an import's stream; NULL: gone */
+	bool full, local;        /* local: there is something to give when this fails */
+};
+
+struct failed {
+	char key[512];
+	int64_t until_us;
+	struct error err;
+};
+
+struct state {
+	struct mirror m; /* first: what r->mirror points to */
+	char *hf, *ollama, *oci;
+	int64_t fresh_us;
+	struct ask *asks;
+	size_t ask_count, waiter_count;
+	struct failed failed[FAILED_MAX];
+	size_t failed_next;
+	struct loop_timer *tell;
+	bool stopped; /* jobs may still use what is here */
+};
+
+/* ---- asking ------------------------------------------------------------------------------------------ */
+
+static void ask_free(struct ask *a)
+{
+	struct ask **at = &a->s->asks;
+	while (*at != a)
+		at = &(*at)->next;
+	*at = a->next;
+	a->s->ask_count--;
+	free(a);
+}
+
+static void release_waiters(struct ask *a, const struct error *err)
+{
+	while (a->waiters) {
+		struct waiter *w = a->waiters;
+		struct http_exchange *x = w->x;
+		mirror_then *then = w->then;
+		a->waiters = w->next;
+		a->s->waiter_count--;
+		free(w);
+		http_watch(x, NULL, NULL, NULL);
+		if (err && !a->local && err->code != E_NOTFOUND)
+			oci_fail(x, "UNKNOWN", err);
+		else
+			then(a->s->m.r, x); /* 404s have the door's own shape */
+	}
+}
+
+static void remember_failure(struct ask *a, const struct error *err)
+{
+	struct failed *f = &a->s->failed[a->s->failed_next++ % FAILED_MAX];
+	memcpy(f->key, a->key, sizeof f->key);
+	f->until_us = clock_mono_us() + FAILED_US;
+	f->err = *err;
+	log_info("repository", "not mirrored: %s: %s", a->key, err->text);
+}
+
+static void say(struct ask *a, const char *event, struct str json)
+{
+	struct buf out = {0};
+	sse_append(&out, str_from(event), json);
+	a->full = !http_write(a->x, buf_str(&out));
+	buf_fini(&out);
+}
+
+static void say_end(struct ask *a, const struct error *err)
+{
+	struct buf json = {0};
+	if (!a->x)
+		return;
+	if (err) {
+		buf_printf(&json, "{\"code\":\"%s\",\"message\":", error_label(err->code));
+		buf_append_json(&json, str_from(err->text));
+		buf_append_str(&json, STR("}"));
+	} else {
+		buf_printf(&json, "{\"name\":\"%s\",\"tag\":\"%s\"}", a->source.to_name, a->source.to_tag);
+	}
+	say(a, err ? "error" : "result", buf_str(&json));
+	buf_fini(&json);
+	http_watch(a->x, NULL, NULL, NULL);
+	http_end(a->x);
+}
+
+static void on_collected(void *arg, const struct error *err)
+{
+	struct ask *a = arg;
+	if (err)
+		log_warn("repository", "%s:%s from %s: %s", a->source.to_name, a->source.to_tag, a->source.base,
+		         err->text);
+	else
+		log_info("repository", "%s:%s is here now, from %s", a->source.to_name, a->source.to_tag,
+		         a->source.base);
+	say_end(a, err);
+	ask_free(a);
+}
+
+static bool names_version(struct repository *r, const struct upstream_source *s, struct digest *ret_manifest)
+{
+	struct version v;
+	if (catalog_get_version(r->catalog, str_from(s->to_name), str_from(s->to_tag), &v, NULL))
+		return false;
+	*ret_manifest = v.manifest;
+	version_fini(&v);
+	return true;
+}
+
+static void on_taken(void *arg, const struct upstream_found *found, const struct error *err)
+{
+	struct ask *a = arg;
+	struct state *s = a->s;
+	struct digest now;
+	a->upstream = NULL;
+	if (err && !a->key[0]) {
+		say_end(a, err);
+		ask_free(a);
+		return;
+	}
+	if (err)
+		remember_failure(a, err);
+	else if (a->key[0])
+		origins_set_asked(s->m.origins, str_from(a->key), clock_wall_us(), NULL);
+	release_waiters(a, err);
+	bool same = !err && names_version(s->m.r, &a->source, &now) && digest_equal(&now, &found->manifest);
+	if (err || (a->key[0] && (a->source.tag_at_once || same))) {
+		ask_free(a);
+		return;
+	}
+	a->collect = collect_start(&s->m, &a->source, found, on_collected, a);
+}
+
+static struct ask *ask_new(struct state *s, const struct upstream_source *source, struct str key)
+{
+	struct ask *a = NEW(struct ask);
+	a->s = s;
+	a->source = *source;
+	str_copy(key, a->key, sizeof a->key);
+	a->next = s->asks;
+	s->asks = a;
+	s->ask_count++;
+	a->upstream = upstream_take(&s->m, source, on_taken, a);
+	return a;
+}
+
+/* ---- in front of the doors ----------------------------------------------------------------------------- */
+
+struct question {
+	struct upstream_source source;
+	char key[512];
+	bool local;
+};
+
+static bool source_is(struct question *q, enum upstream_kind kind, const char *base, struct str id, struct str revision)
+{
+	struct upstream_source *s = &q->source;
+	struct digest d;
+	char named[256];
+	s->kind = kind;
+	if (!base[0] || !str_copy(str_from(base), s->base, sizeof s->base) || !snapshot_name(id, s->to_name))
+		return false;
+	if (kind == UPSTREAM_OLLAMA && !memchr(id.base, '/', id.len))
+		snprintf(named, sizeof named, "library/%.*s", (int)(id.len < 200 ? id.len : 200), id.base);
+	else if (!str_copy(id, named, sizeof named))
+		return false;
+	/* A manifest by its digest is never new: it comes with the tag or index that names it. */
+	if (!digest_parse(revision, &d) || !oci_tag_valid(revision))
+		return false;
+	str_copy(str_from(named), s->id, sizeof s->id);
+	str_copy(revision, s->revision, sizeof s->revision);
+	str_copy(revision, s->to_tag, sizeof s->to_tag);
+	snprintf(s->who, sizeof s->who, "mirror");
+	return snprintf(q->key, sizeof q->key, "%d|%s|%s", (int)kind, s->to_name, s->to_tag) < (int)sizeof q->key;
+}
+
+static bool is_ollama(const struct http_exchange *x)
+{
+	struct str accept;
+	return http_header(x, "accept", &accept) &&
+	       str_equal(accept, STR("application/vnd.docker.distribution.manifest.v2+json"));
+}
+
+/* Which of the mirrored places would know what this request is about. */
+static bool question_of(struct state *s, const struct http_exchange *x, struct question *q)
+{
+	struct str path = http_path(x);
+	if (!str_equal(http_method(x), STR("GET")) && !str_equal(http_method(x), STR("HEAD")))
+		return false;
+	if (str_starts(path, STR("/v2/"))) {
+		const char *found = memmem(path.base, path.len, "/manifests/", 11);
+		if (!found)
+			return false;
+		size_t end = (size_t)(found - path.base);
+		struct str id = {path.base + 4, end - 4}, revision = {found + 11, path.len - end - 11};
+		if (end < 5 || memchr(revision.base, '/', revision.len))
+			return false;
+		return is_ollama(x) && s->ollama[0] ? source_is(q, UPSTREAM_OLLAMA, s->ollama, id, revision)
+		                                    : source_is(q, UPSTREAM_OCI, s->oci, id, revision);
+	}
+	struct hf_path p = hf_path_parse(path);
+	bool one = p.ask == HF_INFO || p.ask == HF_TREE || p.ask == HF_FILE;
+	return one && source_is(q, UPSTREAM_HF, s->hf, p.id, p.revision);
+}
+
+/* There is something here, and when it was asked for elsewhere: 0 never, so it is our own. */
+static bool is_local(struct state *s, const struct upstream_source *source)
+{
+	char tag[129];
+	struct digest d;
+	return catalog_has_repo(s->m.r->catalog, str_from(source->to_name)) &&
+	       !snapshot_find(s->m.r->catalog, str_from(source->to_name), str_from(source->revision), tag, &d, NULL);
+}
+
+static const struct error *failed_lately(const struct state *s, const char *key)
+{
+	for (size_t i = 0; i < FAILED_MAX; i++)
+		if (s->failed[i].until_us > clock_mono_us() && !strcmp(s->failed[i].key, key))
+			return &s->failed[i].err;
+	return NULL;
+}
+
+static void on_waiter_gone(void *arg)
+{
+	struct waiter *w = arg;
+	struct waiter **at = &w->ask->waiters;
+	while (*at != w)
+		at = &(*at)->next;
+	*at = w->next;
+	w->ask->s->waiter_count--;
+	free(w);
+}
+
+static void wait_for(struct ask *a, struct http_exchange *x, mirror_then *then)
+{
+	struct waiter *w = NEW(struct waiter);
+	*w = (struct waiter){a->waiters, a, x, then};
+	a->waiters = w;
+	a->s->waiter_count++;
+	http_watch(x, NULL, on_waiter_gone, w);
+}
+
+static struct ask *find_ask(struct state *s, const char *key)
+{
+	for (struct ask *a = s->asks; a; a = a->next)
+		if (!strcmp(a->key, key))
+			return a;
+	return NULL;
+}
+
+/* Asked for by a name of its own on the same page: a mirrored repository answers its other tags itself. */
+static bool must_ask(struct state *s, struct question *q)
+{
+	int64_t asked = origins_asked(s->m.origins, str_from(q->key)), now = clock_wall_us();
+	q->local = is_local(s, &q->source);
+	if (q->local && !asked)
+		return false;
+	return !(q->local && now - asked < s->fresh_us && now >= asked);
+}
+
+bool mirror_first(struct repository *r, struct http_exchange *x, mirror_then *then)
+{
+	struct state *s = (struct state *)r->mirror;
+	struct question q = {0};
+	struct digest d;
+	if (!s || s->stopped || !question_of(s, x, &q))
+		return false;
+	if (access_check(r, x, str_from(q.source.to_name), ACCESS_PULL, NULL) || !must_ask(s, &q))
+		return false; /* the door says what is to be said */
+	struct ask *a = find_ask(s, q.key);
+	const struct error *failure = a ? NULL : failed_lately(s, q.key);
+	if (failure && !q.local && failure->code != E_NOTFOUND) {
+		oci_fail(x, "UNKNOWN", failure);
+		return true;
+	}
+	if (failure || (a && a->collect) || (!a && s->ask_count >= ASKS_MAX) || s->waiter_count >= WAITERS_MAX)
+		return false; /* what is here has to do */
+	if (!a) {
+		q.source.tag_at_once = !names_version(r, &q.source, &d);
+		a = ask_new(s, &q.source, str_from(q.key));
+		a->local = q.local;
+	}
+	wait_for(a, x, then);
+	return true;
+}
+
+/* ---- imports --------------------------------------------------------------------------------------------- */
+
+static void on_import_gone(void *arg)
+{
+	struct ask *a = arg;
+	log_info("repository", "import of %s:%s given up: nobody waits for it; what came is kept", a->source.to_name,
+	         a->source.to_tag);
+	if (a->upstream)
+		upstream_cancel(a->upstream);
+	if (a->collect)
+		collect_cancel(a->collect);
+	ask_free(a);
+}
+
+static void on_import_writable(void *arg)
+{
+	((struct ask *)arg)->full = false;
+}
+
+static void on_tell(void *arg)
+{
+	struct state *s = arg;
+	for (struct ask *a = s->asks; a; a = a->next) {
+		struct buf json = {0};
+		if (!a->x || a->full)
+			continue;
+		if (a->collect)
+			collect_format(a->collect, &json);
+		else
+			buf_append_str(&json, STR("{}"));
+		say(a, "progress", buf_str(&json));
+		buf_fini(&json);
+	}
+}
+
+struct importing {
+	struct repository *r;
+	char who[64];
+};
+
+static int read_import(struct state *s, yyjson_val *root, struct upstream_source *source, struct error *err)
+{
+	struct str from = {0}, to = {0}, include = {0};
+	if (!yyjson_is_obj(root))
+		return error_set(err, E_INVAL, "send a JSON object");
+	int rc = json_str(root, "from", &from, err);
+	if (!rc)
+		rc = json_str(root, "to", &to, err);
+	if (!rc)
+		rc = json_str(root, "include", &include, err);
+	if (!rc)
+		rc = upstream_parse(from, str_from(s->hf[0] ? s->hf : HF), str_from(s->ollama[0] ? s->ollama : OLLAMA),
+		                    source, err);
+	if (!rc && to.len)
+		rc = versions_name(to, source->to_name, source->to_tag, err);
+	if (!rc && !str_copy(include, source->include, sizeof source->include))
+		rc = error_set(err, E_INVAL, "`include` is too long");
+	if (!rc && include.len && source->kind != UPSTREAM_HF)
+		rc = error_set(err, E_INVAL, "`include` is for hf: sources; others are taken whole");
+	return rc ? rc : hub_allows(s->m.hub, str_from(source->base), err);
+}
+
+static void on_import_body(void *arg, struct http_exchange *x, struct str body, const struct error *failure)
+{
+	struct importing *i = arg;
+	struct repository *r = i->r;
+	struct state *s = (struct state *)r->mirror;
+	struct error err = {0};
+	struct upstream_source source = {0};
+	yyjson_doc *doc = NULL;
+	int rc = failure ? error_set(&err, failure->code, "%s", failure->text)
+	         : r->freed || !s || s->stopped
+	             ? error_set(&err, E_UNAVAILABLE, "the repository stops; ask again in a moment")
+	             : json_parse(body, &doc, &err);
+	if (!rc)
+		rc = read_import(s, yyjson_doc_get_root(doc), &source, &err);
+	if (!rc && s->ask_count >= ASKS_MAX)
+		rc = error_set(&err, E_BUSY, "%d things are being fetched from elsewhere; try again later", ASKS_MAX);
+	yyjson_doc_free(doc);
+	if (rc) {
+		http_respond_error(x, &err);
+	} else {
+		memcpy(source.who, i->who, sizeof i->who);
+		struct ask *a = ask_new(s, &source, STR(""));
+		a->x = x;
+		http_respond_begin(x, 200, "text/event-stream", -1);
+		http_watch(x, on_import_writable, on_import_gone, a);
+	}
+	free(i);
+	repository_release(r);
+}
+
+bool mirror_import(struct repository *r, struct http_exchange *x)
+{
+	struct error err = {0};
+	if (!str_equal(http_path(x), STR(VERSIONS_PATH "import")))
+		return false;
+	if (!str_equal(http_method(x), STR("POST"))) {
+		error_set(&err, E_METHOD, "import is called with POST");
+		http_respond_error(x, &err);
+		return true;
+	}
+	struct importing *i = NEW(struct importing);
+	i->r = r;
+	access_who(r, x, i->who);
+	r->refs++;
+	http_body_collect(x, BODY_MAX, on_import_body, i);
+	return true;
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------- */
+
+static char *base_of(struct str url)
+{
+	while (url.len && url.base[url.len - 1] == '/')
+		url.len--;
+	return str_dup(url);
+}
+
+int mirror_new(struct repository *r, const struct repository_mirror *options, struct error *err)
+{
+	struct outside_options oo = {.allowed = options->allowed, .proxy = options->proxy, .ca_file = options->ca_file};
+	struct outside *outside = NULL;
+	struct state *s = NEW(struct state);
+	char *folder = str_dup(options->folder), *file = NULL;
+	s->m.r = r;
+	s->hf = base_of(options->hf);
+	s->ollama = base_of(options->ollama);
+	s->oci = base_of(options->oci);
+	s->fresh_us = options->fresh_us;
+	int rc = folder_make(folder, 0700, err);
+	if (!rc) {
+		file = file_join(str_from(folder), "origins.db");
+		rc = origins_open(str_from(file), &s->m.origins, err);
+	}
+	if (!rc)
+		rc = outside_new(r->loop, &oo, &outside, err);
+	if (!rc)
+		rc = hub_new(outside, options->keys, &s->m.hub, err);
+	if (rc)
+		outside_free(outside);
+	const char *const bases[] = {s->hf, s->ollama, s->oci};
+	for (size_t i = 0; i < 3 && !rc; i++)
+		if (bases[i][0] && (rc = hub_allows(s->m.hub, str_from(bases[i]), err)))
+			error_prefix(err, "a mirror of %s", bases[i]);
+	s->tell = loop_timer_new(r->loop, on_tell, s);
+	loop_timer_start(s->tell, TELL_US, TELL_US);
+	free(folder);
+	free(file);
+	r->mirror = &s->m;
+	if (rc)
+		mirror_free(r);
+	return rc;
+}
+
+void mirror_free(struct repository *r)
+{
+	struct state *s = (struct state *)r->mirror;
+	struct error err = {0};
+	if (!s || s->stopped)
+		return;
+	s->stopped = true;
+	error_set(&err, E_UNAVAILABLE, "the repository stops; ask again in a moment");
+	while (s->asks) {
+		struct ask *a = s->asks;
+		if (a->upstream)
+			upstream_cancel(a->upstream);
+		if (a->collect)
+			collect_cancel(a->collect);
+		while (a->waiters) {
+			struct waiter *w = a->waiters;
+			a->waiters = w->next;
+			http_watch(w->x, NULL, NULL, NULL);
+			oci_fail(w->x, "UNKNOWN", &err);
+			free(w);
+		}
+		say_end(a, &err);
+		ask_free(a);
+	}
+	through_fini(&s->m);
+	hub_free(s->m.hub);
+	s->m.hub = NULL;
+	loop_timer_free(s->tell);
+}
+
+void mirror_drop(struct repository *r)
+{
+	struct state *s = (struct state *)r->mirror;
+	if (!s)
+		return;
+	origins_close(s->m.origins);
+	free(s->hf);
+	free(s->ollama);
+	free(s->oci);
+	free(s);
+	r->mirror = NULL;
+}

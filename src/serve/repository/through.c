@@ -1,0 +1,706 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A through has workers, each with one call for a run of pieces. Bytes gather in a worker's buffer and are written by
+ * a job while the call is paused; then readers are looked after. One worker asks first: only when it got its range do
+ * the others begin. A server that sends the whole file for a range is read in order by one worker.
+ *
+ * Everything that a job uses lives until the job is done: a through that ends waits for its jobs (`jobs`).
+ */
+#include "serve/repository/through.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/http_range.h"
+#include "store/spool.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define WORKERS 4
+#define RUN_PIECES 4
+#define STEP (1u << 20) /* written at once; a multiple of a sealed file's segments */
+#define READ_STEP (256u << 10)
+#define FAILURES_MAX 8
+#define RETRY_US (500 * US_PER_MS)
+#define THROUGHS_MAX 64
+
+struct worker {
+	struct through *t;
+	struct hub_call *call;          /* NULL: none */
+	uint32_t piece, end;            /* the run: [piece, end) is claimed and not held yet */
+	uint64_t at;                    /* written up to here */
+	struct buf in, out;             /* coming; being written */
+	bool writing, headed, complete; /* complete: all of the answer is in `in` */
+	struct error err;
+};
+
+struct reader {
+	struct reader *next;
+	struct through *t;
+	struct http_exchange *x; /* NULL: gone, or answered; the job that still runs frees it */
+	uint64_t at, end;
+	bool reading, full;
+	char *piece;
+	size_t len;
+	int rc;
+};
+
+struct through_watch {
+	struct through_watch *next;
+	struct through *t;
+	through_fn *fn;
+	void *arg;
+};
+
+struct through {
+	struct through *next;
+	struct mirror *m;
+	struct digest digest;
+	char repo[REPO_NAME_SIZE];
+	struct origin from;
+	struct spool *spool; /* NULL while it is opened */
+	uint8_t *claimed;    /* one a piece */
+	struct worker workers[WORKERS];
+	struct reader *readers;
+	struct through_watch *watches;
+	struct loop_timer *retry;
+	int failures;
+	size_t jobs;
+	bool probed, no_ranges, over, finishing;
+	struct error err; /* over: why, code 0 when it is a blob */
+};
+
+/* ---- life ------------------------------------------------------------------------------------------ */
+
+static void through_free(struct through *t)
+{
+	for (size_t i = 0; i < WORKERS; i++) {
+		buf_fini(&t->workers[i].in);
+		buf_fini(&t->workers[i].out);
+	}
+	loop_timer_free(t->retry);
+	spool_close(t->spool);
+	free(t->claimed);
+	free(t);
+}
+
+/* When nobody uses it any more. */
+static void let_go(struct through *t)
+{
+	if (t->over && !t->jobs && !t->readers)
+		through_free(t);
+}
+
+static void unlist(struct through *t)
+{
+	struct through **at = &t->m->throughs;
+	while (*at && *at != t)
+		at = &(*at)->next;
+	if (*at) {
+		*at = t->next;
+		t->m->through_count--;
+	}
+}
+
+struct io { /* a job */
+	struct through *t;
+	struct repository *r;
+	struct worker *w;
+	struct reader *reader;
+	int rc;
+	struct error err;
+	void (*done)(struct io *io);
+};
+
+static void io_done(void *arg)
+{
+	struct io *io = arg;
+	struct repository *r = io->r;
+	struct through *t = io->t;
+	t->jobs--;
+	io->done(io);
+	free(io);
+	let_go(t);
+	repository_release(r);
+}
+
+static void io_run(struct through *t, struct worker *w, struct reader *reader, loop_fn *work,
+                   void (*done)(struct io *io))
+{
+	struct io *io = NEW(struct io);
+	*io = (struct io){.t = t, .r = t->m->r, .w = w, .reader = reader, .done = done};
+	t->jobs++;
+	t->m->r->refs++;
+	loop_job(t->m->r->loop, work, io_done, io);
+}
+
+static void stop_workers(struct through *t)
+{
+	for (size_t i = 0; i < WORKERS; i++) {
+		struct worker *w = &t->workers[i];
+		if (w->call)
+			hub_cancel(w->call);
+		w->call = NULL;
+	}
+}
+
+static void pump(struct reader *reader);
+
+/* Readers that have all they need already go on; the others cannot. */
+static void end(struct through *t, const struct error *err)
+{
+	if (t->over)
+		return;
+	t->over = true;
+	if (err)
+		t->err = *err;
+	stop_workers(t);
+	loop_timer_stop(t->retry);
+	unlist(t);
+	for (struct reader *reader = t->readers, *next; reader; reader = next) {
+		next = reader->next;
+		pump(reader);
+	}
+	while (t->watches) {
+		struct through_watch *w = t->watches;
+		t->watches = w->next;
+		w->fn(w->arg, err);
+		free(w);
+	}
+}
+
+/* ---- readers ---------------------------------------------------------------------------------------- */
+
+static void reader_free(struct reader *reader)
+{
+	struct reader **at = &reader->t->readers;
+	while (*at != reader)
+		at = &(*at)->next;
+	*at = reader->next;
+	free(reader->piece);
+	free(reader);
+}
+
+static uint64_t readable(const struct through *t, uint64_t at)
+{
+	uint32_t piece = (uint32_t)(at / SPOOL_PIECE);
+	uint64_t end = piece * SPOOL_PIECE;
+	if (!t->spool)
+		return 0;
+	end += spool_length(t->spool, piece);
+	if ((t->over && !t->err.code) || spool_has(t->spool, piece))
+		return end - at;
+	for (size_t i = 0; i < WORKERS; i++) {
+		const struct worker *w = &t->workers[i];
+		if (w->piece < w->end && piece == w->piece && w->at > at)
+			return w->at < end ? w->at - at : end - at;
+	}
+	return 0;
+}
+
+static void read_work(void *arg)
+{
+	struct io *io = arg;
+	io->rc = spool_read(io->t->spool, io->reader->at, io->reader->piece, io->reader->len, &io->err);
+}
+
+static void read_done(struct io *io)
+{
+	struct reader *reader = io->reader;
+	reader->reading = false;
+	if (!reader->x) {
+		reader_free(reader);
+		return;
+	}
+	if (io->rc) {
+		struct http_exchange *x = reader->x;
+		http_watch(x, NULL, NULL, NULL);
+		reader_free(reader);
+		http_abort(x);
+		return;
+	}
+	reader->at += reader->len;
+	reader->full = !http_write(reader->x, (struct str){reader->piece, reader->len});
+	pump(reader);
+}
+
+/* May free the reader. */
+static void pump(struct reader *reader)
+{
+	struct through *t = reader->t;
+	struct http_exchange *x = reader->x;
+	if (!x || reader->reading || reader->full)
+		return;
+	uint64_t n = reader->at < reader->end ? readable(t, reader->at) : 0;
+	if (reader->at == reader->end || (!n && t->over)) {
+		bool whole = reader->at == reader->end;
+		http_watch(x, NULL, NULL, NULL);
+		reader_free(reader);
+		if (whole)
+			http_end(x);
+		else
+			http_abort(x); /* the only honest end of what was promised */
+		return;
+	}
+	if (!n)
+		return;
+	uint64_t left = reader->end - reader->at;
+	n = n < left ? n : left;
+	reader->len = n < READ_STEP ? (size_t)n : READ_STEP;
+	reader->reading = true;
+	io_run(t, NULL, reader, read_work, read_done);
+}
+
+static void pump_all(struct through *t)
+{
+	for (struct reader *reader = t->readers, *next; reader; reader = next) {
+		next = reader->next;
+		pump(reader);
+	}
+}
+
+static void on_reader_gone(void *arg)
+{
+	struct reader *reader = arg;
+	struct through *t = reader->t;
+	reader->x = NULL;
+	if (!reader->reading) {
+		reader_free(reader);
+		let_go(t);
+	}
+}
+
+static void on_reader_writable(void *arg)
+{
+	struct reader *reader = arg;
+	struct through *t = reader->t;
+	reader->full = false;
+	t->jobs++; /* pump may free the reader, not the through */
+	pump(reader);
+	t->jobs--;
+	let_go(t);
+}
+
+static void answer(struct through *t, struct http_exchange *x, bool part, uint64_t from, uint64_t length)
+{
+	struct reader *reader = NEW(struct reader);
+	char range[80];
+	reader->t = t;
+	reader->x = x;
+	reader->at = from;
+	reader->end = from + length;
+	reader->piece = mem_new(READ_STEP);
+	reader->next = t->readers;
+	t->readers = reader;
+	http_add_header(x, "Accept-Ranges", STR("bytes"));
+	if (part) {
+		snprintf(range, sizeof range, "bytes %llu-%llu/%llu", (unsigned long long)from,
+		         (unsigned long long)(from + length - 1), (unsigned long long)t->from.size);
+		http_add_header(x, "Content-Range", str_from(range));
+	}
+	http_respond_begin(x, part ? 206 : 200, "application/octet-stream", (int64_t)length);
+	http_watch(x, on_reader_writable, on_reader_gone, reader);
+	pump(reader);
+}
+
+/* ---- workers ------------------------------------------------------------------------------------------ */
+
+static void work_on(struct through *t);
+
+static void finish_work(void *arg)
+{
+	struct io *io = arg;
+	io->rc = spool_finish(io->t->spool, &io->err);
+}
+
+static void finish_done(struct io *io)
+{
+	struct through *t = io->t;
+	if (io->rc == E_CORRUPT) {
+		spool_discard(t->spool);
+		t->spool = NULL;
+	}
+	if (io->rc)
+		log_warn("repository", "%s: %s", t->from.url, io->err.text);
+	end(t, io->rc ? &io->err : NULL);
+}
+
+static void worker_stop(struct worker *w)
+{
+	for (uint32_t i = w->piece; i < w->end; i++)
+		w->t->claimed[i] = 0;
+	w->piece = w->end = 0;
+	buf_clear(&w->in);
+	buf_clear(&w->out);
+}
+
+static void on_retry(void *arg)
+{
+	struct through *t = arg;
+	t->jobs++; /* it may end, but not go */
+	work_on(t);
+	t->jobs--;
+	let_go(t);
+}
+
+/* The worker's run ended early. */
+static void worker_failed(struct worker *w, const struct error *err)
+{
+	struct through *t = w->t;
+	struct error why = *err;
+	worker_stop(w);
+	bool lasting = why.code == E_NOTFOUND || why.code == E_FORBIDDEN || why.code == E_INVAL ||
+	               why.code == E_NOSPACE || why.code == E_LIMIT;
+	if (lasting || ++t->failures >= FAILURES_MAX) {
+		end(t, &why);
+		return;
+	}
+	if (why.code != E_CANCELED)
+		log_info("repository", "%s: %s; going on soon", t->from.url, why.text);
+	int shift = t->failures < 5 ? t->failures : 5;
+	loop_timer_start(t->retry, RETRY_US << shift >> 1, 0);
+}
+
+static void write_work(void *arg)
+{
+	struct io *io = arg;
+	struct worker *w = io->w;
+	struct spool *spool = io->t->spool;
+	struct str data = buf_str(&w->out);
+	uint64_t at = w->at;
+	while (data.len && !io->rc) { /* a piece after the other */
+		uint32_t piece = (uint32_t)(at / SPOOL_PIECE);
+		uint64_t end = piece * SPOOL_PIECE + spool_length(spool, piece);
+		size_t n = data.len < end - at ? data.len : (size_t)(end - at);
+		io->rc = spool_write(spool, at, (struct str){data.base, n}, &io->err);
+		at += n;
+		data = (struct str){data.base + n, data.len - n};
+		if (!io->rc && at == end)
+			io->rc = spool_keep(spool, piece, &io->err);
+	}
+}
+
+static void worker_go_on(struct worker *w);
+
+static void write_done(struct io *io)
+{
+	struct worker *w = io->w;
+	struct through *t = io->t;
+	w->writing = false;
+	if (t->over)
+		return;
+	if (io->rc) {
+		if (w->call)
+			hub_cancel(w->call);
+		w->call = NULL;
+		worker_failed(w, &io->err);
+		return;
+	}
+	w->at += w->out.len;
+	buf_clear(&w->out);
+	t->failures = 0;
+	while (w->piece < w->end && spool_has(t->spool, w->piece))
+		w->piece++;
+	pump_all(t);
+	worker_go_on(w);
+}
+
+/* Writes what has gathered, or waits for more, or takes the next run. */
+static void worker_go_on(struct worker *w)
+{
+	struct through *t = w->t;
+	size_t n = w->complete ? w->in.len : w->in.len / STEP * STEP;
+	if (w->writing)
+		return;
+	if (n) {
+		w->writing = true;
+		buf_append(&w->out, w->in.base, n);
+		buf_consume(&w->in, n);
+		io_run(t, w, NULL, write_work, write_done);
+	} else if (w->call) {
+		hub_resume(w->call);
+	} else if (w->err.code) {
+		struct error err = w->err;
+		worker_failed(w, &err);
+	} else if (w->piece < w->end) {
+		struct error err = {0};
+		error_set(&err, E_PEER, "the answer ended early");
+		worker_failed(w, &err);
+	} else {
+		worker_stop(w);
+		work_on(t);
+	}
+}
+
+static bool range_is(const struct worker *w)
+{
+	struct str text;
+	unsigned long long from, to, size;
+	char line[100];
+	return hub_header(w->call, "content-range", &text) && str_copy(text, line, sizeof line) &&
+	       sscanf(line, "bytes %llu-%llu/%llu", &from, &to, &size) == 3 && from == w->at && size == w->t->from.size;
+}
+
+static bool on_head(void *arg, struct hub_call *call, int status)
+{
+	struct worker *w = arg;
+	struct through *t = w->t;
+	w->call = call;
+	w->headed = true;
+	if (status == 206 && !t->no_ranges && range_is(w)) {
+		t->probed = true;
+		return true;
+	}
+	if (status == 200 && (t->no_ranges || (w->at == 0 && w->end == spool_count(t->spool))))
+		return true;
+	if (status == 200 || status == 206) {
+		t->no_ranges = true;
+		error_set(&w->err, E_CANCELED, "%s gives no ranges", t->from.url);
+	} else {
+		hub_refused(str_from(t->from.url), status, &w->err);
+	}
+	return false;
+}
+
+static bool on_data(void *arg, struct str data)
+{
+	struct worker *w = arg;
+	buf_append_str(&w->in, data);
+	if (w->in.len < STEP)
+		return true;
+	if (!w->writing)
+		worker_go_on(w);
+	return false;
+}
+
+static void on_done(void *arg, struct hub_call *call, const struct error *err)
+{
+	struct worker *w = arg;
+	struct through *t = w->t;
+	w->call = NULL;
+	w->complete = true;
+	t->jobs++; /* it may end, but not go */
+	if (err && !w->err.code)
+		w->err = *err;
+	if (w->err.code) /* what came before is good all the same, but for a part of a sealed segment */
+		w->complete = false;
+	worker_go_on(w);
+	if (t->probed)
+		work_on(t);
+	t->jobs--;
+	let_go(t);
+}
+
+static void worker_start(struct worker *w, uint32_t piece, uint32_t end)
+{
+	struct through *t = w->t;
+	char range[64];
+	uint64_t from = piece * SPOOL_PIECE, to = (end - 1) * SPOOL_PIECE + spool_length(t->spool, end - 1);
+	struct http_header headers[] = {{STR("Accept-Encoding"), STR("identity")}, {STR("Range"), STR("")}};
+	snprintf(range, sizeof range, "bytes=%llu-%llu", (unsigned long long)from, (unsigned long long)to - 1);
+	headers[1].value = str_from(range);
+	memset(t->claimed + piece, 1, end - piece);
+	w->piece = piece;
+	w->end = end;
+	w->at = from;
+	w->headed = w->complete = false;
+	w->err = (struct error){0};
+	bool whole = t->no_ranges || (piece == 0 && end == spool_count(t->spool));
+	struct hub_request r = {.url = str_from(t->from.url),
+	                        .scope = str_from(t->from.scope),
+	                        .headers = headers,
+	                        .header_count = whole ? 1 : 2,
+	                        .bytes_max = to - from,
+	                        .on_head = on_head,
+	                        .on_data = on_data,
+	                        .on_done = on_done,
+	                        .arg = w};
+	w->call = hub_start(t->m->hub, &r);
+}
+
+static bool is_free(const struct through *t, uint32_t piece)
+{
+	return piece < spool_count(t->spool) && !t->claimed[piece] && !spool_has(t->spool, piece);
+}
+
+/* Where somebody waits, else the first. */
+static bool next_run(const struct through *t, uint32_t *ret_piece, uint32_t *ret_end)
+{
+	uint32_t piece = UINT32_MAX, count = spool_count(t->spool);
+	for (const struct reader *reader = t->readers; reader; reader = reader->next)
+		if (is_free(t, (uint32_t)(reader->at / SPOOL_PIECE)))
+			piece = (uint32_t)(reader->at / SPOOL_PIECE);
+	for (uint32_t i = 0; i < count && piece == UINT32_MAX; i++)
+		if (is_free(t, i))
+			piece = i;
+	if (piece == UINT32_MAX)
+		return false;
+	*ret_piece = piece;
+	for (*ret_end = piece; *ret_end < count && *ret_end < piece + RUN_PIECES && is_free(t, *ret_end);)
+		++*ret_end;
+	return true;
+}
+
+static bool is_idle(const struct worker *w)
+{
+	return !w->call && !w->writing && w->piece == w->end;
+}
+
+/* Gives every idle worker something, or ends when all is there. */
+static void work_on(struct through *t)
+{
+	bool busy = false;
+	uint32_t piece, end;
+	if (t->over || t->finishing || !t->spool)
+		return;
+	for (size_t i = 0; i < WORKERS; i++)
+		busy = busy || !is_idle(&t->workers[i]);
+	if (!busy && spool_held(t->spool) == t->from.size) {
+		t->finishing = true;
+		io_run(t, NULL, NULL, finish_work, finish_done);
+		return;
+	}
+	if (t->no_ranges) { /* from the beginning, in order; what is held is written once more */
+		if (!busy)
+			worker_start(&t->workers[0], 0, spool_count(t->spool));
+		return;
+	}
+	for (size_t i = 0; i < (t->probed ? WORKERS : 1); i++)
+		if (is_idle(&t->workers[i]) && next_run(t, &piece, &end))
+			worker_start(&t->workers[i], piece, end);
+}
+
+/* ---- opening --------------------------------------------------------------------------------------------- */
+
+static void open_work(void *arg)
+{
+	struct io *io = arg;
+	struct through *t = io->t;
+	io->rc = spool_open(t->m->r->store, &t->digest, t->from.size, &t->spool, &io->err);
+}
+
+static void open_done(struct io *io)
+{
+	struct through *t = io->t;
+	if (t->over)
+		return;
+	if (io->rc) {
+		end(t, &io->err);
+		return;
+	}
+	t->claimed = mem_new(spool_count(t->spool) + 1u);
+	pump_all(t);
+	work_on(t);
+}
+
+int through_open(struct mirror *m, struct str repo, const struct digest *d, const struct origin *from,
+                 struct through **ret_through, struct error *err)
+{
+	for (struct through *t = m->throughs; t; t = t->next)
+		if (digest_equal(&t->digest, d)) {
+			*ret_through = t;
+			return 0;
+		}
+	if (m->through_count >= THROUGHS_MAX)
+		return error_set(err, E_BUSY, "%d blobs are being fetched from elsewhere; try again later",
+		                 THROUGHS_MAX);
+	struct through *t = NEW(struct through);
+	t->m = m;
+	t->digest = *d;
+	t->from = *from;
+	str_copy(repo, t->repo, sizeof t->repo);
+	for (size_t i = 0; i < WORKERS; i++)
+		t->workers[i].t = t;
+	t->retry = loop_timer_new(m->r->loop, on_retry, t);
+	t->next = m->throughs;
+	m->throughs = t;
+	m->through_count++;
+	io_run(t, NULL, NULL, open_work, open_done);
+	*ret_through = t;
+	return 0;
+}
+
+struct through_watch *through_watch(struct through *t, through_fn *fn, void *arg)
+{
+	struct through_watch *w = NEW(struct through_watch);
+	*w = (struct through_watch){t->watches, t, fn, arg};
+	t->watches = w;
+	return w;
+}
+
+void through_unwatch(struct through_watch *w)
+{
+	struct through_watch **at = &w->t->watches;
+	while (*at != w)
+		at = &(*at)->next;
+	*at = w->next;
+	free(w);
+}
+
+uint64_t through_held(const struct through *t)
+{
+	uint64_t held = t->spool ? spool_held(t->spool) : 0;
+	for (size_t i = 0; i < WORKERS; i++) {
+		const struct worker *w = &t->workers[i];
+		if (w->piece < w->end && w->at > w->piece * SPOOL_PIECE)
+			held += w->at - w->piece * SPOOL_PIECE;
+	}
+	return held < t->from.size ? held : t->from.size;
+}
+
+uint64_t through_size(const struct through *t)
+{
+	return t->from.size;
+}
+
+bool through_offer(struct mirror *m, struct http_exchange *x, struct str repo, const struct digest *d)
+{
+	struct origin from;
+	struct through *t;
+	struct error err = {0};
+	uint64_t size, at = 0, length;
+	if (!m || !blob_stat(m->r->store, d, &size, NULL) || origins_get(m->origins, repo, d, &from, NULL))
+		return false;
+	length = from.size;
+	if (str_equal(http_method(x), STR("HEAD"))) {
+		http_add_header(x, "Accept-Ranges", STR("bytes"));
+		http_respond_begin(x, 200, "application/octet-stream", (int64_t)from.size);
+		http_end(x);
+		return true;
+	}
+	enum http_range range = http_range(x, from.size, &at, &length);
+	if (range == HTTP_RANGE_BAD) {
+		char content_range[80];
+		snprintf(content_range, sizeof content_range, "bytes */%llu", (unsigned long long)from.size);
+		http_add_header(x, "Content-Range", str_from(content_range));
+		oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
+	} else if (through_open(m, repo, d, &from, &t, &err)) {
+		oci_fail(x, "UNKNOWN", &err);
+	} else {
+		answer(t, x, range == HTTP_RANGE_PART, at, length);
+	}
+	return true;
+}
+
+void through_fini(struct mirror *m)
+{
+	struct error err = {0};
+	error_set(&err, E_CANCELED, "the repository stops");
+	while (m->throughs) {
+		struct through *t = m->throughs;
+		t->jobs++;
+		end(t, &err);
+		for (struct reader *reader = t->readers, *next; reader; reader = next) { /* whom pump left */
+			struct http_exchange *x = reader->x;
+			next = reader->next;
+			reader->x = NULL;
+			if (x)
+				http_watch(x, NULL, NULL, NULL);
+			if (!reader->reading)
+				reader_free(reader);
+			if (x)
+				http_abort(x);
+		}
+		t->jobs--;
+		let_go(t);
+	}
+}
