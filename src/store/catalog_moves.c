@@ -356,13 +356,13 @@ struct kept_move {
 int catalog_history(struct catalog *c, struct str name, struct str tag, size_t limit,
                     void (*fn)(void *arg, const struct catalog_move *m), void *arg, struct error *err)
 {
-	struct kept_move *moves = mem_new((CATALOG_MOVES_MAX + 1) * sizeof *moves);
-	size_t count = 0;
+	size_t count = 0, most = limit && limit < CATALOG_MOVES_MAX ? limit : CATALOG_MOVES_MAX;
+	struct kept_move *moves = mem_new(most * sizeof *moves);
 	int step = SQLITE_DONE;
 	pthread_mutex_lock(&c->read_lock);
 	sqlite3_stmt *stmt = bind2(c, MOVES, name, tag);
-	sqlite3_bind_int64(stmt, 3, limit && limit < CATALOG_MOVES_MAX ? (int64_t)limit : CATALOG_MOVES_MAX);
-	while (count < CATALOG_MOVES_MAX && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
+	sqlite3_bind_int64(stmt, 3, (int64_t)most);
+	while (count < most && (step = sqlite3_step(stmt)) == SQLITE_ROW) {
 		struct kept_move *m = &moves[count++];
 		m->wall_us = sqlite3_column_int64(stmt, 0);
 		m->has_before = digest_at(stmt, 1, &m->before);

@@ -266,10 +266,15 @@ def test_immutable_tags_and_retired_versions(net, tiny, models):
     push(net, tiny, "imm:fixed-1")
     push(net, tiny, "imm:fixed-1")
     assert "immutable" in fails(net, "push", other, "imm:fixed-1", "--repository", net.repository_url, "--quiet")
+    push(net, other, "imm:other")
+    text = httpx.get(f"{net.repository_url}/v2/imm/manifests/other")
+    refused = httpx.put(f"{net.repository_url}/v2/imm/manifests/fixed-1", content=text.content,
+                        headers={"content-type": text.headers["content-type"]})
+    assert refused.status_code == 409 and refused.json()["errors"][0]["code"] == "DENIED"
     net.mdn("retire", "imm:fixed-1")
     assert "imm:fixed-1" not in versions(net, "--search", "imm")
     assert versions(net, "--search", "imm", "--retired")["imm:fixed-1"]["retired"]
-    assert httpx.get(f"{net.repository_url}/v2/imm/tags/list").json()["tags"] in ([], None)
+    assert httpx.get(f"{net.repository_url}/v2/imm/tags/list").json()["tags"] == ["other"]
     assert httpx.head(f"{net.repository_url}/v2/imm/manifests/fixed-1").status_code == 200
     assert "retired" in fails(net, "promote", "imm:fixed-1", "stable")
     eventually(lambda: "retired" in fails(net, "place", "imm:fixed-1", "--on", "role=edge"), what="it cannot be placed")
@@ -289,6 +294,35 @@ def test_only_operators_over_the_node_port(net):
     if certs and keys:
         context.load_cert_chain(certs[0], keys[0])
         assert httpx.get(url, verify=context).status_code == 403
+
+
+def test_odd_requests_are_answered_with_words(net, tiny):
+    push(net, tiny, "odd:v1")
+    base = net.repository.node_url + "/mdn/v1/repository/"
+    http = net.http()
+
+    def post(path, body):
+        answer = http.post(base + path, content=body if isinstance(body, str) else json.dumps(body))
+        return answer.status_code, answer.json()["error"]["message"]
+
+    assert post("promote", "{")[0] == 400
+    assert post("promote", "[]")[0] == 400
+    assert post("promote", {})[0] == 400 and "model" in post("promote", {})[1]
+    assert post("promote", {"model": "odd:v1", "channel": "-x"})[0] == 400
+    assert post("promote", {"model": "odd:v1"})[0] == 400
+    assert post("promote", {"model": "../odd:v1", "channel": "x"})[0] == 400
+    assert post("label", {"model": "odd:v1", "set": {"a": 1}})[0] == 400
+    assert post("label", {"model": "odd:v1", "set": {"a": "x\u0007"}})[0] == 400
+    assert post("label", {"model": "odd:v1", "set": {f"k{i}": "v" for i in range(80)}})[0] == 413
+    assert post("retire", {"model": "odd:none"})[0] == 404
+    assert post("quantize", {"model": "odd:v1", "type": "q4_0", "to": "odd:v1"})[0] == 409
+    assert post("label", "x" * 300000)[0] == 413
+    assert http.get(base + "models", params={"limit": "x"}).status_code == 400
+    assert http.get(base + "tags", params={"name": "NO"}).status_code == 400
+    assert http.get(base + "promote").status_code == 405 and http.get(base + "nothing").status_code == 404
+    assert http.get(base + "jobs/zz").status_code == 404
+    many = http.post(base + "label", content=json.dumps({"model": "odd:v1", "remove": ["x"] * 2000}))
+    assert many.status_code == 200
 
 
 # ---- labels, search, differences ------------------------------------------------------------------------------

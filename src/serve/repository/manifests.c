@@ -290,7 +290,9 @@ static void put_done(struct task *t)
 	if (t->rc) {
 		/* What the client sent is at fault, or too much: 400; the rest as the table says. */
 		bool bad = !strcmp(m->code, "MANIFEST_INVALID");
-		oci_error(t->x, bad ? 400 : error_http_status(t->rc), m->code, t->err.text);
+		/* An immutable tag: OCI has no word of its own for it. */
+		oci_error(t->x, bad ? 400 : error_http_status(t->rc), t->rc == E_CONFLICT ? "DENIED" : m->code,
+		          t->err.text);
 		manifest_task_free(m);
 		return;
 	}

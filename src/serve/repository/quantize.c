@@ -16,6 +16,7 @@
 #include "engine/engine.h"
 #include "net/child.h"
 #include "net/sse.h"
+#include "serve/repository/access.h"
 #include "serve/repository/model.h"
 #include "serve/repository/versions.h"
 
@@ -50,7 +51,7 @@ struct watcher {
 struct job {
 	struct job *next;
 	struct repository *r;
-	char id[17], who[160], type[16];
+	char id[17], who[64], type[16];
 	char name[129], tag[129], to_name[129], to_tag[129];
 	enum job_state state;
 	int done, total; /* tensors */
@@ -608,7 +609,7 @@ static void answer_job(struct http_exchange *x, int status, const struct job *j)
 
 struct asking {
 	struct repository *r;
-	char who[160];
+	char who[64];
 };
 
 static void on_body(void *arg, struct http_exchange *x, struct str body, const struct error *failure)
@@ -719,7 +720,7 @@ bool quantize_handle(struct repository *r, struct http_exchange *x, struct str p
 	} else if (str_equal(http_method(x), STR("POST"))) {
 		struct asking *a = NEW(struct asking);
 		a->r = r;
-		versions_who(r, x, a->who, sizeof a->who);
+		access_who(r, x, a->who);
 		r->refs++;
 		http_body_collect(x, BODY_MAX, on_body, a);
 	} else {

@@ -30,7 +30,7 @@ struct op {
 struct call {
 	struct task t; /* t.repo: the model's name */
 	const struct op *op;
-	char tag[129], other_name[129], other_tag[129], who[160];
+	char tag[129], other_name[129], other_tag[129], who[64];
 	bool undo;
 	struct version labels; /* to be set; what a search wants */
 	struct buf removed;    /* keys, a line each */
@@ -57,23 +57,6 @@ int versions_name(struct str text, char ret_name[static 129], char ret_tag[stati
 	if (!oci_reference_parse(text, &name, &tag) || !str_copy(name, ret_name, 129) || !str_copy(tag, ret_tag, 129))
 		return error_set(err, E_INVAL, "`" STR_FMT "` is not NAME:TAG (at most 128 bytes each)", STR_ARG(text));
 	return 0;
-}
-
-void versions_who(struct repository *r, struct http_exchange *x, char *ret_who, size_t size)
-{
-	char tenant[32] = "";
-	struct str identity = http_peer_identity(x);
-	ret_who[0] = 0;
-	if (identity.len) { /* spiffe://DOMAIN/operator/NAME */
-		struct str kind = STR("");
-		if (str_starts(identity, STR("spiffe://")))
-			str_cut((struct str){identity.base + 9, identity.len - 9}, '/', &kind);
-		str_copy(kind, ret_who, size);
-		return;
-	}
-	access_tenant(r, x, tenant);
-	if (tenant[0])
-		snprintf(ret_who, size, "key/%s", tenant);
 }
 
 /* ---- reading a request -------------------------------------------------------------------------- */
@@ -561,7 +544,7 @@ static void begin(struct repository *r, struct http_exchange *x, const struct op
 	struct error err = {0};
 	struct call *c = task_new(r, x, STR(""), sizeof *c);
 	c->op = op;
-	versions_who(r, x, c->who, sizeof c->who);
+	access_who(r, x, c->who);
 	if (!strcmp(op->method, "POST")) {
 		r->refs++;
 		http_body_collect(x, BODY_MAX, on_body, c);

@@ -15,7 +15,5 @@
 bool versions_handle(struct repository *r, struct http_exchange *x);
 /* "NAME:TAG" or "NAME" of a request; E_INVAL in words. */
 int versions_name(struct str text, char ret_name[static 129], char ret_tag[static 129], struct error *err);
-/* The caller in the history's words: "operator/NAME", "node/ID", "key/ID", or "". */
-void versions_who(struct repository *r, struct http_exchange *x, char *ret_who, size_t size);
 
 #endif
