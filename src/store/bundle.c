@@ -175,8 +175,9 @@ static int scan_archive(struct archive *a, struct scan *s, struct bundle_entry *
 	while (!rc && (step = archive_read_next_header(a, &e)) != ARCHIVE_EOF) {
 		bool is_file;
 		if (step != ARCHIVE_OK)
-			return error_set(err, E_INVAL, "this is no tar that can be read: %s",
-			                 archive_error_string(a) ? archive_error_string(a) : "cut short?");
+			return error_set(err, E_INVAL,
+			                 "this is no tar that can be read (%s); is it cut short, or a part missing?",
+			                 archive_error_string(a) ? archive_error_string(a) : "no reason given");
 		if (++headers > BUNDLE_ENTRIES_MAX)
 			return error_set(err, E_LIMIT, "a bundle has at most %d files", BUNDLE_ENTRIES_MAX);
 		if (before)
