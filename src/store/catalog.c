@@ -44,6 +44,7 @@ static const char schema_later[] =
     "artifact_type TEXT NOT NULL, json TEXT NOT NULL, PRIMARY KEY(repo, subject, digest)) WITHOUT ROWID;"
     "CREATE INDEX IF NOT EXISTS referrers_by_digest ON referrers(repo, digest);"
     "CREATE INDEX IF NOT EXISTS blobs_by_digest ON blobs(digest);"
+    "CREATE INDEX IF NOT EXISTS tags_in_order ON tags(repo, tag COLLATE NOCASE, tag);"
     "INSERT OR IGNORE INTO known SELECT v.name, t.digest, v.json FROM versions v "
     "JOIN tags t ON t.repo = v.name AND t.tag = v.tag";
 
@@ -112,7 +113,7 @@ static const char *const statements[STATEMENTS] = {
     [GET_MANIFEST] = "SELECT media_type FROM manifests WHERE repo = ?1 AND digest = ?2",
     [FIND_MANIFEST] = "SELECT digest FROM manifests WHERE repo = ?1 AND substr(digest, 1, 20) = ?2",
     [GET_TAG] = "SELECT digest FROM tags WHERE repo = ?1 AND tag = ?2",
-    [TAGS] = "SELECT tag FROM tags WHERE repo = ?1 AND (tag COLLATE NOCASE, tag) > (?2, ?2) "
+    [TAGS] = "SELECT tag FROM tags WHERE repo = ?1 AND tag COLLATE NOCASE >= ?2 AND (tag COLLATE NOCASE > ?2 OR tag > ?2) "
 	     "AND NOT EXISTS(SELECT 1 FROM retired r WHERE r.repo = tags.repo AND r.tag = tags.tag) "
 	     "ORDER BY tag COLLATE NOCASE, tag LIMIT ?3",
     [HAS_BLOB] = "SELECT 1 FROM blobs WHERE repo = ?1 AND digest = ?2",

@@ -149,6 +149,7 @@ int catalog_forget_blobs(struct catalog *c, const struct digest *d, size_t count
 	    "DELETE FROM blobs WHERE digest = ?2",
 	    "DELETE FROM blob_sizes WHERE digest = ?2",
 	    "DELETE FROM chunk_lists WHERE file = ?2",
+	    "DELETE FROM other_names WHERE digest = ?2",
 	};
 	int rc = catalog_write_begin(c, err);
 	if (rc)
@@ -176,6 +177,8 @@ int catalog_forget_manifests(struct catalog *c, const struct kept_manifest *m, s
 		if (!rc && sqlite3_changes(c->writer)) {
 			gone++;
 			rc = catalog_forget_manifest(c, str_from(m[i].repo), &m[i].digest, err);
+			if (!rc)
+				rc = catalog_forget_names(c, str_from(m[i].repo), &m[i].digest, err);
 		}
 	}
 	rc = catalog_write_end(c, rc, err);

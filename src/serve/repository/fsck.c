@@ -235,6 +235,7 @@ static void check_manifest(struct fsck *f, const struct kept_manifest *m)
 	if (!rc && manifest_parse(buf_str(&bytes), &parsed, &why)) {
 		tell(f, FSCK_BAD_MANIFEST, &m->digest, m->repo, why.text, "");
 	} else if (!rc) {
+		manifest_resolve(&parsed, f->o.catalog);
 		for (size_t i = 0; i < parsed.item_count; i++)
 			if (!parsed.items[i].elsewhere)
 				check_named(f, where, &parsed.items[i].digest, parsed.items[i].size, NULL);

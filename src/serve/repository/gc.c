@@ -11,7 +11,6 @@
  */
 #include "serve/repository/gc.h"
 
-#include "base/json.h"
 #include "base/limits.h"
 #include "serve/repository/manifest.h"
 #include "store/catalog_keep.h"
@@ -128,8 +127,14 @@ static void keep_manifest(struct gc *g, const struct kept_manifest *m)
 		buf_fini(&text);
 		return;
 	}
-	for (size_t i = 0; i < parsed.item_count; i++)
-		name(g, m->repo, &parsed.items[i].digest);
+	manifest_resolve(&parsed, g->o.catalog);
+	for (size_t i = 0; i < parsed.item_count; i++) {
+		const struct manifest_item *item = &parsed.items[i];
+		struct digest d;
+		if (!item->elsewhere && catalog_find_name(g->o.catalog, &item->name, &d, NULL))
+			give_up_on(g, m->repo); /* another name whose blob is not known */
+		name(g, m->repo, &item->digest);
+	}
 	manifest_fini(&parsed);
 	buf_fini(&text);
 }
@@ -175,14 +180,14 @@ static int step_manifests(struct gc *g, struct error *err)
 static bool subject_of(struct gc *g, const struct digest *d, struct digest *ret_subject)
 {
 	struct buf text = {0};
-	yyjson_doc *doc = NULL;
-	bool has =
-	    !blob_peek_all(g->o.store, d, LIMIT_MANIFEST, &text, NULL) && !json_parse(buf_str(&text), &doc, NULL);
-	const char *name =
-	    has ? yyjson_get_str(yyjson_obj_get(yyjson_obj_get(yyjson_doc_get_root(doc), "subject"), "digest")) : NULL;
-	has = name && !digest_parse(str_from(name), ret_subject);
-	yyjson_doc_free(doc);
+	struct manifest parsed;
+	bool has = !blob_peek_all(g->o.store, d, LIMIT_MANIFEST, &text, NULL) &&
+	           !manifest_parse(buf_str(&text), &parsed, NULL);
 	buf_fini(&text);
+	if (!has)
+		return false;
+	has = parsed.has_subject && !catalog_find_name(g->o.catalog, &parsed.subject, ret_subject, NULL);
+	manifest_fini(&parsed);
 	return has;
 }
 
