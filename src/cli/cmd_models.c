@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "cli/answers.h"
+#include "cli/model_watch.h"
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/push.h"
@@ -111,34 +112,6 @@ static void print_models(yyjson_val *root)
 	table_free(t);
 }
 
-static void print_model(yyjson_val *root)
-{
-	struct table *t = table_new("NODE,SITE,STATE,PROGRESS,>HAVE,>RATE,~ERROR");
-	yyjson_val *node;
-	size_t i, max;
-	yyjson_arr_foreach(yyjson_obj_get(root, "nodes"), i, max, node)
-	{
-		char bar[15], have[16], rate[16];
-		struct str name = answer_text(node, "name"), site = answer_text(node, "site"),
-			   state = answer_text(node, "state");
-		struct str error = answer_text(node, "error");
-		int64_t bytes = answer_number(node, "have_bytes"), total = answer_number(node, "total_bytes");
-		double speed = answer_rate(node, "fetch_rate");
-		format_bar(total > 0 ? (double)bytes / (double)total : 0, bar, sizeof bar);
-		format_bytes((uint64_t)bytes, have);
-		format_bytes((uint64_t)speed, rate);
-		table_add(t, STR_FMT, STR_ARG(name));
-		table_add(t, STR_FMT, STR_ARG(site));
-		table_add(t, STR_FMT, STR_ARG(state));
-		table_add(t, "%s", bar);
-		table_add(t, "%s", have);
-		table_add(t, speed > 0 ? "%s/s" : "", rate);
-		table_add(t, STR_FMT, STR_ARG(error));
-	}
-	table_print(t, stdout);
-	table_free(t);
-}
-
 int cmd_models(const struct args *args)
 {
 	struct client *c;
@@ -148,8 +121,18 @@ int cmd_models(const struct args *args)
 	const char *model = args_operand(args, 0);
 	if (versions_is_search(args))
 		return versions_search(args);
+	if (args_has(args, "watch") && !model)
+		return args_usage(args, "say which model to watch");
 	if (client_open(args_value(args, "operator"), &c, &err))
 		return args_fail(args, &err);
+	if (args_has(args, "watch")) {
+		buf_printf(&path, "%s%s", model, strchr(model, ':') ? "" : ":latest");
+		buf_append(&path, "", 1);
+		int watched = model_watch(c, path.base, args_has(args, "json"), &err);
+		buf_fini(&path);
+		client_close(c);
+		return watched ? args_fail(args, &err) : EXIT_DONE;
+	}
 	buf_printf(&path, "/mdn/v1/models%s%s%s", model ? "/" : "", model ? model : "",
 	           model && !strchr(model, ':') ? ":latest" : "");
 	buf_append(&path, "", 1);
@@ -158,7 +141,7 @@ int cmd_models(const struct args *args)
 	if (rc == 0 && args_has(args, "json"))
 		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
 	else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0)
-		(model ? print_model : print_models)(yyjson_doc_get_root(doc));
+		(model ? model_print : print_models)(yyjson_doc_get_root(doc));
 	yyjson_doc_free(doc);
 	buf_fini(&path);
 	buf_fini(&answer);

@@ -24,6 +24,9 @@ void held_models_fini(struct held_models *h)
 		version_fini(&h->items[i].version);
 		free(h->items[i].unloadable);
 	}
+	for (size_t i = 0; i < h->lingering_count; i++)
+		version_fini(&h->lingering[i]);
+	free(h->lingering);
 	free(h->items);
 	*h = (struct held_models){0};
 }
@@ -66,6 +69,43 @@ bool held_models_has_manifest(const struct held_models *h, const struct digest *
 	return false;
 }
 
+static bool version_needs(const struct version *v, const struct digest *d)
+{
+	for (size_t i = 0; i < v->file_count; i++)
+		if (digest_equal(&v->files[i].digest, d) || digest_equal(&v->files[i].chunks, d))
+			return true;
+	for (size_t i = 0; i < v->signature_count; i++)
+		if (digest_equal(&v->signatures[i].digest, d))
+			return true;
+	return false;
+}
+
+static bool is_used(const struct gateway *gateway, const struct version *v)
+{
+	char digest[DIGEST_TEXT_SIZE];
+	digest_format(&v->manifest, digest);
+	return gateway_holds(gateway, str_from(digest));
+}
+
+bool held_models_needs(const struct held_models *h, const struct gateway *gateway, const struct digest *d)
+{
+	for (size_t i = 0; i < h->count; i++)
+		if (version_needs(&h->items[i].version, d))
+			return true;
+	for (size_t i = 0; i < h->lingering_count; i++)
+		if (version_needs(&h->lingering[i], d) && is_used(gateway, &h->lingering[i]))
+			return true;
+	return false;
+}
+
+static void linger(struct held_models *to, const struct version *v, const struct gateway *gateway)
+{
+	if (!is_used(gateway, v) || held_models_has_manifest(to, &v->manifest))
+		return;
+	to->lingering = mem_resize(to->lingering, to->lingering_count + 1, sizeof *to->lingering);
+	version_copy(v, &to->lingering[to->lingering_count++]);
+}
+
 bool held_is_on_disk(const struct peer *peer, const struct version *v)
 {
 	char name[NODE_TEXT_SIZE];
@@ -74,9 +114,10 @@ bool held_is_on_disk(const struct peer *peer, const struct version *v)
 	return peer_progress_of(peer, str_from(name), &v->manifest, &disk) && disk.state == MODEL_READY;
 }
 
-void held_models_assign(struct held_models *h, const struct assignment *a, const struct peer *peer)
+void held_models_assign(struct held_models *h, const struct assignment *a, const struct peer *peer,
+                        const struct gateway *gateway)
 {
-	struct held_models now = {mem_new((a->count + 1) * sizeof *now.items), a->count};
+	struct held_models now = {mem_new((a->count + 1) * sizeof *now.items), a->count, NULL, 0};
 	for (size_t i = 0; i < a->count; i++) {
 		struct held_model *m = &now.items[i], *before = held_models_find(h, &a->versions[i]);
 		struct model_report disk;
@@ -92,6 +133,10 @@ void held_models_assign(struct held_models *h, const struct assignment *a, const
 		if (peer_progress_of(peer, str_from(name), &m->version.manifest, &disk))
 			m->have_bytes = disk.have_bytes;
 	}
+	for (size_t i = 0; i < h->count; i++)
+		linger(&now, &h->items[i].version, gateway);
+	for (size_t i = 0; i < h->lingering_count; i++)
+		linger(&now, &h->lingering[i], gateway);
 	held_models_fini(h);
 	*h = now;
 }

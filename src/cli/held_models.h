@@ -20,15 +20,20 @@ struct held_model {
 struct held_models {
 	struct held_model *items;
 	size_t count;
+	struct version *lingering; /* no longer assigned, but used by an engine when last looked at */
+	size_t lingering_count;
 };
 
 void held_models_fini(struct held_models *h);
 /* Takes what the assignment says, and over what is known of the versions that stay. */
-void held_models_assign(struct held_models *h, const struct assignment *a, const struct peer *peer);
+void held_models_assign(struct held_models *h, const struct assignment *a, const struct peer *peer,
+                        const struct gateway *gateway);
 /* The one with that manifest under that name; NULL. */
 struct held_model *held_models_find(const struct held_models *h, const struct version *v);
 bool held_models_loads(const struct held_models *h, const struct version *like); /* some version of that name */
 bool held_models_has_file(const struct held_models *h, const struct digest *d);
+/* A file, its chunk list, or a signature of a version that is assigned, or that an engine still uses. */
+bool held_models_needs(const struct held_models *h, const struct gateway *gateway, const struct digest *d);
 bool held_models_has_manifest(const struct held_models *h, const struct digest *manifest);
 /* "name:tag", cut to fit what a report takes. */
 void held_name(const struct version *v, char ret_text[static NODE_TEXT_SIZE]);

@@ -256,7 +256,10 @@ static bool take_back(struct rollout *r, struct rollout_node *nodes, size_t coun
 		between += !free_of_charge;
 		changed = true;
 	}
-	if (granted == 0 && between == 0 && !changed) {
+	bool answers = false; /* some node still answers with the new one */
+	for (size_t i = 0; i < count; i++)
+		answers = answers || (!nodes[i].away && nodes[i].fresh == HAVE_READY);
+	if (granted == 0 && between == 0 && !answers && !changed) {
 		phase_set(r, ROLLOUT_RETURNED, now_us);
 		changed = true;
 	}
