@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -199,8 +200,17 @@ def test_a_login_is_a_signature_of_now_by_a_known_key_for_this_address(make_netw
     bad = token[:-1] + ("0" if token[-1] != "0" else "1")
     assert httpx.get(at, headers=good | {"authorization": f"Bearer {bad}"}).status_code == 401
     kind, tenant, until, mac = token.split("-")
+    assert len(tenant) == 12
     later = f"{kind}-{tenant}-{int(until) + 9999}-{mac}"
     assert httpx.get(at, headers=good | {"authorization": f"Bearer {later}"}).status_code == 401
+    net.repository.write_config(ollama_keys=[stranger.public_key])
+    net.repository.signal(signal.SIGHUP)
+    eventually(lambda: httpx.get(at, headers=good).status_code == 401, what="a key that is off the list")
+    assert login(stranger).json()["token"]
+    net.repository.write_config(ollama_keys=["ssh-rsa AAAA"])
+    net.repository.signal(signal.SIGHUP)
+    eventually(lambda: "ollama_keys, number 1" in net.repository.log(), what="a bad line is named")
+    assert login(stranger).json()["token"], "and changes nothing"
 
 
 def test_ollama_logs_in_by_itself(make_network, tiny, user, folder, client):

@@ -162,7 +162,25 @@ bool ollama_is_signed(struct repository *r, struct http_exchange *x, struct str 
 	return is;
 }
 
-/* A token: "ollama-TENANT-UNTIL-MAC". */
+/* What a key's owner is called here. */
+static void tenant_of(const uint8_t key[static 32], char ret_tenant[static 13])
+{
+	struct digest d = digest_of(key, 32);
+	hex_encode(d.bytes, 6, ret_tenant);
+}
+
+static bool tenant_is_known(const struct repository *r, struct str tenant)
+{
+	char name[13];
+	for (size_t i = 0; i < r->ollama.key_count; i++) {
+		tenant_of(r->ollama.keys[i], name);
+		if (str_equal(str_from(name), tenant))
+			return true;
+	}
+	return false;
+}
+
+/* A token: "ollama-TENANT-UNTIL-MAC". Worth something as long as the key is on the list. */
 static void token_text(struct buf *out, struct str tenant, uint64_t until)
 {
 	buf_printf(out, "ollama-" STR_FMT "-%llu", STR_ARG(tenant), (unsigned long long)until);
@@ -177,7 +195,7 @@ bool ollama_tenant(struct repository *r, struct str token, char ret_tenant[stati
 	if (!str_equal(kind, STR("ollama")) || str_to_u64(until_text, &until) || until < (uint64_t)now_s())
 		return false;
 	token_text(&text, tenant, until);
-	bool is = sign_is(r, buf_str(&text), rest) && str_copy(tenant, ret_tenant, 32);
+	bool is = sign_is(r, buf_str(&text), rest) && tenant_is_known(r, tenant) && str_copy(tenant, ret_tenant, 32);
 	buf_fini(&text);
 	return is;
 }
@@ -307,8 +325,7 @@ void ollama_token(struct repository *r, struct http_exchange *x)
 		oci_fail(x, rc == E_AUTH ? "UNAUTHORIZED" : "DENIED", &err);
 		return;
 	}
-	struct digest d = digest_of(key, sizeof key);
-	hex_encode(d.bytes, 6, tenant);
+	tenant_of(key, tenant);
 	token_text(&token, str_from(tenant), (uint64_t)now_s() + TOKEN_LIFE_S);
 	sign(r, buf_str(&token), mac);
 	buf_printf(&body, "{\"token\":\"" STR_FMT "-%s\",\"expires_in\":%d}\n", STR_ARG(buf_str(&token)), mac,
