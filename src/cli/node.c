@@ -416,6 +416,15 @@ static bool serves(const struct node *n, const struct version *v)
 	       strcmp(line.digest, digest) == 0;
 }
 
+static bool same_files(const struct version *a, const struct version *b)
+{
+	bool same = a->file_count == b->file_count;
+	for (size_t i = 0; same && i < a->file_count; i++)
+		same = digest_equal(&a->files[i].digest, &b->files[i].digest) &&
+		       strcmp(a->files[i].path, b->files[i].path) == 0;
+	return same;
+}
+
 static void on_verdict(void *arg, const struct version *v, const struct error *err)
 {
 	struct node *n = arg;
@@ -423,6 +432,10 @@ static void on_verdict(void *arg, const struct version *v, const struct error *e
 	struct held_model *own = held_models_find(&n->held, v);
 	if (!own)
 		return; /* another version has the name now */
+	if (!same_files(&own->version, v)) {
+		trust_gate_ask(n->gate, &own->version, false); /* the verdict is not about these */
+		return;
+	}
 	free(own->unloadable);
 	own->unloadable = NULL;
 	if (!err) {
@@ -462,7 +475,7 @@ static void on_decrypted(void *arg, const struct digest *d, const struct error *
 		if (!m->how.load || !model_files_has(&m->version, d))
 			continue;
 		if (!err) {
-			load_model(n, m); /* judged before */
+			on_model_here(n, &m->version); /* the file may also be of one that was refused */
 		} else if (!m->unloadable) {
 			log_error("node", "%s:%s cannot be loaded: %s", m->version.name, m->version.tag, err->text);
 			m->unloadable = str_dup(str_from(err->text));

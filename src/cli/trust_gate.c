@@ -11,8 +11,10 @@
 #include "store/state.h"
 #include "store/trust.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #define PIECE (1 << 20)
 #define SPACE_CHECKED "checked"
@@ -38,7 +40,7 @@ struct question {
 	struct version version;
 	struct trust_question q;
 	struct trust_answer answer;
-	char key[2 * DIGEST_SIZE + 1]; /* of what is remembered */
+	char key[2 * DIGEST_SIZE + 1]; /* of what is remembered; empty: nothing */
 	bool known;                    /* the content was found good before */
 	int rc;
 	struct error err;
@@ -159,7 +161,7 @@ static void remember(struct question *q)
 	struct buf value = {0};
 	char name[260], digest[DIGEST_TEXT_SIZE];
 	int rc = 0;
-	if (!q->known)
+	if (!q->known && q->key[0])
 		rc = state_put(g->state, SPACE_CHECKED, str_from(q->key), str_from(q->answer.who), &q->err);
 	if (!rc && q->answer.seen.counter > q->q.seen.counter) {
 		snprintf(name, sizeof name, "%s:%s", q->version.name, q->version.tag);
@@ -214,20 +216,43 @@ static struct channel_seen seen_of(struct trust_gate *g, const char *name)
 	return seen;
 }
 
-/* Names the content and the policy: another of either is looked at anew. */
-static void key_of(const struct trust_policy *p, const struct version *v, char ret_key[static 2 * DIGEST_SIZE + 1])
+/* Which file on the disk it is: one that was removed and came anew is another, whatever its name. False: cannot be
+ * told, as with encrypted ones. */
+static bool add_instance(struct blob_store *blobs, const struct digest *d, struct digest_stream *to)
+{
+	struct blob_file *f;
+	struct statx x;
+	if (blob_file_open(blobs, d, &f, NULL))
+		return false;
+	int fd = blob_file_fd(f);
+	bool known = fd >= 0 && statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &x) == 0 &&
+	             (x.stx_mask & STATX_INO) && (x.stx_mask & STATX_BTIME);
+	if (known) {
+		digest_stream_add(to, &x.stx_ino, sizeof x.stx_ino);
+		digest_stream_add(to, &x.stx_btime.tv_sec, sizeof x.stx_btime.tv_sec);
+		digest_stream_add(to, &x.stx_btime.tv_nsec, sizeof x.stx_btime.tv_nsec);
+	}
+	blob_file_close(f);
+	return known;
+}
+
+/* Names policy, signatures, and the very files: another of any is looked at anew. False: nothing to remember it by. */
+static bool key_of(const struct trust_gate *g, const struct version *v, char ret_key[static 2 * DIGEST_SIZE + 1])
 {
 	struct digest_stream *s = digest_stream_new();
-	digest_stream_add(s, p->digest.bytes, DIGEST_SIZE);
+	bool known = true;
+	digest_stream_add(s, g->current->policy->digest.bytes, DIGEST_SIZE);
 	for (size_t i = 0; i < v->file_count; i++) {
-		digest_stream_add(s, v->files[i].path, sizeof v->files[i].path);
+		digest_stream_add(s, v->files[i].path, strlen(v->files[i].path) + 1);
 		digest_stream_add(s, v->files[i].digest.bytes, DIGEST_SIZE);
+		known = known && add_instance(g->o.blobs, &v->files[i].digest, s);
 	}
 	for (size_t i = 0; i < v->signature_count; i++)
 		digest_stream_add(s, v->signatures[i].digest.bytes, DIGEST_SIZE);
 	struct digest d = digest_stream_end(s);
 	hex_encode(d.bytes, DIGEST_SIZE, ret_key);
 	digest_stream_free(s);
+	return known;
 }
 
 void trust_gate_ask(struct trust_gate *g, const struct version *v, bool serves)
@@ -254,8 +279,9 @@ void trust_gate_ask(struct trust_gate *g, const struct version *v, bool serves)
 	g->refs++;
 	q->rule = rule;
 	version_copy(v, &q->version);
-	key_of(q->policy->policy, v, q->key);
-	q->known = state_get(g->state, SPACE_CHECKED, str_from(q->key), &value, NULL) == 0;
+	if (!key_of(g, v, q->key))
+		q->key[0] = 0;
+	q->known = q->key[0] && state_get(g->state, SPACE_CHECKED, str_from(q->key), &value, NULL) == 0;
 	q->q = (struct trust_question){
 	    .version = &q->version,
 	    .policy = q->policy->policy,
