@@ -368,6 +368,7 @@ static void on_second(void *arg)
 	places_tick(c);
 	rollouts_tick(c);
 	limits_tick(c);
+	spreads_tick(c);
 }
 
 static void on_sweep(void *arg)
@@ -460,6 +461,7 @@ void center_free(struct center *c)
 	loop_timer_free(c->second);
 	rollouts_free(c);
 	limits_free(c);
+	spreads_free(c);
 	registry_free(c);
 	places_free(c);
 	versions_free(c);

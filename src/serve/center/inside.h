@@ -150,6 +150,7 @@ struct center {
 	struct progress *progresses;
 	struct pending_place *pending;
 	size_t watcher_count, progress_count, pending_count;
+	struct spreads *spreads; /* spread.c */
 };
 
 /* center.c */
@@ -281,6 +282,12 @@ void limits_refresh(struct center *c);                                       /* 
 void limits_tick(struct center *c); /* once a second: shares of sites follow who fetches */
 /* Calendars that hold for what the node receives, its share of each; how many, at most max. */
 size_t limits_of(struct center *c, struct registered *r, struct calendar *ret, size_t max);
+
+/* spread.c: who takes a version from whom */
+void spreads_free(struct center *c);
+void spreads_refresh(struct center *c); /* before documents go out */
+void spreads_tick(struct center *c);    /* once a second: rates, who is behind */
+void spreads_format(struct center *c, const struct registered *r, struct buf *out); /* the document's inside */
 
 /* feed.c: catalogs of the repositories */
 void feeds_update(struct center *c); /* one per repository that has a URL */

@@ -32,7 +32,7 @@ struct watcher {
 	struct stream out;
 	struct registered *node;
 	uint64_t roster_sent; /* revision; 0: none yet */
-	struct digest assign_sent;
+	struct digest assign_sent, spread_sent;
 	bool drain, ended;
 	struct watcher *next;
 };
@@ -77,6 +77,23 @@ static void append_assign(struct watcher *w, struct buf *out)
 	buf_fini(&document);
 }
 
+/* Comes before the assignment, so that a fetch begins with it. */
+static void append_spread(struct watcher *w, struct buf *out)
+{
+	struct buf places = {0}, document = {0};
+	spreads_format(w->c, w->node, &places);
+	struct digest d = digest_of(places.base, places.len);
+	bool first = digest_equal(&w->spread_sent, &(struct digest){0}); /* nothing is no news then */
+	if (!digest_equal(&d, &w->spread_sent) && !(first && str_equal(buf_str(&places), STR("\"spread\":[]")))) {
+		w->spread_sent = d;
+		buf_printf(&document, "{\"version\":%" PRIu64 "," STR_FMT "}", w->c->revision,
+		           STR_ARG(buf_str(&places)));
+		sse_append(out, STR("spread"), buf_str(&document));
+	}
+	buf_fini(&places);
+	buf_fini(&document);
+}
+
 static void watcher_send(struct watcher *w)
 {
 	struct buf out = {0};
@@ -86,6 +103,7 @@ static void watcher_send(struct watcher *w)
 		w->roster_sent = w->c->roster_revision;
 		sse_append(&out, STR("roster"), buf_str(&w->c->roster));
 	}
+	append_spread(w, &out);
 	append_assign(w, &out);
 	if (w->drain)
 		sse_append(&out, STR("drain"), STR("{}"));
@@ -239,6 +257,7 @@ bool streams_flush(struct center *c)
 		buf_append_str(&c->roster, buf_str(&body));
 	}
 	buf_fini(&body);
+	spreads_refresh(c);
 	for (struct watcher *w = c->watchers, *next; w; w = next) {
 		next = w->next;
 		watcher_send(w);

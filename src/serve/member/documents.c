@@ -238,12 +238,28 @@ static void take_assign(struct member *m, struct str data)
 	keep(&m->assign_document, data);
 }
 
+static void take_spread(struct member *m, struct str data)
+{
+	struct spread_place *places;
+	size_t count;
+	struct error err = {0};
+	if (spread_places_parse(data, &places, &count, &err) < 0) {
+		log_error(ROOM, "who to take models from is unreadable, the last word stays: %s", err.text);
+		return;
+	}
+	if (m->on_spread)
+		m->on_spread(m->arg, places, count);
+	free(places);
+}
+
 void documents_take(struct member *m, struct str event, struct str data)
 {
 	if (str_equal(event, STR("roster")))
 		take_roster(m, data);
 	else if (str_equal(event, STR("assign")))
 		take_assign(m, data);
+	else if (str_equal(event, STR("spread")))
+		take_spread(m, data);
 	else if (str_equal(event, STR("drain")) && m->on_drain)
 		m->on_drain(m->arg);
 }

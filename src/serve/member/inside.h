@@ -77,11 +77,12 @@ struct member {
 	void (*fill_report)(void *arg, struct node_report *report);
 	void (*on_roster)(void *arg, const struct roster *roster);
 	void (*on_assign)(void *arg, const struct assignment *assignment);
+	void (*on_spread)(void *arg, const struct spread_place *places, size_t count);
 	void (*on_drain)(void *arg);
 	void *arg;
 
 	struct tls_context *tls, *renew_tls;
-	struct http_client *client, *renew_client;
+	struct http_client *client, *bulk_client, *renew_client;
 	struct roster roster;
 	struct document roster_document, assign_document;
 	bool said_differs; /* configuration and roster were compared */

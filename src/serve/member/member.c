@@ -61,6 +61,7 @@ static int make_tls(struct member *m, struct error *err)
 	if (rc < 0 || (rc = tls_context_new(&anonymous, &m->renew_tls, err)) < 0)
 		return rc;
 	m->client = http_client_new(m->loop, &(struct http_client_options){.tls = m->tls});
+	m->bulk_client = http_client_new(m->loop, &(struct http_client_options){.tls = m->tls, .background = true});
 	m->renew_client = http_client_new(m->loop, &(struct http_client_options){.tls = m->renew_tls});
 	return 0;
 }
@@ -84,6 +85,7 @@ static void take_options(struct member *m, const struct member_options *o)
 	m->fill_report = o->fill_report;
 	m->on_roster = o->on_roster;
 	m->on_assign = o->on_assign;
+	m->on_spread = o->on_spread;
 	m->on_drain = o->on_drain;
 	m->arg = o->arg;
 	m->name = text_or(o->name, m->self.name);
@@ -130,6 +132,7 @@ void member_free(struct member *m)
 	pings_fini(m);
 	documents_free(m);
 	http_client_free(m->client);
+	http_client_free(m->bulk_client);
 	http_client_free(m->renew_client);
 	tls_context_free(m->tls);
 	tls_context_free(m->renew_tls);
@@ -150,6 +153,10 @@ struct tls_context *member_tls(struct member *m)
 struct http_client *member_client(struct member *m)
 {
 	return m->client;
+}
+struct http_client *member_bulk_client(struct member *m)
+{
+	return m->bulk_client;
 }
 struct str member_id(const struct member *m)
 {

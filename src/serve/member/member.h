@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "core/calendar.h"
 #include "core/report.h"
+#include "core/spread_place.h"
 #include "net/http.h"
 #include "net/tls.h"
 #include "store/version.h"
@@ -67,6 +68,8 @@ struct member_options {
 	void (*fill_report)(void *arg, struct node_report *report);
 	void (*on_roster)(void *arg, const struct roster *roster);
 	void (*on_assign)(void *arg, const struct assignment *assignment);
+	/* Who to take what from; not kept over a restart. */
+	void (*on_spread)(void *arg, const struct spread_place *places, size_t count);
 	void (*on_drain)(void *arg);
 	void *arg;
 	struct str name, site, node_url, api_url;
@@ -76,6 +79,7 @@ struct member_options {
 int member_new(struct loop *loop, const struct member_options *options, struct member **ret_member, struct error *err);
 void member_free(struct member *m);
 struct tls_context *member_tls(struct member *m);    /* for servers and clients of the node port; renewed in place */
+struct http_client *member_bulk_client(struct member *m); /* the same for what yields to all other traffic: models */
 struct http_client *member_client(struct member *m); /* mutual TLS to other nodes; shared by all rooms */
 struct str member_id(const struct member *m);
 struct str member_domain(const struct member *m);

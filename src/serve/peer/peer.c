@@ -187,7 +187,7 @@ void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t 
 	sources_choose(p);
 }
 
-void peer_set_spread(struct peer *p, const struct peer_spread *spreads, size_t count)
+void peer_set_spread(struct peer *p, const struct spread_place *spreads, size_t count)
 {
 	free(p->spreads);
 	p->spreads = mem_new((count + 1) * sizeof *p->spreads);
@@ -206,17 +206,22 @@ static uint32_t source_number(const struct peer *p, const char *id)
 	return CHUNK_SOURCES_MAX;
 }
 
-/* The center's plan of a version with this file. */
-static const struct peer_spread *spread_of(const struct peer *p, const struct fetch *f)
+static bool version_has(const struct version *v, const struct fetch *f)
 {
-	char name[2 * NODE_TEXT_SIZE + 2];
+	for (size_t i = 0; i < v->file_count; i++)
+		if (fetch_is(f, &v->files[i].digest))
+			return true;
+	return false;
+}
+
+/* The center's plan of a version with this file. */
+static const struct spread_place *spread_of(const struct peer *p, const struct fetch *f)
+{
+	char manifest[DIGEST_TEXT_SIZE];
 	for (size_t v = 0; v < p->version_count; v++) {
-		bool has = false;
-		for (size_t i = 0; i < p->versions[v].file_count; i++)
-			has = has || fetch_is(f, &p->versions[v].files[i].digest);
-		snprintf(name, sizeof name, "%s:%s", p->versions[v].name, p->versions[v].tag);
-		for (size_t i = 0; has && i < p->spread_count; i++)
-			if (strcmp(p->spreads[i].name, name) == 0)
+		digest_format(&p->versions[v].manifest, manifest);
+		for (size_t i = 0; i < p->spread_count && version_has(&p->versions[v], f); i++)
+			if (strcmp(p->spreads[i].manifest, manifest) == 0)
 				return &p->spreads[i];
 	}
 	return NULL;
@@ -250,7 +255,7 @@ static uint32_t parents_compute(const struct peer *p, const struct fetch *f, uin
 uint32_t peer_parents(const struct peer *p, const struct fetch *f, uint32_t stripe, uint32_t ret[SPREAD_PARENTS],
                       uint32_t *ret_rank)
 {
-	const struct peer_spread *spread = spread_of(p, f);
+	const struct spread_place *spread = spread_of(p, f);
 	uint32_t found = 0;
 	if (!spread)
 		return parents_compute(p, f, stripe, ret, ret_rank);

@@ -8,7 +8,7 @@
 #define MDN_SERVE_PEER_H
 
 #include "core/report.h"
-#include "core/spread.h"
+#include "core/spread_place.h"
 #include "net/http.h"
 #include "store/blob.h"
 #include "store/version.h"
@@ -18,12 +18,6 @@ struct peer_source {
 	char id[NODE_ID_SIZE], site[NODE_TEXT_SIZE], url[NODE_URL_SIZE];
 	bool origin;   /* a repository: holds everything whole */
 	bool receiver; /* an edge: takes part where the center plans nothing */
-};
-/* Who this node takes a model from, as the center plans (core/spread): ids, best first, and its rank in each stripe. */
-struct peer_spread {
-	char name[NODE_TEXT_SIZE]; /* "name:tag" */
-	char parents[SPREAD_STRIPES][SPREAD_PARENTS][NODE_ID_SIZE];
-	uint32_t ranks[SPREAD_STRIPES];
 };
 struct peer_options {
 	struct blob_store *store;
@@ -40,8 +34,9 @@ int peer_new(struct loop *loop, const struct peer_options *options, struct peer 
 void peer_free(struct peer *p);
 void peer_set_limits(struct peer *p, int32_t parallel, uint64_t rate_max); /* live */
 void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t count);
-/* Copies; models without one are planned by this node itself, as if everybody known took part. */
-void peer_set_spread(struct peer *p, const struct peer_spread *spreads, size_t count);
+/* What the center plans. Copies; models without one are planned by this node itself, as if everybody known took part.
+ */
+void peer_set_spread(struct peer *p, const struct spread_place *spreads, size_t count);
 void peer_set_assigned(struct peer *p, const struct version *versions, size_t count); /* copies; dropped ones stop */
 /* have_bytes, total_bytes, fetch_rate, state WAITING/FETCHING/FAILED/READY(on disk), error of one version. */
 bool peer_progress(const struct peer *p, struct str name_tag, struct model_report *ret_report);

@@ -50,7 +50,7 @@ struct peer {
 	uint64_t self_key;
 	struct peer_source *known; /* all that the roster names */
 	size_t known_count;
-	struct peer_spread *spreads; /* what the center plans */
+	struct spread_place *spreads; /* what the center plans */
 	size_t spread_count;
 	struct source sources[CHUNK_SOURCES_MAX];
 	struct version *versions;
