@@ -229,6 +229,7 @@ static const char *other_value(size_t i)
 	} words[] = {{"roles", "edge"},
 	             {"state", "sqlite"},
 	             {"engine", "remote"},
+	             {"repository_access", "key"},
 	             {"log_level", "warn"},
 	             {"log_format", "json"}};
 	const char *kind = config_key_kind(i);
