@@ -446,6 +446,27 @@ def test_what_cannot_be_quantized_says_why(net, models):
     assert not works(net)
 
 
+def test_a_split_model_is_quantized_from_its_parts(net, tiny, folder):
+    push(net, split(tiny, folder / "parts"), "qsplit:f32")
+    out = net.json("quantize", "qsplit:f32", "f16", "--to", "qsplit:v1")
+    assert out["to"] == "qsplit:v1"
+    v = versions(net, "--search", "qsplit:v1")["qsplit:v1"]
+    assert [f["path"] for f in v["files"]] == ["qsplit-F16.gguf"] and v["quantization"] == "F16"
+    d = net.json("diff", "qsplit:f32", "qsplit:v1")
+    assert d["tensors_added"] == d["tensors_removed"] == 0 < d["tensors_changed"]
+
+
+def test_encrypted_nodes_load_split_models_and_do_not_quantize(make_network, tiny, folder):
+    (folder / "site.key").write_text(os.urandom(32).hex() + "\n")
+    (folder / "site.key").chmod(0o600)
+    sealed = {"encrypt_at_rest": True, "site_key": str(folder / "site.key")}
+    network = make_network(edges={"edge-1": "north"}, edge=sealed, repository=sealed)
+    push(network, split(tiny, folder / "parts"), "split:v1")
+    network.place("split:v1")
+    network.wait_model("split:v1")
+    assert "in the clear" in fails(network, "quantize", "split:v1", "f16")
+
+
 @pytest.fixture(scope="module")
 def slow(net, models):
     """Takes some seconds to quantize."""

@@ -179,6 +179,10 @@ static int link_file(struct job *j, const struct version_file *f, struct error *
 	char *blob = NULL;
 	const char *slash = strrchr(f->path, '/');
 	int rc = blob_path(j->r->store, &f->digest, &blob, err);
+	if (rc == E_UNSUPPORTED)
+		return error_set(err, rc,
+		                 "this repository is encrypted at rest, and quantizing would write the model in the "
+		                 "clear; quantize it elsewhere and push the result");
 	if (rc)
 		return rc;
 	char *absolute = realpath(blob, NULL);
