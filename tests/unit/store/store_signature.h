@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A signature made by the Python package model-signing 1.1.1 (a.txt, empty, sub/b.bin; method key), its public key, and a
- * key of a kind that is refused. */
+/* A signature made by the Python package model-signing 1.1.1 (a.txt, empty, sub/b.bin; method key), its public key, and
+ * a key of a kind that is refused. */
 #ifndef MDN_TEST_STORE_SIGNATURE_H
 #define MDN_TEST_STORE_SIGNATURE_H
 
