@@ -135,7 +135,10 @@ static void look_at(struct reuse *r, const struct digest *d)
 	struct buf text = {0};
 	struct chunk_list list;
 	if (is_list(r, d, &text) && !chunk_list_parse(buf_str(&text), &list, NULL)) {
+		uint64_t before = r->bytes, size;
 		take_file(r, &list);
+		if (r->bytes > before)
+			blob_stat(r->store, d, &size, NULL); /* in use, like its file */
 		chunk_list_fini(&list);
 	}
 	buf_fini(&text);
