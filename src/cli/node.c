@@ -191,6 +191,7 @@ static void cut_removed(struct node *n, const struct roster *r)
 		if (n->node_server)
 			http_server_cut(n->node_server, str_from(identity));
 		http_client_cut(member_client(n->member), str_from(identity));
+		http_client_cut(member_bulk_client(n->member), str_from(identity));
 	}
 }
 
@@ -333,6 +334,8 @@ static void set_rates(struct node *n, const struct config *c)
 	else if (rate == 0)
 		rate = 1; /* stopped: for the peer 0 is no limit */
 	peer_set_limits(n->peer, (int32_t)c->fetch_parallel, rate);
+	uint64_t sends = fetch_limits_send(&n->limits, str_from(c->site), STR(""), clock_wall_us());
+	peer_set_send_rate(n->peer, sends == CALENDAR_NONE ? 0 : sends ? sends : 1);
 }
 
 static void on_second(void *arg)
@@ -497,6 +500,7 @@ static void on_removed(void *arg, struct str identity)
 	if (n->node_server)
 		http_server_cut(n->node_server, identity);
 	http_client_cut(member_client(n->member), identity);
+	http_client_cut(member_bulk_client(n->member), identity);
 }
 
 /* ---- stopping ------------------------------------------------------------------------------------- */
@@ -880,7 +884,7 @@ static int start_peer(struct node *n, struct error *err)
 	const struct config *c = n->config;
 	struct peer_options o = {
 	    .store = n->blobs,
-	    .client = member_client(n->member),
+	    .client = member_bulk_client(n->member),
 	    .self_id = member_id(n->member),
 	    .site = str_from(c->site),
 	    .domain = member_domain(n->member),

@@ -49,6 +49,7 @@ struct conn *conn_new(struct loop *loop, const struct conn_options *options)
 	c->events = options->events;
 	c->arg = options->arg;
 	c->stall_us = options->stall_us;
+	c->wants_background = options->background;
 	loop_task_init(&c->flush_task, conn_flush_task, c);
 	loop_task_init(&c->end_task, conn_end_task, c);
 	loop_task_init(&c->pump_task, conn_pump_task, c);

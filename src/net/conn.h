@@ -37,6 +37,7 @@ struct conn_options {
 	uint16_t port;
 	struct str peer_identity;   /* when set, checked in place of the host name */
 	int64_t connect_timeout_us; /* for names, every address and TLS together */
+	bool background;            /* conn_background once connected */
 };
 
 /* Takes the connection a listener announced; NULL when it is gone again. */
@@ -63,6 +64,10 @@ void conn_deadline(struct conn *c, int64_t at_us);
 typedef void conn_file_done(void *arg, const struct error *err);
 void conn_send_file(struct conn *c, int fd, uint64_t offset, uint64_t length, conn_file_done *done, void *arg);
 bool conn_can_send_file(const struct conn *c);
+
+/* From now on it yields to other traffic, and sends at most so fast (0: as fast as it may). Sockets only; as far as the
+ * system lets. */
+void conn_background(struct conn *c, uint64_t most_bytes_per_s);
 
 bool conn_is_open(const struct conn *c);
 const char *conn_identity(const struct conn *c); /* verified SAN URI or "" */

@@ -61,6 +61,8 @@ struct str http_path(const struct http_exchange *x);   /* percent-decoded, "." a
 bool http_query(struct http_exchange *x, const char *name, struct str *ret_value);
 bool http_header(const struct http_exchange *x, const char *name, struct str *ret_value); /* first one */
 size_t http_headers(const struct http_exchange *x, const struct http_header **ret_headers);
+/* Its connection yields to other traffic from now on and sends at most so fast; 0: as fast as it may. */
+void http_background(struct http_exchange *x, uint64_t most_bytes_per_s);
 struct str http_peer_identity(const struct http_exchange *x); /* verified SAN URI; empty without TLS client cert */
 struct str http_peer_address(const struct http_exchange *x);  /* "1.2.3.4" or "::1" */
 bool http_has_body(const struct http_exchange *x);
@@ -120,6 +122,7 @@ struct http_client_options {
 	size_t conns_per_origin;    /* 0: 64 */
 	int64_t connect_timeout_us; /* 0: 3 s */
 	int64_t idle_us;            /* 0: 60 s */
+	bool background;            /* its connections yield to other traffic (conn_background) */
 };
 
 struct http_call_options {

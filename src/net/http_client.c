@@ -106,7 +106,8 @@ static struct link *link_dial(struct origin *o)
 	                            .host = str_from(o->host),
 	                            .port = o->port,
 	                            .peer_identity = str_from(o->identity),
-	                            .connect_timeout_us = options->connect_timeout_us};
+	                            .connect_timeout_us = options->connect_timeout_us,
+	                            .background = options->background};
 	l->conn = conn_dial(o->client->loop, &dial);
 	return l;
 }

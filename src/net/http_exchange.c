@@ -151,6 +151,11 @@ struct str http_path(const struct http_exchange *x)
 {
 	return x->path;
 }
+void http_background(struct http_exchange *x, uint64_t most_bytes_per_s)
+{
+	if (x->session && x->session->conn)
+		conn_background(x->session->conn, most_bytes_per_s);
+}
 struct str http_peer_identity(const struct http_exchange *x)
 {
 	return x->identity;

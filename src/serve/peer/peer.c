@@ -90,6 +90,11 @@ void peer_set_limits(struct peer *p, int32_t parallel, uint64_t rate_max)
 	rate_set(&p->rate, rate_max);
 }
 
+void peer_set_send_rate(struct peer *p, uint64_t rate_max)
+{
+	p->send_rate = rate_max;
+}
+
 /* ---- sources ---------------------------------------------------------------------------------- */
 
 static const struct peer_source *source_in(const struct peer_source *list, size_t count, const char *id)

@@ -33,6 +33,9 @@ struct peer_options {
 int peer_new(struct loop *loop, const struct peer_options *options, struct peer **ret_peer, struct error *err);
 void peer_free(struct peer *p);
 void peer_set_limits(struct peer *p, int32_t parallel, uint64_t rate_max); /* live */
+/* Bytes per second that each connection sends at most, evenly; 0: no limit. The receivers divide among themselves what
+ * a site may take. */
+void peer_set_send_rate(struct peer *p, uint64_t rate_max);
 void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t count);
 /* What the center plans. Copies; models without one are planned by this node itself, as if everybody known took part.
  */

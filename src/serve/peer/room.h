@@ -61,6 +61,7 @@ struct peer {
 	struct loop_timer *tick;
 	struct rng rng;
 	struct rate rate;
+	uint64_t send_rate; /* of each connection; 0: no limit */
 	struct buffers buffers;
 };
 

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Traffic that yields to all other: on the wire by DSCP 1, "lower effort" (RFC 8622), in this machine's queues by
+ * SO_PRIORITY, at bottlenecks by a congestion control that gives way (TCP-LP, Kuzmanovic & Knightly 2003) where the
+ * kernel has it, and evenly by pacing. All of it is advice: what the system refuses is left out.
+ */
+#include "net/conn.h"
+
+#include "net/conn_internal.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#define TOS_LOWER_EFFORT (1 << 2)
+#define PRIORITY_BULK 2 /* TC_PRIO_BULK: pfifo_fast's last band */
+#define YIELDING_CONTROL "lp"
+
+static void set(int fd, int level, int option, const void *value, socklen_t size)
+{
+	if (setsockopt(fd, level, option, value, size) < 0)
+		return; /* advice */
+}
+
+void conn_background(struct conn *c, uint64_t most_bytes_per_s)
+{
+	uv_os_fd_t fd;
+	if (!c->socket || uv_fileno((uv_handle_t *)&c->socket->tcp, &fd) != 0)
+		return;
+	if (!c->is_background) {
+		const int tos = TOS_LOWER_EFFORT, priority = PRIORITY_BULK;
+		set(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
+		set(fd, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
+		set(fd, SOL_SOCKET, SO_PRIORITY, &priority, sizeof(priority)); /* after IP_TOS, which sets it, too */
+		set(fd, IPPROTO_TCP, TCP_CONGESTION, YIELDING_CONTROL, sizeof(YIELDING_CONTROL) - 1);
+		c->is_background = true;
+	}
+	if (c->pacing == most_bytes_per_s)
+		return;
+	c->pacing = most_bytes_per_s;
+	const uint64_t rate = most_bytes_per_s ? most_bytes_per_s : UINT64_MAX;
+	set(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate));
+}
