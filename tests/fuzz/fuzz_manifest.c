@@ -23,6 +23,15 @@ static void check_manifest(struct str text)
 	for (size_t i = 0; i < m.item_count; i++)
 		if (m.items[i].path[0] && !path_safe(str_from(m.items[i].path)))
 			abort();
+	if (m.has_subject) {
+		struct buf descriptor = {0};
+		yyjson_doc *doc;
+		if (manifest_describe(text, &m, &m.subject, str_from(m.media_type), &descriptor, &err) ||
+		    json_parse(buf_str(&descriptor), &doc, NULL))
+			abort();
+		yyjson_doc_free(doc);
+		buf_fini(&descriptor);
+	}
 	manifest_fini(&m);
 }
 

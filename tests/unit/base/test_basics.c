@@ -136,6 +136,35 @@ static void test_digests_match_fips_180(void **state)
 	digest_stream_free(NULL);
 }
 
+static void test_sha512_names_match_fips_180(void **state)
+{
+	char text[DIGEST_NAME_SIZE];
+	struct digest_name n = digest_name_sha512("abc", 3), parsed, other;
+	struct digest_stream *s = digest_stream_new_sha512();
+
+	digest_name_format(&n, text);
+	assert_string_equal(text,
+	                    "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a8"
+	                    "36ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f");
+	assert_int_equal(digest_name_parse(str_from(text), &parsed), 0);
+	assert_true(digest_name_equal(&n, &parsed));
+	digest_stream_add(s, "ab", 2);
+	digest_stream_add(s, "c", 1);
+	other = digest_stream_end_sha512(s);
+	digest_stream_free(s);
+	assert_true(digest_name_equal(&n, &other));
+	text[20] = 'G';
+	assert_int_equal(digest_name_parse(str_from(text), &parsed), E_INVAL);
+	text[80] = '\0';
+	assert_int_equal(digest_name_parse(str_from(text), &parsed), E_INVAL);
+	assert_int_equal(digest_name_parse(STR("sha384:00"), &parsed), E_UNSUPPORTED);
+	struct digest d = digest_of("abc", 3);
+	n = digest_name_of(&d);
+	digest_name_format(&n, text);
+	assert_int_equal(digest_name_parse(str_from(text), &parsed), 0);
+	assert_true(digest_name_equal(&n, &parsed) && !digest_name_equal(&n, &other));
+}
+
 static void test_one_content_has_one_name(void **state)
 {
 	static const char *const bad[] = {"",
@@ -166,6 +195,7 @@ int main(void)
 	    cmocka_unit_test(test_rng_is_the_published_generator),
 	    cmocka_unit_test(test_rng_stays_below_and_covers_all),
 	    cmocka_unit_test(test_digests_match_fips_180),
+	    cmocka_unit_test(test_sha512_names_match_fips_180),
 	    cmocka_unit_test(test_one_content_has_one_name),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,7 +30,8 @@ struct reply {
 	bool done;
 	struct error err;
 	struct buf body;
-	char location[256], range[64], digest[DIGEST_TEXT_SIZE], link[256], type[128], content_range[64], length[24];
+	char location[512], range[64], digest[DIGEST_NAME_SIZE], link[256], type[128], content_range[64], length[24];
+	char subject[DIGEST_NAME_SIZE], filters[64];
 };
 
 static void keep(struct http_call *call, const char *name, char *to, size_t size)
@@ -48,6 +49,8 @@ static bool on_head(void *arg, struct http_call *call, int status)
 	keep(call, "location", r->location, sizeof r->location);
 	keep(call, "range", r->range, sizeof r->range);
 	keep(call, "docker-content-digest", r->digest, sizeof r->digest);
+	keep(call, "oci-subject", r->subject, sizeof r->subject);
+	keep(call, "oci-filters-applied", r->filters, sizeof r->filters);
 	keep(call, "link", r->link, sizeof r->link);
 	keep(call, "content-type", r->type, sizeof r->type);
 	keep(call, "content-range", r->content_range, sizeof r->content_range);
@@ -612,6 +615,182 @@ static void test_the_feed_wakes_when_a_version_appears_and_goes(void **state)
 	assert_int_equal(call("DELETE", "/v2/team/tiny/manifests/1.0", STR("")), 404);
 }
 
+static void push_referrer(const char *repo, const char *subject, const char *type, int number)
+{
+	struct buf m = {0};
+	buf_append_str(&m, STR("{\"schemaVersion\":2,\"mediaType\":\"" TYPE "\",\"config\":"));
+	append_descriptor(&m, "application/vnd.oci.empty.v1+json", STR("{}"), NULL);
+	buf_printf(&m,
+	           ",\"layers\":[],\"artifactType\":\"%s\",\"annotations\":{\"n\":\"%d\"},"
+	           "\"subject\":{\"mediaType\":\"" TYPE "\",\"digest\":\"%s\",\"size\":1}}",
+	           type, number, subject);
+	assert_int_equal(put_manifest(repo, digest_text(buf_str(&m)), buf_str(&m)), 201);
+	assert_string_equal(reply.subject, subject);
+	buf_fini(&m);
+}
+
+static size_t count_of(const char *words)
+{
+	size_t n = 0;
+	const char *at = reply.body.base, *end = at + reply.body.len;
+	while (at && (at = memmem(at, (size_t)(end - at), words, strlen(words))) != NULL) {
+		at += strlen(words);
+		n++;
+	}
+	return n;
+}
+
+static void test_referrers_are_listed_by_subject_and_type_and_go_with_their_manifest(void **state)
+{
+	char subject[DIGEST_TEXT_SIZE], list[200];
+	snprintf(subject, sizeof subject, "sha256:%064d", 7);
+	snprintf(list, sizeof list, "/v2/a/b/referrers/%s", subject);
+	assert_int_equal(call("GET", list, STR("")), 200);
+	assert_int_equal(count_of("\"digest\""), 0);
+	push_blob("a/b", STR("{}"));
+	for (int i = 0; i < 3; i++)
+		push_referrer("a/b", subject, i ? "text/card" : "text/score+x", i);
+	assert_int_equal(call("GET", list, STR("")), 200);
+	assert_string_equal(reply.type, "application/vnd.oci.image.index.v1+json");
+	assert_int_equal(count_of("\"digest\""), 3);
+	assert_true(says("\"annotations\":{\"n\":\"2\"}"));
+	assert_int_equal(call("GET", path_of("%s?artifactType=text%%2Fscore%%2Bx", list), STR("")), 200);
+	assert_int_equal(count_of("\"digest\""), 1);
+	assert_string_equal(reply.filters, "artifactType");
+	assert_int_equal(call("GET", path_of("/v2/other/referrers/%s", subject), STR("")), 200);
+	assert_int_equal(count_of("\"digest\""), 0);
+	assert_int_equal(call("GET", "/v2/a/b/referrers/sha256:12", STR("")), 400);
+	/* What is deleted refers to nothing. */
+	assert_int_equal(call("GET", path_of("%s?artifactType=text%%2Fscore%%2Bx", list), STR("")), 200);
+	const char *at = memmem(reply.body.base, reply.body.len, "sha256:", 7);
+	const char *manifest = path_of("/v2/a/b/manifests/%.71s", at);
+	assert_int_equal(call("DELETE", manifest, STR("")), 202);
+	assert_int_equal(call("GET", list, STR("")), 200);
+	assert_int_equal(count_of("\"digest\""), 2);
+}
+
+static const char *sha512_text(struct str content)
+{
+	static char text[DIGEST_NAME_SIZE];
+	struct digest_name n = digest_name_sha512(content.base, content.len);
+	digest_name_format(&n, text);
+	return text;
+}
+
+static void test_content_has_a_sha512_name_too(void **state)
+{
+	struct str content = STR("called by two names");
+	char name[DIGEST_NAME_SIZE], put[400];
+	strcpy(name, sha512_text(content));
+	assert_int_equal(call("GET", path_of("/v2/a/blobs/%s", name), STR("")), 404);
+	assert_int_equal(call("POST", path_of("/v2/a/blobs/uploads/?digest=%s", name), STR("something else")), 400);
+	assert_true(says("DIGEST_INVALID"));
+	assert_int_equal(call("POST", path_of("/v2/a/blobs/uploads/?digest=%s", name), content), 201);
+	assert_string_equal(reply.location, path_of("/v2/a/blobs/%s", name));
+	assert_int_equal(call("GET", path_of("/v2/a/blobs/%s", name), STR("")), 200);
+	assert_int_equal(call("GET", path_of("/v2/a/blobs/%s", digest_text(content)), STR("")), 200);
+	assert_string_equal(reply.digest, digest_text(content));
+	assert_int_equal(call("POST", path_of("/v2/b/blobs/uploads/?mount=%s", name), STR("")), 201);
+	/* A manifest with such a layer, by such a name, with two tags. */
+	struct buf m = {0};
+	push_blob("a", STR("{}"));
+	buf_append_str(&m, STR("{\"schemaVersion\":2,\"config\":"));
+	append_descriptor(&m, "application/vnd.oci.empty.v1+json", STR("{}"), NULL);
+	buf_printf(&m, ",\"layers\":[{\"mediaType\":\"text/plain\",\"digest\":\"%s\",\"size\":%zu}]}", name,
+	           content.len);
+	snprintf(put, sizeof put, "/v2/a/manifests/%s?tag=one&tag=two", sha512_text(buf_str(&m)));
+	assert_int_equal(call("PUT", put, buf_str(&m)), 201);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(call("HEAD", i ? "/v2/a/manifests/one" : "/v2/a/manifests/two", STR("")), 200);
+		assert_string_equal(reply.digest, sha512_text(buf_str(&m)));
+	}
+	assert_int_equal(call("HEAD", path_of("/v2/a/manifests/%s", digest_text(buf_str(&m))), STR("")), 200);
+	assert_int_equal(call("PUT", path_of("%s&tag=-bad", put), buf_str(&m)), 400);
+	assert_int_equal(call("DELETE", path_of("/v2/a/manifests/%s", sha512_text(buf_str(&m))), STR("")), 202);
+	assert_int_equal(call("HEAD", "/v2/a/manifests/one", STR("")), 404);
+	assert_int_equal(call("DELETE", path_of("/v2/a/blobs/%s", name), STR("")), 202);
+	assert_int_equal(call("HEAD", path_of("/v2/a/blobs/%s", name), STR("")), 404);
+	buf_fini(&m);
+}
+
+static bool knows_key(void *arg, struct str key, char ret_tenant[static 32])
+{
+	strcpy(ret_tenant, "0123");
+	return str_equal(key, STR("open sesame"));
+}
+
+static int call_as(const char *method, const char *path, const char *authorization)
+{
+	return call_with(method, path, STR(""), "authorization", authorization);
+}
+
+/* "x:open sesame", "x:wrong", ":" */
+#define RIGHT "Basic eDpvcGVuIHNlc2FtZQ=="
+#define WRONG "Basic eDp3cm9uZw=="
+#define NOBODY "Basic Og=="
+
+static void test_who_may_read_and_write(void **state)
+{
+	static const struct str names[] = {{"secret/*", 8}};
+	static const struct {
+		enum repository_access access;
+		int ping, ping_nobody, read, write, secret; /* without a key */
+	} cases[] = {{REPOSITORY_OPEN, 401, 200, 404, 202, 401},
+	             {REPOSITORY_PULL, 401, 200, 404, 401, 401},
+	             {REPOSITORY_KEY, 401, 401, 401, 401, 401}};
+	repository_free(repository);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct error err = {0};
+		struct repository_options options = {.store = store, .catalog = catalog, .check_key = knows_key};
+		options.rules = (struct repository_rules){
+		    .access = cases[i].access, .private_names = names, .private_count = 1, .loopback = true};
+		assert_int_equal(repository_new(loop, &options, &repository, &err), 0);
+		assert_int_equal(call("GET", "/v2/", STR("")), cases[i].ping);
+		assert_int_equal(call_as("GET", "/v2/", NOBODY), cases[i].ping_nobody);
+		assert_int_equal(call("GET", "/v2/x/tags/list", STR("")), cases[i].read);
+		assert_int_equal(call("POST", "/v2/x/blobs/uploads/", STR("")), cases[i].write);
+		assert_int_equal(call("GET", "/v2/secret/x/tags/list", STR("")), cases[i].secret);
+		assert_true(says("UNAUTHORIZED"));
+		assert_int_equal(call("GET", "/mdn/v1/catalog", STR("")), 401);
+		static const char *const good[] = {RIGHT, "bearer open sesame"};
+		for (size_t k = 0; k < 2; k++) {
+			assert_int_equal(call_as("GET", "/v2/", good[k]), 200);
+			assert_int_equal(call_as("GET", "/v2/secret/x/tags/list", good[k]), 404);
+			assert_int_equal(call_as("POST", "/v2/secret/x/blobs/uploads/", good[k]), 202);
+		}
+		static const char *const bad[] = {WRONG, "Basic", "Basic ====", "Bearer ", "Digest open sesame", ""};
+		for (size_t k = 0; k < sizeof bad / sizeof *bad; k++)
+			assert_int_equal(call_as("POST", "/v2/secret/x/blobs/uploads/", bad[k]), 401);
+		assert_int_equal(call_as("GET", "/v2/token", WRONG), 401);
+		assert_int_equal(call_as("GET", "/v2/token", RIGHT), 200);
+		assert_true(says("\"token\":\"open sesame\""));
+		assert_int_equal(call("GET", "/v2/token", STR("")), 200);
+		assert_true(says("\"token\":\"anonymous\""));
+		if (i < 2)
+			repository_free(repository);
+	}
+}
+
+static void test_a_browser_led_astray_is_refused(void **state)
+{
+	struct repository_rules rules = {.loopback = true};
+	struct str address = http_server_address(server);
+	static const char *const hosts[] = {"evil.example", "127.0.0.1.evil.example", "localhost.evil:80", "[::2]"};
+	repository_set_rules(repository, &rules);
+	for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++)
+		assert_int_equal(call_with("GET", "/v2/x/tags/list", STR(""), "host", hosts[i]), 403);
+	assert_int_equal(call_with("GET", "/v2/x/tags/list", STR(""), "host", "LOCALHOST:1"), 404);
+	assert_int_equal(call_with("POST", "/v2/x/blobs/uploads/", STR(""), "origin", "http://evil.example"), 403);
+	assert_int_equal(call_with("POST", "/v2/x/blobs/uploads/", STR(""), "origin", "null"), 403);
+	assert_int_equal(
+	    call_with("POST", "/v2/x/blobs/uploads/", STR(""), "origin", path_of("http://" STR_FMT, STR_ARG(address))),
+	    202);
+	rules.hosts = (const struct str[]){STR("*.example")};
+	rules.host_count = 1;
+	repository_set_rules(repository, &rules);
+	assert_int_equal(call_with("GET", "/v2/x/tags/list", STR(""), "host", "models.example:443"), 404);
+}
+
 static void test_a_repository_ends_with_all_kinds_of_work_open(void **state)
 {
 	struct reply waiting = {0}, sending = {0}, putting = {0};
@@ -669,6 +848,10 @@ int main(void)
 	    TEST(test_bad_manifests_are_refused_in_words),
 	    TEST(test_bad_models_are_refused_in_words),
 	    TEST(test_the_feed_wakes_when_a_version_appears_and_goes),
+	    TEST(test_referrers_are_listed_by_subject_and_type_and_go_with_their_manifest),
+	    TEST(test_content_has_a_sha512_name_too),
+	    TEST(test_who_may_read_and_write),
+	    TEST(test_a_browser_led_astray_is_refused),
 	    TEST(test_a_repository_ends_with_all_kinds_of_work_open),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
