@@ -20,8 +20,9 @@ class Unavailable(Exception):
 
 def build(folder):
     """The client's path. A first build takes some seconds, later ones one."""
-    if not shutil.which("go"):
-        raise Unavailable("no Go compiler")
+    for tool in ("go", "ssh-keygen"):
+        if not shutil.which(tool):
+            raise Unavailable(f"no {tool}")
     work = Path(folder) / "ollama-client"
     shutil.copytree(ROOT / "tests/tools/ollama", work)
     env = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}

@@ -155,6 +155,16 @@ def test_model_info_refs_commits_and_lists(api, tiny):
     assert "team/words" in [m.id for m in api.list_models(author="team")]
 
 
+def test_the_list_in_pages(api, repository):
+    pages, url = [], f"{repository}/api/models?limit=1"
+    while url:
+        page = httpx.get(url)
+        assert len(page.json()) == 1
+        pages += [m["id"] for m in page.json()]
+        url = page.links.get("next", {}).get("url")
+    assert pages == sorted(pages) == [m.id for m in api.list_models()]
+
+
 def test_the_tree_by_folder_by_pages_and_by_paths(api, repository):
     def top(**more):
         return sorted(e.path for e in api.list_repo_tree("team/words", revision="v1", **more))

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -169,6 +170,7 @@ def openssh_seed(text):
     return raw[at + 4:at + 36]
 
 
+@pytest.mark.skipif(not (shutil.which("ssh-keygen") and shutil.which("openssl")), reason="no ssh-keygen or openssl")
 def test_a_login_is_a_signature_of_now_by_a_known_key_for_this_address(make_network, tiny, folder):
     known, stranger = ollama.Ollama(None, folder / "a"), ollama.Ollama(None, folder / "b")
     net = make_network(edges={}, repository={"repository_access": "key", "ollama_keys": [known.public_key]})

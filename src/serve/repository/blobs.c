@@ -45,7 +45,8 @@ static void get(struct repository *r, struct http_exchange *x, struct str repo, 
 		oci_fail(x, "BLOB_UNKNOWN", &err);
 		return;
 	}
-	http_add_header(x, "Cache-Control", STR("max-age=31536000, immutable"));
+	/* Of a cache's copy, too, the Location that ollama.c adds must be good for a while: half of its life. */
+	http_add_header(x, "Cache-Control", STR("max-age=43200, immutable"));
 	if (!head) {
 		send_part(x, f);
 		return;

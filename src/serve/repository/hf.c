@@ -94,15 +94,19 @@ static void work(struct task *t)
 	struct hf_task *h = (struct hf_task *)t;
 	t->rc = h->ask == HF_LIST ? 0 : find(h);
 	if (!t->rc)
-		t->rc = works[h->ask](h);
+		t->rc = h->filtered ? hf_list_format(h) : works[h->ask](h);
 }
 
 static void done(struct task *t)
 {
 	struct hf_task *h = (struct hf_task *)t;
 	struct http_exchange *x = t->x;
-	if (!t->rc && h->ask == HF_LIST)
-		hf_list_body(h);
+	if (!t->rc && h->ask == HF_LIST && !h->filtered) {
+		hf_list_filter(h);
+		h->filtered = true;
+		task_run(t, work, done);
+		return;
+	}
 	if (h->commit[0])
 		http_add_header(x, "X-Repo-Commit", str_from(h->commit));
 	if (t->rc) {

@@ -206,20 +206,6 @@ int hf_list_work(struct hf_task *h)
 	return rc;
 }
 
-static void append_model(struct hf_task *h, struct str name, struct str tag)
-{
-	char id[REPO_NAME_SIZE];
-	struct version v;
-	if (catalog_get_version(h->t.r->catalog, name, tag, &v, NULL))
-		return; /* went meanwhile */
-	if (h->body.len > 1)
-		buf_append_str(&h->body, STR(","));
-	str_copy(name, id, sizeof id);
-	append_common(&h->body, id, &v);
-	buf_append_str(&h->body, STR("}"));
-	version_fini(&v);
-}
-
 static void add_next(struct hf_task *h, struct str last)
 {
 	buf_printf(&h->link, "<%s/api/models?limit=%zu&search=", h->base, h->limit);
@@ -232,21 +218,44 @@ static void add_next(struct hf_task *h, struct str last)
 }
 
 /* On the loop: only now is it known what this caller may see. */
-void hf_list_body(struct hf_task *h)
+void hf_list_filter(struct hf_task *h)
 {
-	struct str rest = buf_str(&h->form), last = STR("");
+	struct buf all = h->form;
+	struct str rest = buf_str(&all), last = STR("");
 	size_t told = 0;
-	buf_append_str(&h->body, STR("["));
-	while (rest.len) {
+	h->form = (struct buf){0};
+	while (rest.len && told <= h->limit) {
 		struct str name = str_cut(rest, '\n', &rest), tag = str_cut(rest, '\n', &rest);
 		if (access_check(h->t.r, h->t.x, name, ACCESS_PULL, NULL))
 			continue;
 		if (told++ == h->limit) {
-			add_next(h, last);
+			if (h->limit)
+				add_next(h, last);
 			break;
 		}
-		append_model(h, name, tag);
+		buf_printf(&h->form, STR_FMT "\n" STR_FMT "\n", STR_ARG(name), STR_ARG(tag));
 		last = name;
 	}
+	buf_fini(&all);
+}
+
+int hf_list_format(struct hf_task *h)
+{
+	struct str rest = buf_str(&h->form);
+	buf_append_str(&h->body, STR("["));
+	while (rest.len) {
+		struct str name = str_cut(rest, '\n', &rest), tag = str_cut(rest, '\n', &rest);
+		char id[REPO_NAME_SIZE];
+		struct version v;
+		if (catalog_get_version(h->t.r->catalog, name, tag, &v, NULL))
+			continue; /* went meanwhile */
+		if (h->body.len > 1)
+			buf_append_str(&h->body, STR(","));
+		str_copy(name, id, sizeof id);
+		append_common(&h->body, id, &v);
+		buf_append_str(&h->body, STR("}"));
+		version_fini(&v);
+	}
 	buf_append_str(&h->body, STR("]\n"));
+	return 0;
 }

@@ -21,6 +21,7 @@ struct hf_task {
 	char path[256]; /* HF_FILE: the file; HF_TREE: the folder, empty for all */
 	char base[300]; /* how the client reaches us: "http://host:port" */
 	bool head, recursive, blobs;
+	bool filtered;                             /* HF_LIST */
 	size_t limit, cursor;                      /* of HF_TREE */
 	char search[129], author[129], after[129]; /* of HF_LIST */
 	struct buf form;                           /* of HF_PATHS */
@@ -41,8 +42,11 @@ int hf_tree_work(struct hf_task *h);
 int hf_paths_work(struct hf_task *h);
 int hf_refs_work(struct hf_task *h);
 int hf_commits_work(struct hf_task *h);
-int hf_list_work(struct hf_task *h); /* one line a name into h->form; hf_list_body makes of it what may be seen */
-void hf_list_body(struct hf_task *h);
+/* A list is made in three steps: names and tags into h->form, a line each (job); those that the caller may see, of one
+ * page (loop); what there is to say of them (job). */
+int hf_list_work(struct hf_task *h);
+void hf_list_filter(struct hf_task *h);
+int hf_list_format(struct hf_task *h);
 
 void hf_file_answer(struct hf_task *h); /* takes over h->blob */
 /* {"size","lfs"...} of one file, for trees and siblings. */
