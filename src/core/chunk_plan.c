@@ -344,7 +344,7 @@ static int64_t starved_at(const struct chunk_plan *p, const struct stripe *t)
 {
 	uint32_t rank = t->rank < STARVED_RANKS ? t->rank : STARVED_RANKS;
 	int64_t patience = p->typical_us ? STARVED_US + 4 * p->typical_us : STARVED_FIRST_US;
-	return t->progress_us + patience + (int64_t)rank * STARVED_RANK_US;
+	return t->progress_us + patience + (int64_t)rank * (STARVED_RANK_US + p->typical_us / 2);
 }
 
 /* ---- the rules -------------------------------------------------------------------------------------- */
@@ -465,7 +465,8 @@ static bool next_from_origin(struct chunk_plan *p, int64_t now_us, struct chunk_
 		struct stripe *t = &p->stripes[(p->turn + k) % SPREAD_STRIPES];
 		if (stripe_done(t) || flights_of(p, (p->turn + k) % SPREAD_STRIPES, origin) >= p->sources[origin].ahead)
 			continue;
-		if (!t->adopted && now_us < starved_at(p, t) && parent_now(p, t, now_us) != CHUNK_SOURCES_MAX)
+		bool alone = parent_now(p, t, now_us) == CHUNK_SOURCES_MAX && !is_late(p, now_us);
+		if (!t->adopted && now_us < starved_at(p, t) && !alone)
 			continue;
 		if (!find_unoffered(p, t, now_us, &chunk) && !find_hanging(p, t, now_us, &chunk))
 			continue;

@@ -83,12 +83,12 @@ void spread_free(struct spread *s)
 
 bool spread_is_late(uint64_t have, uint64_t median_have, uint64_t size, bool was_late)
 {
-	return was_late ? have < median_have / 4 * 3 : have + size / 64 < median_have / 2;
+	return was_late ? have < median_have / 5 * 3 : have + size / 256 < median_have / 5 * 2;
 }
 
 uint64_t spread_rate(uint64_t rate, uint64_t measured)
 {
-	return measured > rate / 5 * 8 || measured < rate / 5 * 3 ? measured : rate;
+	return measured > rate * 2 || measured < rate / 2 ? measured : rate;
 }
 
 /* ---- who feeds in which stripe -------------------------------------------------------------------- */

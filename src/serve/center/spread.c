@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who takes what from whom: core/spread over the nodes that are to hold a version, while one of them still lacks it.
  *
- * Made anew when somebody comes, goes, has it all, falls far behind or turns out clearly quicker or slower; looked at
+ * Made anew when somebody comes, goes, falls far behind or turns out clearly quicker or slower; looked at
  * once a second and with every new set of documents. A node gets only its own places. What nodes are measured at is
  * kept here and in memory only.
  */
@@ -151,14 +151,15 @@ static void plan_make(struct center *c, struct spread_plan *p, const struct know
 	free(nodes);
 }
 
-/* What the plan depends on, and nothing else. */
+/* What a new plan is made for. Not for one that has it all: it goes on feeding those it feeds, and counts as a root
+ * once there is another reason. */
 static struct digest inputs_of(struct center *c, const struct spread_plan *p)
 {
 	struct buf text = {0};
 	for (size_t i = 0; i < p->count; i++) {
 		const struct registered *r = registry_find(c, str_from(p->paces[i].id));
-		buf_printf(&text, "%s %s %" PRIu64 " %d %d\n", p->paces[i].id, r->site, p->paces[i].rate,
-		           p->paces[i].late, p->paces[i].complete);
+		buf_printf(&text, "%s %s %" PRIu64 " %d\n", p->paces[i].id, r->site, p->paces[i].rate,
+		           p->paces[i].late);
 	}
 	struct digest d = digest_of(text.base, text.len);
 	buf_fini(&text);

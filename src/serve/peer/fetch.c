@@ -821,6 +821,15 @@ static void add_source(struct fetch *f, uint32_t source)
 	chunk_plan_add_source(f->plan, source, s->at.origin);
 }
 
+/* What flows from somebody may come to its end, whatever the plan says now. */
+static bool source_busy(const struct fetch *f, uint32_t source)
+{
+	for (const struct chunk_call *c = f->calls; c; c = c->next)
+		if (c->at.source == source && c->data.len)
+			return true;
+	return false;
+}
+
 void fetch_replan(struct fetch *f)
 {
 	struct peer *p = f->peer;
@@ -834,7 +843,7 @@ void fetch_replan(struct fetch *f)
 			wanted[parents[s][i]] = true;
 	}
 	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
-		wanted[i] = p->sources[i].used && (wanted[i] || p->sources[i].at.origin);
+		wanted[i] = p->sources[i].used && (wanted[i] || p->sources[i].at.origin || source_busy(f, i));
 		if (f->polls[i].used && !wanted[i])
 			fetch_drop_source(f, i);
 		else if (!f->polls[i].used && wanted[i])
