@@ -114,8 +114,8 @@ static const char *const statements[STATEMENTS] = {
     [FIND_MANIFEST] = "SELECT digest FROM manifests WHERE repo = ?1 AND substr(digest, 1, 20) = ?2",
     [GET_TAG] = "SELECT digest FROM tags WHERE repo = ?1 AND tag = ?2",
     [TAGS] = "SELECT tag FROM tags WHERE repo = ?1 AND tag COLLATE NOCASE >= ?2 AND (tag COLLATE NOCASE > ?2 OR tag > ?2) "
-	     "AND NOT EXISTS(SELECT 1 FROM retired r WHERE r.repo = tags.repo AND r.tag = tags.tag) "
-	     "ORDER BY tag COLLATE NOCASE, tag LIMIT ?3",
+	     "AND (NOT EXISTS(SELECT 1 FROM retired WHERE repo = ?1) OR NOT EXISTS(SELECT 1 FROM retired r WHERE "
+	     "r.repo = tags.repo AND r.tag = tags.tag)) ORDER BY tag COLLATE NOCASE, tag LIMIT ?3",
     [HAS_BLOB] = "SELECT 1 FROM blobs WHERE repo = ?1 AND digest = ?2",
     [HAS_REPO] =
 	"SELECT EXISTS(SELECT 1 FROM manifests WHERE repo = ?1) OR EXISTS(SELECT 1 FROM blobs WHERE repo = ?1)",
