@@ -112,6 +112,39 @@ static void print_models(yyjson_val *root)
 	table_free(t);
 }
 
+/* What is said of a version, in a line each; what nobody said is left out. */
+static void print_said(yyjson_val *root)
+{
+	static const struct {
+		const char *key, *words;
+	} said[] = {{"license", "License"},
+	            {"base_model", "Made from"},
+	            {"quantized_from", "Quantized from"},
+	            {"distilled_from", "Distilled from"},
+	            {"revision", "Revision"}};
+	yyjson_val *labels = yyjson_obj_get(root, "labels"), *key, *value;
+	size_t i, max;
+	if (yyjson_get_bool(yyjson_obj_get(root, "retired")))
+		printf("Retired\n");
+	for (i = 0; i < sizeof said / sizeof *said; i++) {
+		struct str text = answer_text(root, said[i].key);
+		if (text.len)
+			printf("%s: " STR_FMT "\n", said[i].words, STR_ARG(text));
+	}
+	if (!yyjson_obj_size(labels))
+		return;
+	printf("Labels:");
+	yyjson_obj_foreach(labels, i, max, key, value)
+	    printf(" %s=%s", yyjson_get_str(key), yyjson_get_str(value) ? yyjson_get_str(value) : "");
+	printf("\n");
+}
+
+static void print_one(yyjson_val *root)
+{
+	print_said(root);
+	model_print(root);
+}
+
 int cmd_models(const struct args *args)
 {
 	struct client *c;
@@ -141,7 +174,7 @@ int cmd_models(const struct args *args)
 	if (rc == 0 && args_has(args, "json"))
 		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
 	else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0)
-		(model ? model_print : print_models)(yyjson_doc_get_root(doc));
+		(model ? print_one : print_models)(yyjson_doc_get_root(doc));
 	yyjson_doc_free(doc);
 	buf_fini(&path);
 	buf_fini(&answer);

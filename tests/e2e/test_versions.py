@@ -338,6 +338,8 @@ def test_labels_and_search(net, tiny):
     assert set(versions(net, "--search", "TEACHER")) == {"lab:v1", "lab:stable"}
     v = versions(net, "--search", "lab:v1")["lab:v1"]
     assert (v["base_model"], v["distilled_from"], v["license"]) == ("base:1", "teacher:7", "mit")
+    words = eventually(lambda: (lambda t: t if "team=blue" in t else None)(net.mdn("models", "lab:v1")), what="the center knows")
+    assert "License: mit" in words and "Distilled from: teacher:7" in words
     net.mdn("label", "lab:v1", "team-")
     assert versions(net, "--label", "team") == {}
     assert "neither" in fails(net, "label", "lab:v1", "plain")
