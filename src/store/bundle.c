@@ -142,7 +142,9 @@ static int take_entry(struct archive_entry *e, const struct scan *s, struct bund
 		return error_set(err, E_INVAL, "a bundle has no file %s; nothing was taken from it", shown);
 	if (!archive_entry_size_is_set(e) || archive_entry_size(e) < 0 ||
 	    (uint64_t)archive_entry_size(e) > s->reader->size)
-		return error_set(err, E_INVAL, "%s in the bundle is larger than the bundle", shown);
+		return error_set(err, E_INVAL,
+		                 "%s in the bundle is larger than the bundle: is it cut short, or a part missing?",
+		                 shown);
 	if (archive_entry_sparse_count(e))
 		return error_set(err, E_INVAL, "%s in the bundle is sparse; nothing was taken from it", shown);
 	str_copy(name, to->name, sizeof to->name);
