@@ -72,7 +72,16 @@ def test_ollama_pulls_what_mdn_pushed(net, tiny, user):
     config = json.loads(user.blob(manifest["config"]["digest"]))
     assert config["model_format"] == "gguf" and config["model_family"] == "llama" and config["file_type"] == "F32"
     assert config["rootfs"]["diff_ids"] == [manifest["layers"][0]["digest"]]
-    assert manifest_of(net, "library/tiny").content == manifest_of(net, "tiny").content, "the same every time"
+    again = manifest_of(net, "tiny")
+    assert manifest_of(net, "library/tiny").content == again.content, "the same every time"
+    url = f"{net.repository_url}/v2/tiny/blobs/{again.json()['config']['digest']}"
+    whole, size = httpx.get(url), again.json()["config"]["size"]
+    assert json.loads(whole.content) == config and int(httpx.head(url).headers["content-length"]) == size
+    part = httpx.get(net.repository_url + whole.headers["location"], headers={"range": "bytes=2-9"})
+    assert part.status_code == 206 and part.content == whole.content[2:10]
+    assert part.headers["content-range"] == f"bytes 2-9/{size}"
+    assert httpx.get(url, headers={"range": f"bytes={size}-"}).status_code == 416
+    assert httpx.get(url.replace("/tiny/", "/team/")).status_code == 404
 
 
 def test_template_system_params_and_licence_go_as_layers_and_nothing_is_invented(net, user, sent):

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "net/http_range.h"
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -20,6 +21,12 @@
 #define CLOCKS_APART_S 300 /* between a client's `ts` and ours */
 #define MAC_SIZE 65
 #define SECRET_SIZE 32
+
+struct ollama_config {
+	char repo[REPO_NAME_SIZE];
+	struct digest digest;
+	struct buf text;
+};
 
 static int64_t now_s(void)
 {
@@ -49,7 +56,11 @@ int ollama_init(struct repository *r, struct str secret_path, struct error *err)
 
 void ollama_fini(struct repository *r)
 {
+	for (size_t i = 0; r->ollama.configs && i < OLLAMA_CONFIGS; i++)
+		buf_fini(&r->ollama.configs[i].text);
+	free(r->ollama.configs);
 	free(r->ollama.keys);
+	r->ollama.configs = NULL;
 	r->ollama.keys = NULL;
 	r->ollama.key_count = 0;
 }
@@ -105,6 +116,60 @@ void ollama_add_upload(struct repository *r, struct http_exchange *x, struct str
 	buf_fini(&url);
 }
 
+/* ---- configs ---------------------------------------------------------------------------------- */
+
+static const struct ollama_config *find_config(const struct repository *r, struct str repo, const struct digest *d)
+{
+	for (size_t i = 0; r->ollama.configs && i < OLLAMA_CONFIGS; i++) {
+		const struct ollama_config *c = &r->ollama.configs[i];
+		if (c->text.len && digest_equal(&c->digest, d) && str_equal(str_from(c->repo), repo))
+			return c;
+	}
+	return NULL;
+}
+
+void ollama_keep_config(struct repository *r, struct str repo, struct str config)
+{
+	struct digest d = digest_of(config.base, config.len);
+	if (r->freed || find_config(r, repo, &d))
+		return;
+	if (!r->ollama.configs)
+		r->ollama.configs = mem_new(OLLAMA_CONFIGS * sizeof *r->ollama.configs);
+	struct ollama_config *c = &r->ollama.configs[r->ollama.config_next++ % OLLAMA_CONFIGS];
+	buf_clear(&c->text);
+	buf_append_str(&c->text, config);
+	str_copy(repo, c->repo, sizeof c->repo);
+	c->digest = d;
+}
+
+bool ollama_config(struct repository *r, struct http_exchange *x, struct str repo, struct str digest)
+{
+	struct digest d;
+	char content_range[80];
+	struct str method = http_method(x);
+	if ((!str_equal(method, STR("GET")) && !str_equal(method, STR("HEAD"))) || digest_parse(digest, &d))
+		return false;
+	const struct ollama_config *c = find_config(r, repo, &d);
+	if (!c || catalog_has_blob(r->catalog, repo, &d))
+		return false;
+	uint64_t size = c->text.len, from = 0, length = size;
+	enum http_range range = http_range(x, size, &from, &length);
+	http_add_header(x, "Docker-Content-Digest", digest);
+	http_add_header(x, "Accept-Ranges", STR("bytes"));
+	if (range == HTTP_RANGE_BAD) {
+		oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
+		return true;
+	}
+	if (range == HTTP_RANGE_PART) {
+		snprintf(content_range, sizeof content_range, "bytes %llu-%llu/%llu", (unsigned long long)from,
+		         (unsigned long long)(from + length - 1), (unsigned long long)size);
+		http_add_header(x, "Content-Range", str_from(content_range));
+	}
+	http_respond(x, range == HTTP_RANGE_PART ? 206 : 200, "application/octet-stream",
+	             (struct str){c->text.base + from, (size_t)length});
+	return true;
+}
+
 /* ---- what we sign ---------------------------------------------------------------------------- */
 
 static void sign(const struct repository *r, struct str text, char ret_mac[static MAC_SIZE])
@@ -137,7 +202,7 @@ void ollama_add_location(struct repository *r, struct http_exchange *x, struct s
 	char mac[MAC_SIZE];
 	uint64_t until = (uint64_t)now_s() + URL_LIFE_S;
 	if (!str_equal(http_method(x), STR("GET")) || http_header(x, "range", &ignored) || digest_parse(digest, &d) ||
-	    !catalog_has_blob(r->catalog, repo, &d))
+	    !(catalog_has_blob(r->catalog, repo, &d) || find_config(r, repo, &d)))
 		return;
 	url_text(&text, repo, digest, until);
 	sign(r, buf_str(&text), mac);

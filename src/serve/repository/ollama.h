@@ -30,6 +30,11 @@ void ollama_add_upload(struct repository *r, struct http_exchange *x, struct str
 
 /* GET of a manifest as Ollama asks for it; false: somebody else's, nothing was answered. */
 bool ollama_manifest(struct repository *r, struct http_exchange *x, struct str repo, struct str reference);
+/* The config of a manifest that was given out, until it is fetched; the last OLLAMA_CONFIGS are kept. */
+#define OLLAMA_CONFIGS 1024
+void ollama_keep_config(struct repository *r, struct str repo, struct str config);
+/* Answers with such a config; false: the blob is not one. */
+bool ollama_config(struct repository *r, struct http_exchange *x, struct str repo, struct str digest);
 /* For a GET of a whole blob that is there: the Location where its ranges are. */
 void ollama_add_location(struct repository *r, struct http_exchange *x, struct str repo, struct str digest);
 /* The request is for the very blob, and not later, than a URL of ours was signed for. */

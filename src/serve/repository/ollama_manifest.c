@@ -2,8 +2,8 @@
 /* A version in the form Ollama reads. Its GGUF file is the model, a projector ("mmproj...") the projector; files named
  * `template`, `system`, `params`, `messages`, `adapter.gguf` and LICENSE... are the layers of those names, as on
  * Hugging Face; no other file is of use to it. Nothing is invented: where a version has no template, Ollama takes the
- * one of the GGUF file or none. The config is a blob of a few hundred bytes that follows from the version, put into
- * the store when it is asked for and not there.
+ * one of the GGUF file or none. The config is a few hundred bytes that follow from the version, kept in memory for
+ * when they are fetched: reading writes nothing, counts towards no quota, and no collector comes between.
  *
  * Ollama loads single files. A version in parts is refused in words; of several models the tag must name one, by a
  * part of the file's name ("q4_k_m"), which also works where no such tag exists. */
@@ -27,7 +27,7 @@ struct ollama_task {
 	char tag[129];
 	char media_type[128];
 	struct digest digest;
-	struct buf body;
+	struct buf body, config; /* config: empty when the manifest is as it was pushed */
 };
 
 /* ---- which layer a file is ------------------------------------------------------------------- */
@@ -169,38 +169,26 @@ static void append_config(const struct version *v, struct str diff_ids, struct b
 	buf_fini(&count);
 }
 
-static int keep_config(struct repository *r, struct str repo, struct str config, struct error *err)
-{
-	struct digest d = digest_of(config.base, config.len);
-	uint64_t size;
-	if (catalog_has_blob(r->catalog, repo, &d) && !blob_stat(r->store, &d, &size, NULL))
-		return 0;
-	int rc = blob_put(r->store, config, &d, err);
-	return rc ? rc : catalog_link_blob(r->catalog, repo, &d, err);
-}
-
 static int make_manifest(struct ollama_task *o, const struct version *v, bool tag_exists)
 {
 	struct task *t = &o->t;
 	const struct version_file *model;
-	struct buf layers = {0}, diff_ids = {0}, config = {0};
+	struct buf layers = {0}, diff_ids = {0};
 	int rc = choose_model(v, o->tag, tag_exists, &model, &t->err);
 	if (rc)
 		return rc;
 	append_layers(v, model, &layers, &diff_ids);
-	append_config(v, buf_str(&diff_ids), &config);
-	rc = keep_config(t->r, str_from(t->repo), buf_str(&config), &t->err);
-	struct digest d = digest_of(config.base, config.len);
+	append_config(v, buf_str(&diff_ids), &o->config);
+	struct digest d = digest_of(o->config.base, o->config.len);
 	buf_append_str(&o->body, STR("{\"schemaVersion\":2,\"mediaType\":\"" DOCKER_MANIFEST "\",\"config\":"));
-	append_descriptor(&o->body, DOCKER_CONFIG, &d, config.len);
+	append_descriptor(&o->body, DOCKER_CONFIG, &d, o->config.len);
 	buf_append_str(&o->body, STR(",\"layers\":["));
 	buf_append_str(&o->body, buf_str(&layers));
 	buf_append_str(&o->body, STR("]}"));
 	buf_fini(&layers);
 	buf_fini(&diff_ids);
-	buf_fini(&config);
 	str_copy(str_from(DOCKER_MANIFEST), o->media_type, sizeof o->media_type);
-	return rc;
+	return 0;
 }
 
 /* ---- the request ----------------------------------------------------------------------------- */
@@ -248,6 +236,8 @@ static void done(struct task *t)
 	if (t->rc) {
 		oci_fail(t->x, t->rc == E_NOTFOUND ? "MANIFEST_UNKNOWN" : "UNSUPPORTED", &t->err);
 	} else {
+		if (o->config.len)
+			ollama_keep_config(t->r, str_from(t->repo), buf_str(&o->config));
 		o->digest = digest_of(o->body.base, o->body.len);
 		oci_add_digest(t->x, &o->digest);
 		http_respond_begin(t->x, 200, o->media_type, (int64_t)o->body.len);
@@ -255,6 +245,7 @@ static void done(struct task *t)
 		http_end(t->x);
 	}
 	buf_fini(&o->body);
+	buf_fini(&o->config);
 	free(o);
 }
 

@@ -189,7 +189,8 @@ static void route_token(struct repository *r, struct http_exchange *x)
 static void get_blob(struct repository *r, struct http_exchange *x, struct str repo, struct str digest)
 {
 	ollama_add_location(r, x, repo, digest);
-	blobs_handle(r, x, repo, digest);
+	if (!ollama_config(r, x, repo, digest))
+		blobs_handle(r, x, repo, digest);
 }
 
 /* rest: what follows "/v2/". */

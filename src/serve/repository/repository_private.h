@@ -33,6 +33,8 @@ struct repository {
 		uint8_t secret[32];
 		uint8_t (*keys)[32];
 		size_t key_count;
+		struct ollama_config *configs; /* a ring */
+		size_t config_next;
 	} ollama;
 	struct blob_store *store;
 	struct catalog *catalog;
