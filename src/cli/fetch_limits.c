@@ -19,35 +19,50 @@ void fetch_limits_fini(struct fetch_limits *l)
 	*l = (struct fetch_limits){0};
 }
 
-static bool holds(const struct assigned_limit *l, struct str own_site, struct str site)
+static bool is_for_all(const struct assigned_limit *l)
 {
-	if (site.len == 0)
-		return true;
-	if (l->site[0])
-		return str_equal(str_from(l->site), site);
-	return !l->other_sites || !str_equal(own_site, site);
+	return !l->other_sites && !l->site[0];
 }
 
-static uint64_t least(const struct fetch_limits *l, struct str own_site, struct str site, int64_t wall_us, bool sends)
+uint64_t fetch_limits_receive(const struct fetch_limits *l, int64_t wall_us)
 {
 	uint64_t least = CALENDAR_NONE;
 	for (size_t i = 0; i < l->count; i++) {
-		const struct assigned_limit *one = &l->limits[i];
-		uint64_t rate = calendar_rate(&one->calendar, wall_us);
-		if (rate == CALENDAR_NONE || !holds(one, own_site, site))
+		uint64_t rate = calendar_rate(&l->limits[i].calendar, wall_us);
+		if (rate == CALENDAR_NONE || !is_for_all(&l->limits[i]))
 			continue;
-		rate /= sends ? one->senders : one->receivers;
+		rate /= l->limits[i].receivers;
 		least = rate < least ? rate : least;
 	}
 	return least;
 }
 
-uint64_t fetch_limits_receive(const struct fetch_limits *l, struct str own_site, struct str site, int64_t wall_us)
+size_t fetch_limits_classes(const struct fetch_limits *l, int64_t wall_us, struct peer_class *ret, size_t max)
 {
-	return least(l, own_site, site, wall_us, false);
+	size_t count = 0;
+	for (size_t i = 0; i < l->count && count < max; i++) {
+		const struct assigned_limit *one = &l->limits[i];
+		uint64_t rate = calendar_rate(&one->calendar, wall_us);
+		if (is_for_all(one))
+			continue;
+		struct peer_class *c = &ret[count++]; /* also without a limit now: each keeps its place */
+		*c = (struct peer_class){.rate_max = rate == CALENDAR_NONE ? 0 : rate / one->receivers};
+		if (rate != CALENDAR_NONE && c->rate_max == 0)
+			c->rate_max = 1; /* stopped: 0 is no limit */
+		memcpy(c->site, one->site, sizeof c->site);
+	}
+	return count;
 }
 
-uint64_t fetch_limits_send(const struct fetch_limits *l, struct str own_site, struct str site, int64_t wall_us)
+uint64_t fetch_limits_send(const struct fetch_limits *l, int64_t wall_us)
 {
-	return least(l, own_site, site, wall_us, true);
+	uint64_t least = CALENDAR_NONE;
+	for (size_t i = 0; i < l->count; i++) {
+		uint64_t rate = calendar_rate(&l->limits[i].calendar, wall_us);
+		if (rate == CALENDAR_NONE)
+			continue;
+		rate /= l->limits[i].senders;
+		least = rate < least ? rate : least;
+	}
+	return least;
 }

@@ -7,6 +7,7 @@
 #define MDN_CLI_FETCH_LIMITS_H
 
 #include "serve/member/member.h"
+#include "serve/peer/peer.h"
 
 struct fetch_limits {
 	struct assigned_limit *limits;
@@ -14,9 +15,11 @@ struct fetch_limits {
 };
 void fetch_limits_set(struct fetch_limits *l, const struct assignment *a);
 void fetch_limits_fini(struct fetch_limits *l);
-/* The least that holds at wall_us; CALENDAR_NONE: no limit. Limits of traffic with other sites, or with one, hold for
- * `site` (that of the other end) only; empty: of any site, the least of all. */
-uint64_t fetch_limits_receive(const struct fetch_limits *l, struct str own_site, struct str site, int64_t wall_us);
-uint64_t fetch_limits_send(const struct fetch_limits *l, struct str own_site, struct str site, int64_t wall_us);
+/* What holds at wall_us for all that is received; CALENDAR_NONE: no limit. */
+uint64_t fetch_limits_receive(const struct fetch_limits *l, int64_t wall_us);
+/* The same for what comes from other sites, or from one; how many, at most max. */
+size_t fetch_limits_classes(const struct fetch_limits *l, int64_t wall_us, struct peer_class *ret, size_t max);
+/* The least for what is sent to anybody. */
+uint64_t fetch_limits_send(const struct fetch_limits *l, int64_t wall_us);
 
 #endif

@@ -278,7 +278,7 @@ static bool is_needed_blob(void *arg, const struct digest *d)
 	return held_models_needs(&n->held, n->gateway, d);
 }
 
-/* Signatures come as files do; on_model_here tells when all are there. */
+/* Where a policy asks for them, signatures come as files do; on_model_here tells when all are there. */
 static void add_signatures(struct version *v)
 {
 	v->files = mem_resize(v->files, v->file_count + v->signature_count + 1, sizeof *v->files);
@@ -299,7 +299,9 @@ static void fetch_assigned(struct node *n)
 		if (m->how.paused && !held_is_on_disk(n->peer, &m->version))
 			continue;
 		version_copy(&m->version, &all[count]);
-		add_signatures(&all[count++]);
+		if (n->gate && trust_gate_has_policy(n->gate))
+			add_signatures(&all[count]);
+		count++;
 	}
 	if (n->wanted.file_count)
 		version_copy(&n->wanted, &all[count++]);
@@ -328,13 +330,16 @@ static void on_wanted(void *arg, const struct version_file *files, size_t count)
 /* The stricter of what is configured and what the center's calendars say now. */
 static void set_rates(struct node *n, const struct config *c)
 {
-	uint64_t rate = fetch_limits_receive(&n->limits, str_from(c->site), STR(""), clock_wall_us());
+	int64_t now = clock_wall_us();
+	struct peer_class classes[PEER_CLASSES_MAX];
+	uint64_t rate = fetch_limits_receive(&n->limits, now);
 	if (rate == CALENDAR_NONE || (c->fetch_rate && c->fetch_rate < rate))
 		rate = c->fetch_rate;
 	else if (rate == 0)
 		rate = 1; /* stopped: for the peer 0 is no limit */
 	peer_set_limits(n->peer, (int32_t)c->fetch_parallel, rate);
-	uint64_t sends = fetch_limits_send(&n->limits, str_from(c->site), STR(""), clock_wall_us());
+	peer_set_classes(n->peer, classes, fetch_limits_classes(&n->limits, now, classes, PEER_CLASSES_MAX));
+	uint64_t sends = fetch_limits_send(&n->limits, now);
 	peer_set_send_rate(n->peer, sends == CALENDAR_NONE ? 0 : sends ? sends : 1);
 }
 
@@ -703,8 +708,10 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 	keeper_set_times(n->keeper, c->gc_every_us, c->gc_lease_us);
 	if (n->repository)
 		set_repository_rules(n, c);
-	if (n->gate && trust_gate_reload(n->gate, c->trust_policy, err) == 0)
+	if (n->gate && trust_gate_reload(n->gate, c->trust_policy, err) == 0) {
+		fetch_assigned(n); /* with signatures or without */
 		judge_again(n);
+	}
 	if (n->center)
 		center_set_lives(n->center, c->token_life_us, c->cert_life_us);
 	return 0;

@@ -280,8 +280,8 @@ void limits_list(struct center *c, struct http_exchange *x);
 void limits_assign(struct center *c, struct registered *r, struct buf *out); /* ,"limits":[...]; or nothing */
 void limits_refresh(struct center *c);                                       /* with places_refresh */
 void limits_tick(struct center *c); /* once a second: shares of sites follow who fetches */
-/* Calendars that hold for what the node receives, its share of each; how many, at most max. */
-size_t limits_of(struct center *c, struct registered *r, struct calendar *ret, size_t max);
+/* Calendars that hold for what comes to the node, directly or through others of its site; how many, at most max. */
+size_t limits_of(const struct center *c, const struct registered *r, struct calendar *ret, size_t max);
 
 /* spread.c: who takes a version from whom */
 void spreads_free(struct center *c);

@@ -327,25 +327,15 @@ void limits_assign(struct center *c, struct registered *r, struct buf *out)
 		buf_append_str(out, STR("]"));
 }
 
-static void divide(struct calendar *calendar, uint32_t by)
-{
-	for (size_t i = 0; i < calendar->count; i++)
-		if (calendar->items[i].rate != CALENDAR_NONE)
-			calendar->items[i].rate /= by;
-	if (calendar->otherwise != CALENDAR_NONE)
-		calendar->otherwise /= by;
-}
-
-size_t limits_of(struct center *c, struct registered *r, struct calendar *ret, size_t max)
+/* Nodes of a site pass on to each other what each got of the site's share, so all of it counts for each of them. */
+size_t limits_of(const struct center *c, const struct registered *r, struct calendar *ret, size_t max)
 {
 	size_t count = 0;
 	for (size_t i = 0; i < c->limit_count && count < max; i++) {
 		struct str other;
-		enum scope_fit fit = fits(&c->limits[i], r, &other);
-		if (fit == FITS_NOT)
+		if (fits(&c->limits[i], r, &other) == FITS_NOT)
 			continue;
-		ret[count] = c->limits[i].calendar;
-		divide(&ret[count++], fit == FITS_NODE ? 1 : receivers_of(c, r));
+		ret[count++] = c->limits[i].calendar;
 	}
 	return count;
 }

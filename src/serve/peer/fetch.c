@@ -45,7 +45,8 @@
 struct chunk_call {
 	struct fetch *fetch;
 	struct chunk_call *next; /* in fetch->calls or fetch->arrived */
-	struct rate_hold hold;
+	struct rate_hold hold, class_holds[PEER_CLASSES_MAX];
+	uint32_t classes; /* bits: those its source belongs to */
 	struct chunk_request at;
 	struct http_call *call;
 	struct buf data;
@@ -310,6 +311,8 @@ static void news(struct fetch *f)
 static void call_free(struct fetch *f, struct chunk_call *c)
 {
 	rate_forget(&f->peer->rate, &c->hold);
+	for (size_t i = 0; i < PEER_CLASSES_MAX; i++)
+		rate_forget(&f->peer->class_rates[i], &c->class_holds[i]);
 	if (c->call)
 		http_call_cancel(c->call);
 	buffers_give(&f->peer->buffers, &c->data);
@@ -837,13 +840,19 @@ void fetch_replan(struct fetch *f)
 	bool wanted[CHUNK_SOURCES_MAX] = {false};
 	if (!f->plan)
 		return;
+	/* The only repository, repairing what it holds: no tree begins anywhere else, so whoever offers a chunk is asked. */
+	bool any_origin = false;
+	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
+		any_origin = any_origin || (p->sources[i].used && p->sources[i].at.origin);
 	for (uint32_t s = 0; s < SPREAD_STRIPES; s++) {
 		counts[s] = peer_parents(p, f, s, parents[s], &ranks[s]);
+		counts[s] = any_origin ? counts[s] : 0;
 		for (uint32_t i = 0; i < counts[s]; i++)
 			wanted[parents[s][i]] = true;
 	}
 	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++) {
-		wanted[i] = p->sources[i].used && (wanted[i] || p->sources[i].at.origin || source_busy(f, i));
+		wanted[i] =
+		    p->sources[i].used && (wanted[i] || p->sources[i].at.origin || !any_origin || source_busy(f, i));
 		if (f->polls[i].used && !wanted[i])
 			fetch_drop_source(f, i);
 		else if (!f->polls[i].used && wanted[i])
@@ -905,7 +914,11 @@ static bool on_chunk_data(void *arg, struct str data)
 	buf_append_str(&c->data, data); /* max latches what is too long; the length is checked at the end */
 	c->fetch->counted_bytes += data.len;
 	c->fetch->polls[c->at.source].counted_bytes += data.len;
-	return rate_take(&p->rate, &c->hold, data.len);
+	bool goes_on = rate_take(&p->rate, &c->hold, data.len);
+	for (size_t i = 0; i < PEER_CLASSES_MAX; i++)
+		if (c->classes & 1u << i)
+			goes_on = rate_take(&p->class_rates[i], &c->class_holds[i], data.len) && goes_on;
+	return goes_on;
 }
 
 /* Too much of it, or an end before its length, is nothing that an honest node sends. */
@@ -975,6 +988,9 @@ static void chunk_ask(struct fetch *f, struct chunk_request at)
 	o.on_done = on_chunk_done;
 	o.arg = c;
 	c->call = c->hold.call = http_call_start(f->peer->o.client, &o);
+	for (size_t i = 0; i < PEER_CLASSES_MAX; i++)
+		c->class_holds[i].call = c->call;
+	c->classes = peer_classes_of(f->peer, s->at.site);
 }
 
 /* Twins of a chunk that came from elsewhere are of no use any more. */

@@ -32,6 +32,8 @@ static void on_tick(void *arg)
 	int64_t now = loop_now_us(p->loop);
 	bool moving = false;
 	rate_tick(&p->rate, TICK_US);
+	for (size_t i = 0; i < PEER_CLASSES_MAX; i++)
+		rate_tick(&p->class_rates[i], TICK_US);
 	for (struct fetch *f = p->fetches, *next; f; f = next) {
 		next = fetch_next(f);
 		fetch_tick(f, now);
@@ -88,6 +90,28 @@ void peer_set_limits(struct peer *p, int32_t parallel, uint64_t rate_max)
 {
 	p->o.parallel = parallel;
 	rate_set(&p->rate, rate_max);
+}
+
+void peer_set_classes(struct peer *p, const struct peer_class *classes, size_t count)
+{
+	memset(p->classes, 0, sizeof p->classes);
+	for (size_t i = 0; i < PEER_CLASSES_MAX; i++) {
+		if (i < count)
+			p->classes[i] = classes[i];
+		rate_set(&p->class_rates[i], p->classes[i].rate_max);
+	}
+}
+
+uint32_t peer_classes_of(const struct peer *p, const char *site)
+{
+	uint32_t bits = 0;
+	for (size_t i = 0; i < PEER_CLASSES_MAX; i++) {
+		const char *own = p->classes[i].site;
+		bool in = own[0] ? strcmp(own, site) == 0 : strcmp(site, p->site) != 0;
+		if (in && p->classes[i].rate_max)
+			bits |= 1u << i;
+	}
+	return bits;
 }
 
 void peer_set_send_rate(struct peer *p, uint64_t rate_max)

@@ -33,6 +33,14 @@ struct peer_options {
 int peer_new(struct loop *loop, const struct peer_options *options, struct peer **ret_peer, struct error *err);
 void peer_free(struct peer *p);
 void peer_set_limits(struct peer *p, int32_t parallel, uint64_t rate_max); /* live */
+/* What comes from other sites, or from one, together with the limit of all. Live; a place in the list that is not given
+ * limits nothing. */
+#define PEER_CLASSES_MAX 8
+struct peer_class {
+	char site[NODE_TEXT_SIZE]; /* empty: any but this node's own */
+	uint64_t rate_max;         /* bytes per second; 0: no limit */
+};
+void peer_set_classes(struct peer *p, const struct peer_class *classes, size_t count);
 /* Bytes per second that each connection sends at most, evenly; 0: no limit. The receivers divide among themselves what
  * a site may take. */
 void peer_set_send_rate(struct peer *p, uint64_t rate_max);

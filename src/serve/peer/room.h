@@ -61,6 +61,8 @@ struct peer {
 	struct loop_timer *tick;
 	struct rng rng;
 	struct rate rate;
+	struct peer_class classes[PEER_CLASSES_MAX];
+	struct rate class_rates[PEER_CLASSES_MAX];
 	uint64_t send_rate; /* of each connection; 0: no limit */
 	struct buffers buffers;
 };
@@ -91,6 +93,7 @@ void fetch_wait_count(struct fetch *f, struct http_exchange *x, uint32_t after, 
 void fetch_wait_bytes(struct fetch *f, struct http_exchange *x, int64_t wait_us);
 
 /* peer.c */
+uint32_t peer_classes_of(const struct peer *p, const char *site); /* bits of those a source of that site belongs to */
 struct fetch *peer_fetch(const struct peer *p, const struct digest *d); /* NULL: not on its way here */
 void peer_fetched(struct peer *p);                                      /* some fetch changed its stage */
 
