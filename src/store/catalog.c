@@ -93,9 +93,9 @@ static const char *const statements[STATEMENTS] = {
     [PUT_SIGNATURE] = "INSERT OR REPLACE INTO signatures VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [DELETE_SIGNATURE] = "DELETE FROM signatures WHERE repo = ?1 AND referrer = ?2 RETURNING manifest",
     [FORGET_SIGNATURES] = "DELETE FROM signatures WHERE repo = ?1 AND manifest = ?2",
-    [SIGNATURES] =
-	"SELECT bundle, size, channel FROM signatures WHERE repo = ?1 AND manifest = ?2 AND channel IN ('', ?3) "
-	"ORDER BY channel, rank DESC",
+    [SIGNATURES] = "SELECT bundle, size, channel FROM signatures WHERE repo = ?1 AND manifest = ?2 AND channel IN ('', "
+                   "?3) AND EXISTS(SELECT 1 FROM manifests m WHERE m.repo = ?1 AND m.digest = signatures.referrer) "
+		   "ORDER BY channel, rank DESC",
     [PUT_NAME] = "INSERT OR REPLACE INTO other_names VALUES(?1, ?2)",
     [PUT_CALLED] = "INSERT OR REPLACE INTO called VALUES(?1, ?2, ?3)",
     [FORGET_CALLED] = "DELETE FROM called WHERE repo = ?1 AND digest = ?2",
@@ -113,9 +113,10 @@ static const char *const statements[STATEMENTS] = {
     [GET_MANIFEST] = "SELECT media_type FROM manifests WHERE repo = ?1 AND digest = ?2",
     [FIND_MANIFEST] = "SELECT digest FROM manifests WHERE repo = ?1 AND substr(digest, 1, 20) = ?2",
     [GET_TAG] = "SELECT digest FROM tags WHERE repo = ?1 AND tag = ?2",
-    [TAGS] = "SELECT tag FROM tags WHERE repo = ?1 AND tag COLLATE NOCASE >= ?2 AND (tag COLLATE NOCASE > ?2 OR tag > ?2) "
-	     "AND (NOT EXISTS(SELECT 1 FROM retired WHERE repo = ?1) OR NOT EXISTS(SELECT 1 FROM retired r WHERE "
-	     "r.repo = tags.repo AND r.tag = tags.tag)) ORDER BY tag COLLATE NOCASE, tag LIMIT ?3",
+    [TAGS] =
+	"SELECT tag FROM tags WHERE repo = ?1 AND tag COLLATE NOCASE >= ?2 AND (tag COLLATE NOCASE > ?2 OR tag > ?2) "
+	"AND (NOT EXISTS(SELECT 1 FROM retired WHERE repo = ?1) OR NOT EXISTS(SELECT 1 FROM retired r WHERE "
+	"r.repo = tags.repo AND r.tag = tags.tag)) ORDER BY tag COLLATE NOCASE, tag LIMIT ?3",
     [HAS_BLOB] = "SELECT 1 FROM blobs WHERE repo = ?1 AND digest = ?2",
     [HAS_REPO] =
 	"SELECT EXISTS(SELECT 1 FROM manifests WHERE repo = ?1) OR EXISTS(SELECT 1 FROM blobs WHERE repo = ?1)",
