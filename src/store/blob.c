@@ -30,10 +30,13 @@
 #define HASH_STEP (1u << 20)
 #define LEASE_US (3600 * US_PER_S)
 
+#define UPLOAD_NOTE ".note" /* beside a kept upload: what its owner wrote */
+
 struct blob_upload {
 	struct blob_store *store;
 	int fd;
 	char id[33];
+	bool kept;
 	uint64_t offset;
 	struct digest_stream *hash;
 	struct chunk_hash *chunks; /* NULL: nobody asked */
@@ -131,13 +134,24 @@ static DIR *list_folder(int dir_fd, const char *name)
 	return dir;
 }
 
-/* Uploads do not outlive the process; a map without its data (or half written) says nothing. */
+/* Uploads that were not kept do not outlive the process; a map without its data (or half written) says nothing. */
+/* An upload without its note, or a note without its upload, is one that nobody can go on with. */
+static bool is_leftover(struct blob_store *s, const char *name)
+{
+	char other[NAME_MAX + 1];
+	struct str text = str_from(name);
+	if (str_ends(text, STR(UPLOAD_NOTE)))
+		text.len -= sizeof UPLOAD_NOTE - 1;
+	snprintf(other, sizeof other, STR_FMT "%s", STR_ARG(text), text.len == strlen(name) ? UPLOAD_NOTE : "");
+	return faccessat(s->uploads_fd, other, F_OK, 0) != 0;
+}
+
 static void sweep(struct blob_store *s)
 {
 	struct dirent *e;
 	DIR *dir = list_folder(s->uploads_fd, ".");
 	while (dir && (e = readdir(dir)))
-		if (e->d_name[0] != '.')
+		if (e->d_name[0] != '.' && is_leftover(s, e->d_name))
 			unlinkat(s->uploads_fd, e->d_name, 0);
 	if (dir)
 		closedir(dir);
@@ -518,10 +532,23 @@ static int finish_as(struct blob_upload *u, const struct digest *d, struct error
 	return rc ? rc : blob_publish(u->store, u->store->uploads_fd, u->id, u->fd, d, u->sealed, err);
 }
 
+static void note_name(const char *id, char ret_name[static 48])
+{
+	snprintf(ret_name, 48, "%s" UPLOAD_NOTE, id);
+}
+
+void blob_upload_drop(struct blob_store *s, const char *id)
+{
+	char note[48];
+	note_name(id, note);
+	unlinkat(s->uploads_fd, note, 0);
+	unlinkat(s->uploads_fd, id, 0);
+}
+
 static int finish_end(struct blob_upload *u, int rc)
 {
-	if (rc)
-		unlinkat(u->store->uploads_fd, u->id, 0);
+	if (rc || u->kept)
+		blob_upload_drop(u->store, u->id);
 	upload_free(u);
 	return rc;
 }
@@ -551,6 +578,83 @@ void blob_upload_abort(struct blob_upload *u)
 {
 	if (!u)
 		return;
-	unlinkat(u->store->uploads_fd, u->id, 0);
+	blob_upload_drop(u->store, u->id);
 	upload_free(u);
+}
+
+/* ---- uploads that outlive the process -------------------------------------------------------- */
+
+int blob_upload_keep(struct blob_upload *u, struct str note, struct error *err)
+{
+	char name[48];
+	if (u->sealed) /* its key is in memory only */
+		return 0;
+	note_name(u->id, name);
+	int fd = openat(u->store->uploads_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return error_errno(err, errno, "cannot begin an upload in %s", u->store->root);
+	int rc = blob_write_at(fd, 0, note, err);
+	close(fd);
+	u->kept = rc == 0;
+	return rc;
+}
+
+void blob_upload_close(struct blob_upload *u)
+{
+	if (u->kept)
+		upload_free(u);
+	else
+		blob_upload_abort(u);
+}
+
+void blob_upload_each_kept(struct blob_store *s, void (*fn)(void *arg, const char *id, struct str note), void *arg)
+{
+	struct dirent *e;
+	DIR *dir = list_folder(s->uploads_fd, ".");
+	while (dir && (e = readdir(dir))) {
+		char id[33], note[UPLOAD_NOTE_MAX];
+		struct str name = str_from(e->d_name);
+		if (!str_ends(name, STR(UPLOAD_NOTE)) ||
+		    !str_copy((struct str){name.base, name.len - (sizeof UPLOAD_NOTE - 1)}, id, sizeof id))
+			continue;
+		int fd = openat(s->uploads_fd, e->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+		ssize_t len = fd < 0 ? -1 : file_read_at(fd, 0, note, sizeof note);
+		if (fd >= 0)
+			close(fd);
+		if (len > 0)
+			fn(arg, id, (struct str){note, (size_t)len});
+	}
+	if (dir)
+		closedir(dir);
+}
+
+int blob_upload_reopen(struct blob_store *s, const char *id, struct blob_upload **ret_upload, struct error *err)
+{
+	struct stat st;
+	int rc = 0, fd = openat(s->uploads_fd, id, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || fstat(fd, &st)) {
+		rc = error_set(err, E_NOTFOUND, "there is no such upload any more; begin anew");
+		if (fd >= 0)
+			close(fd);
+		return rc;
+	}
+	struct blob_upload *u = NEW(struct blob_upload);
+	*u = (struct blob_upload){.store = s, .fd = fd, .kept = true, .hash = digest_stream_new()};
+	str_copy(str_from(id), u->id, sizeof u->id);
+	char *step = mem_new(HASH_STEP);
+	while (!rc && u->offset < (uint64_t)st.st_size) {
+		uint64_t left = (uint64_t)st.st_size - u->offset;
+		size_t n = left < HASH_STEP ? (size_t)left : HASH_STEP;
+		rc = blob_read_at(fd, u->offset, step, n, err);
+		if (!rc)
+			digest_stream_add(u->hash, step, n);
+		u->offset += n;
+	}
+	free(step);
+	if (rc) {
+		upload_free(u);
+		return rc;
+	}
+	*ret_upload = u;
+	return 0;
 }

@@ -5,8 +5,9 @@
  * offset is the file's size), partial/HEX (data, full length, sparse) + partial/HEX.map (what is held, durable).
  * An encrypted blob has the ending ".sealed"; its digest is still that of the content.
  * A blob appears by fsync + rename + directory fsync, so kill -9 never shows half a blob; blob_store_open
- * sweeps stale uploads. All calls block on the disk: loop users call them in jobs, except blob_stat/blob_open.
- * A store may be used from several threads; one upload or partial from one thread at a time. Bytes.
+ * sweeps uploads that were not kept. All calls block on the disk: loop users call them in jobs, except
+ * blob_stat/blob_open. A store may be used from several threads; one upload or partial from one thread at a time.
+ * Bytes.
  */
 #ifndef MDN_STORE_BLOB_H
 #define MDN_STORE_BLOB_H
@@ -106,6 +107,14 @@ int blob_upload_finish(struct blob_upload *u, const struct digest *claimed, stru
 /* Under the digest it turned out to have. */
 int blob_upload_finish_any(struct blob_upload *u, struct digest *ret_digest, struct error *err);
 void blob_upload_abort(struct blob_upload *u); /* frees u, removes its file */
+/* Kept: it is there again when the store is opened anew, with a note of its owner's (UPLOAD_NOTE_MAX). Not where the
+ * store encrypts. Reopening reads all that has come. */
+#define UPLOAD_NOTE_MAX 512
+int blob_upload_keep(struct blob_upload *u, struct str note, struct error *err);
+void blob_upload_close(struct blob_upload *u); /* frees u; removes its file unless it is kept */
+void blob_upload_each_kept(struct blob_store *s, void (*fn)(void *arg, const char *id, struct str note), void *arg);
+int blob_upload_reopen(struct blob_store *s, const char *id, struct blob_upload **ret_upload, struct error *err);
+void blob_upload_drop(struct blob_store *s, const char *id); /* one that is not open */
 
 /* Chunk lists: the file's size, length and SHA-256 of every chunk; canonical text form, itself a blob. docs/wire.md. */
 #define CHUNK_SIZE_DEFAULT (UINT64_C(4) << 20)

@@ -182,8 +182,9 @@ def test_kill_during_an_upload_leaves_no_half_blob_and_loses_no_finished_one(mak
     net = make_network(edges={})
     net.mdn("push", tiny, "tiny", "--repository", net.repository_url, "--quiet")
     whole, data = set(finished_blobs(net)), Path(big).read_bytes()
-    for wanted in (0.1, 0.5, 0.9):
-        fail = threading.Thread(target=slow_upload, args=(net, data))
+    for wanted in (0.1, 0.9, 0.5):
+        began = []
+        fail = threading.Thread(target=slow_upload, args=(net, data, began))
         fail.start()
         uploads = net.repository.folder / "blobs/uploads"
         eventually(lambda: [p for p in uploads.iterdir() if p.stat().st_size > wanted * len(data)], 20, every=0.002)
@@ -192,21 +193,30 @@ def test_kill_during_an_upload_leaves_no_half_blob_and_loses_no_finished_one(mak
         assert set(finished_blobs(net)) == whole
         net.repository.start()
         eventually(lambda: httpx.get(net.repository_url + "/v2/").status_code == 200)
-        assert not list(uploads.iterdir()), "half uploads are cleaned up"
+        with httpx.Client(base_url=net.repository_url, timeout=20) as http:
+            there = http.get(began[0])
+            held = int(there.headers["range"].split("-")[1]) + 1
+            assert there.status_code == 204 and wanted * len(data) < held < len(data), "it goes on where it was killed"
+            if wanted == 0.5:
+                assert http.put(began[0], params={"digest": sha256(data)}, content=data[held:], headers={
+                    "content-range": f"{held}-{len(data) - 1}"}).status_code == 201
+            else:
+                assert http.delete(began[0]).status_code == 204
+        assert not list(uploads.iterdir())
         for name, path in finished_blobs(net).items():
             assert sha256(path.read_bytes()) == "sha256:" + name
-    net.mdn("push", big, "big", "--repository", net.repository_url, "--quiet")
     assert sha256(data)[7:] in finished_blobs(net)
+    net.mdn("push", big, "big", "--repository", net.repository_url, "--quiet")
 
 
-def slow_upload(net, data):
+def slow_upload(net, data, began):
     def pieces():
         for at in range(0, len(data), 1 << 18):
             yield data[at:at + (1 << 18)]
             threading.Event().wait(0.005)
     try:
         with httpx.Client(base_url=net.repository_url, timeout=20) as http:
-            at = http.post("/v2/by/hand/blobs/uploads/").headers["location"]
-            http.put(at, params={"digest": sha256(data)}, content=pieces())
+            began.append(http.post("/v2/by/hand/blobs/uploads/").headers["location"])
+            http.put(began[0], params={"digest": sha256(data)}, content=pieces())
     except httpx.HTTPError:
         pass

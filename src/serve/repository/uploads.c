@@ -4,7 +4,8 @@
  * A writer is a request whose body goes into an upload. Bytes collect in `coming` while a job hashes and writes
  * `going`; past COMING_MAX the body is paused, so an upload costs two buffers however fast it comes. What was written
  * counts: a PATCH that breaks off leaves its bytes, GET tells how far it came, and the next PATCH goes on from there.
- * One writer an upload at a time.
+ * One writer an upload at a time. An upload that was begun by POST outlives the process, by a crash too: its offset is
+ * its file's size, and it is read once more (for the hash) when somebody goes on with it.
  */
 #include "serve/repository/access.h"
 #include "serve/repository/model.h"
@@ -26,7 +27,9 @@ struct writer;
 struct upload {
 	struct upload *next, **link;
 	struct repository *r;
-	struct blob_upload *blob;
+	struct blob_upload *blob; /* NULL: left by an earlier run, and opened when somebody asks for it */
+	bool waking;
+	char id[33];
 	char repo[REPO_NAME_SIZE];
 	uint64_t offset; /* blob_upload_offset, which only the writer's job may ask while one runs */
 	int64_t used_us;
@@ -47,12 +50,13 @@ struct writer {
 
 /* ---- the list -------------------------------------------------------------------------------- */
 
-static struct upload *upload_add(struct repository *r, struct blob_upload *blob, const char *repo)
+static struct upload *upload_add(struct repository *r, struct blob_upload *blob, const char *id, struct str repo)
 {
 	struct upload *u = NEW(struct upload);
 	*u = (struct upload){
 	    .next = r->uploads, .link = &r->uploads, .r = r, .blob = blob, .used_us = loop_now_us(r->loop)};
-	str_copy(str_from(repo), u->repo, sizeof u->repo);
+	str_copy(repo, u->repo, sizeof u->repo);
+	str_copy(str_from(id), u->id, sizeof u->id);
 	if (u->next)
 		u->next->link = &u->next;
 	r->uploads = u;
@@ -71,7 +75,7 @@ static void upload_remove(struct upload *u)
 static struct upload *upload_find(struct repository *r, struct str repo, struct str id)
 {
 	for (struct upload *u = r->uploads; u; u = u->next)
-		if (str_equal(str_from(blob_upload_id(u->blob)), id) && str_equal(str_from(u->repo), repo))
+		if (str_equal(str_from(u->id), id) && str_equal(str_from(u->repo), repo))
 			return u;
 	return NULL;
 }
@@ -80,11 +84,16 @@ static struct upload *upload_find(struct repository *r, struct str repo, struct 
 struct abort_task {
 	struct task t;
 	struct blob_upload *blob;
+	char id[33];
 };
 
 static void abort_work(struct task *t)
 {
-	blob_upload_abort(((struct abort_task *)t)->blob);
+	struct abort_task *a = (struct abort_task *)t;
+	if (a->blob)
+		blob_upload_abort(a->blob);
+	else
+		blob_upload_drop(t->r->store, a->id);
 }
 
 static void abort_done(struct task *t)
@@ -99,8 +108,17 @@ static void upload_abort(struct upload *u, struct http_exchange *x)
 {
 	struct abort_task *a = task_new(u->r, x, str_from(u->repo), sizeof *a);
 	a->blob = u->blob;
+	memcpy(a->id, u->id, sizeof a->id);
 	upload_remove(u);
 	task_run(&a->t, abort_work, abort_done);
+}
+
+/* For the next run, which begins where it stopped. */
+static void upload_leave(struct upload *u)
+{
+	if (u->blob)
+		blob_upload_close(u->blob);
+	upload_remove(u);
 }
 
 static void drop_idle(void *arg)
@@ -109,7 +127,7 @@ static void drop_idle(void *arg)
 	int64_t now = loop_now_us(r->loop);
 	for (struct upload *u = r->uploads, *next; u; u = next) {
 		next = u->next;
-		if (u->writer || now - u->used_us < r->upload_idle_us)
+		if (u->writer || u->waking || now - u->used_us < r->upload_idle_us)
 			continue;
 		log_info("repository", "an upload to %s was given up after %llu bytes: nobody went on with it", u->repo,
 		         (unsigned long long)u->offset);
@@ -117,8 +135,20 @@ static void drop_idle(void *arg)
 	}
 }
 
+static void take_kept(void *arg, const char *id, struct str note)
+{
+	struct repository *r = arg;
+	if (r->upload_count >= LIMIT_UPLOADS || !oci_repo_valid(note)) {
+		blob_upload_drop(r->store, id);
+		return;
+	}
+	r->upload_count++;
+	upload_add(r, NULL, id, note);
+}
+
 void uploads_init(struct repository *r)
 {
+	blob_upload_each_kept(r->store, take_kept, r);
 	int64_t every = r->upload_idle_us / 4;
 	r->upload_timer = loop_timer_new(r->loop, drop_idle, r);
 	loop_timer_start(r->upload_timer, every, every);
@@ -129,12 +159,12 @@ void uploads_init(struct repository *r)
 static void add_location(struct http_exchange *x, const struct upload *u)
 {
 	char location[256], range[32];
-	snprintf(location, sizeof location, "/v2/%s/blobs/uploads/%s", u->repo, blob_upload_id(u->blob));
+	snprintf(location, sizeof location, "/v2/%s/blobs/uploads/%s", u->repo, u->id);
 	snprintf(range, sizeof range, "0-%llu", (unsigned long long)(u->offset ? u->offset - 1 : 0));
 	http_add_header(x, "Location", str_from(location));
 	ollama_add_upload(u->r, x, str_from(location));
 	http_add_header(x, "Range", str_from(range));
-	http_add_header(x, "Docker-Upload-UUID", str_from(blob_upload_id(u->blob)));
+	http_add_header(x, "Docker-Upload-UUID", str_from(u->id));
 }
 
 static void answer_created(struct http_exchange *x, const char *repo, const struct digest_name *name)
@@ -172,8 +202,10 @@ static void writer_fail(struct writer *w)
 	         : w->t.err.code == E_RANGE ? "RANGE_INVALID"
 	                                    : "BLOB_UPLOAD_INVALID",
 	         &w->t.err);
-	if (w->alone || u->r->freed)
+	if (w->alone)
 		upload_abort(u, NULL);
+	else if (u->r->freed)
+		upload_leave(u);
 	writer_free(w);
 }
 
@@ -416,6 +448,10 @@ static void post_work(struct task *t)
 		t->rc = catalog_quota_room(t->r->catalog, str_from(t->repo), p->length, &t->err);
 	if (!t->rc)
 		t->rc = blob_upload_new(t->r->store, &p->blob, &t->err);
+	if (!t->rc && !p->single)
+		t->rc = blob_upload_keep(p->blob, str_from(t->repo), &t->err);
+	if (t->rc && p->blob)
+		blob_upload_abort(p->blob);
 }
 
 static void post_single(struct post_task *p, struct upload *u)
@@ -436,7 +472,7 @@ static void post_done(struct task *t)
 		else
 			answer_created(t->x, t->repo, &p->named.name);
 	} else {
-		struct upload *u = upload_add(t->r, p->blob, t->repo);
+		struct upload *u = upload_add(t->r, p->blob, blob_upload_id(p->blob), str_from(t->repo));
 		if (t->r->freed) {
 			oci_error(t->x, 503, "UNKNOWN", "the repository stops; push again in a moment");
 			upload_abort(u, NULL);
@@ -539,6 +575,49 @@ static void write_to(struct upload *u, struct http_exchange *x, bool finishes)
 	writer_begin(w, u, max);
 }
 
+/* ---- an upload of an earlier run ------------------------------------------------------------- */
+
+struct wake_task {
+	struct task t;
+	struct upload *upload;
+	struct blob_upload *blob;
+};
+
+static void wake_work(struct task *t)
+{
+	struct wake_task *w = (struct wake_task *)t;
+	t->rc = blob_upload_reopen(t->r->store, w->upload->id, &w->blob, &t->err);
+}
+
+static void wake_done(struct task *t)
+{
+	struct wake_task *w = (struct wake_task *)t;
+	struct upload *u = w->upload;
+	u->waking = false;
+	if (t->rc) {
+		upload_remove(u);
+		oci_fail(t->x, "BLOB_UPLOAD_UNKNOWN", &t->err);
+	} else {
+		u->blob = w->blob;
+		u->offset = blob_upload_offset(u->blob);
+		if (t->r->freed) {
+			oci_error(t->x, 503, "UNKNOWN", "the repository stops; go on with the upload in a moment");
+			upload_leave(u);
+		} else {
+			uploads_handle(t->r, t->x, str_from(t->repo), str_from(u->id));
+		}
+	}
+	free(w);
+}
+
+static void wake(struct upload *u, struct http_exchange *x)
+{
+	struct wake_task *w = task_new(u->r, x, str_from(u->repo), sizeof *w);
+	w->upload = u;
+	u->waking = true;
+	task_run(&w->t, wake_work, wake_done);
+}
+
 void uploads_handle(struct repository *r, struct http_exchange *x, struct str repo, struct str id)
 {
 	struct str method = http_method(x);
@@ -554,6 +633,11 @@ void uploads_handle(struct repository *r, struct http_exchange *x, struct str re
 	if (!u) {
 		oci_error(x, 404, "BLOB_UPLOAD_UNKNOWN",
 		          "there is no such upload (it may have been finished, or idle for too long); begin anew");
+	} else if (u->waking) {
+		oci_error(x, 409, "BLOB_UPLOAD_INVALID",
+		          "another request is opening this upload again; wait for its end");
+	} else if (!u->blob && !str_equal(method, STR("DELETE"))) {
+		wake(u, x);
 	} else if (str_equal(method, STR("GET"))) {
 		add_location(x, u);
 		http_respond(x, 204, NULL, STR(""));
@@ -574,8 +658,10 @@ void uploads_fini(struct repository *r)
 	loop_timer_free(r->upload_timer);
 	for (struct upload *u = r->uploads, *next; u; u = next) {
 		next = u->next;
-		if (!u->writer) {
-			upload_abort(u, NULL);
+		if (u->waking) {
+			continue;
+		} else if (!u->writer) {
+			upload_leave(u);
 		} else if (!u->writer->in_job) {
 			error_set(&u->writer->t.err, E_UNAVAILABLE, "the repository stops; push again in a moment");
 			writer_fail(u->writer);

@@ -791,6 +791,36 @@ static void test_a_browser_led_astray_is_refused(void **state)
 	assert_int_equal(call_with("GET", "/v2/x/tags/list", STR(""), "host", "models.example:443"), 404);
 }
 
+static void test_an_upload_goes_on_after_a_restart(void **state)
+{
+	struct error err = {0};
+	char at[300];
+	struct str whole = STR("the first half and the second");
+	assert_int_equal(call("POST", "/v2/r/blobs/uploads/", STR("")), 202);
+	strcpy(at, reply.location);
+	assert_int_equal(call("PATCH", at, (struct str){whole.base, 14}), 202);
+	repository_free(repository);
+	blob_store_close(store);
+	assert_int_equal(blob_store_open(str_from(folder.path), &store, &err), 0);
+	start_repository(0);
+	assert_int_equal(call("GET", path_of("/v2/other/blobs/uploads/%s", strrchr(at, '/') + 1), STR("")), 404);
+	assert_int_equal(call("GET", at, STR("")), 204);
+	assert_string_equal(reply.range, "0-13");
+	assert_int_equal(
+	    call("PUT", path_of("%s?digest=%s", at, digest_text(whole)), (struct str){whole.base + 14, whole.len - 14}),
+	    201);
+	assert_int_equal(folder_count(folder_file(&folder, "uploads")), 0);
+	assert_int_equal(call("GET", path_of("/v2/r/blobs/%s", digest_text(whole)), STR("")), 200);
+	/* One that nobody goes on with, and a note without its upload. */
+	assert_int_equal(call("POST", "/v2/r/blobs/uploads/", STR("")), 202);
+	strcpy(at, reply.location);
+	repository_free(repository);
+	assert_int_equal(folder_count(folder_file(&folder, "uploads")), 2);
+	start_repository(0);
+	assert_int_equal(call("DELETE", at, STR("")), 204);
+	assert_int_equal(folder_count(folder_file(&folder, "uploads")), 0);
+}
+
 static void test_a_repository_ends_with_all_kinds_of_work_open(void **state)
 {
 	struct reply waiting = {0}, sending = {0}, putting = {0};
@@ -852,6 +882,7 @@ int main(void)
 	    TEST(test_content_has_a_sha512_name_too),
 	    TEST(test_who_may_read_and_write),
 	    TEST(test_a_browser_led_astray_is_refused),
+	    TEST(test_an_upload_goes_on_after_a_restart),
 	    TEST(test_a_repository_ends_with_all_kinds_of_work_open),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
