@@ -3,6 +3,7 @@
  */
 #include "base/clock.h"
 #include "base/file.h"
+#include "store/catalog.h"
 #include "store/channel.h"
 #include "store/envelope.h"
 #include "store/signature_files.h"
@@ -12,6 +13,7 @@
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -421,6 +423,74 @@ static void test_statements_protect_from_rollback_and_freeze(void **state)
 	version_fini(&old);
 }
 
+/* ---- catalog ------------------------------------------------------------------------------------ */
+
+static size_t signatures_of(struct catalog *c, const char *tag, struct digest *ret_last)
+{
+	struct version v;
+	assert_int_equal(catalog_get_version(c, STR("corp/model"), str_from(tag), &v, NULL), 0);
+	size_t count = v.signature_count;
+	if (count)
+		*ret_last = v.signatures[count - 1].digest;
+	version_fini(&v);
+	return count;
+}
+
+static void attach(struct catalog *c, const struct digest *manifest, const char *name, const char *channel,
+                   uint64_t rank)
+{
+	struct catalog_signature s = {.manifest = *manifest,
+	                              .referrer = digest_of(name, strlen(name)),
+	                              .bundle = {digest_of(channel, strlen(channel)), 5},
+	                              .channel = str_from(channel),
+	                              .rank = rank};
+	s.bundle.digest.bytes[0] = (uint8_t)rank;
+	assert_int_equal(catalog_push(c, STR("corp/model"), &s.referrer, STR("type"), 1, STR(""), NULL, NULL), 0);
+	assert_int_equal(catalog_add_signature(c, STR("corp/model"), &s, NULL), 0);
+}
+
+static void test_what_is_attached_to_a_manifest_is_in_its_versions(void **state)
+{
+	char folder[] = "/tmp/mdn-catalog-XXXXXX";
+	assert_non_null(mkdtemp(folder));
+	char *path = file_join(str_from(folder), "catalog.db");
+	struct catalog *c;
+	struct version v = two_files();
+	struct digest last, referrer = digest_of("statement 8", 11);
+	assert_int_equal(catalog_open(str_from(path), &c, NULL), 0);
+	attach(c, &v.manifest, "signature", "", 1); /* before the version, as an import does it */
+	static const char *const tags[] = {"stable", "v1"};
+	for (int i = 0; i < 2; i++) {
+		strcpy(v.tag, tags[i]);
+		assert_int_equal(
+		    catalog_push(c, STR("corp/model"), &v.manifest, STR("type"), 1, str_from(tags[i]), &v, NULL), 0);
+		assert_int_equal(signatures_of(c, tags[i], &last), 1);
+	}
+	uint64_t serial = catalog_serial(c);
+	attach(c, &v.manifest, "statement 8", "corp/model:stable", 8);
+	attach(c, &v.manifest, "statement 7", "corp/model:stable", 7);
+	assert_true(catalog_serial(c) > serial);
+	assert_int_equal(signatures_of(c, "stable", &last), 2); /* of statements the highest */
+	assert_int_equal(last.bytes[0], 8);
+	assert_int_equal(signatures_of(c, "v1", &last), 1); /* it is about another tag */
+	for (unsigned i = 0; i < 40; i++) {
+		char name[16];
+		snprintf(name, sizeof name, "more %u", i);
+		attach(c, &v.manifest, name, "", 100 + i);
+	}
+	assert_int_equal(signatures_of(c, "stable", &last), VERSION_SIGNATURES_MAX);
+	assert_int_equal(last.bytes[0], 8); /* signatures do not push the statement out */
+
+	assert_int_equal(catalog_delete_manifest(c, STR("corp/model"), &referrer, NULL), 0);
+	assert_int_equal(catalog_drop_signature(c, STR("corp/model"), &referrer, NULL), 0);
+	assert_int_equal(signatures_of(c, "stable", &last), VERSION_SIGNATURES_MAX);
+	assert_int_equal(last.bytes[0], 7);
+	catalog_close(c);
+	folder_remove(folder, NULL);
+	version_fini(&v);
+	free(path);
+}
+
 static void test_patterns(void **state)
 {
 	assert_true(pattern_match(STR("*"), STR("")));
@@ -445,6 +515,7 @@ int main(void)
 	    cmocka_unit_test(test_a_policy_with_a_mistake_is_refused_in_words),
 	    cmocka_unit_test(test_unsigned_and_foreign_signed_models_are_refused),
 	    cmocka_unit_test(test_statements_protect_from_rollback_and_freeze),
+	    cmocka_unit_test(test_what_is_attached_to_a_manifest_is_in_its_versions),
 	    cmocka_unit_test(test_patterns),
 	};
 	return cmocka_run_group_tests(tests, make_policy_folder, remove_policy_folder);
