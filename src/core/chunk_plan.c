@@ -17,7 +17,8 @@
 #define FLIGHT_MAX 256 /* requests at once; the caller's own limit is far below */
 #define AHEAD_MIN 2u   /* requests to a parent at once, in a stripe */
 #define AHEAD_MAX 8u
-#define IDLE_ASKS 2u /* to somebody who is no parent */
+#define LAG_CHUNKS 6u /* behind counts only past this many */
+#define IDLE_ASKS 2u  /* to somebody who is no parent */
 #define NOT_YET_US INT64_C(250000)
 #define NOT_YET_MANY 4u /* in a row: that parent takes no part */
 #define BACKOFF_MIN_US INT64_C(500000)
@@ -51,6 +52,8 @@ struct stripe {
 	uint32_t parents[SPREAD_PARENTS];
 	uint32_t parent_count, rank;
 	int64_t progress_us; /* when it last got on */
+	bool begun;          /* a chunk of it came */
+	uint32_t way;        /* by how many chunks it was then behind the furthest one */
 	bool adopted;        /* its parents bring nothing: this node takes it from the origin */
 };
 
@@ -323,16 +326,27 @@ static bool stripe_done(const struct stripe *t)
 	return t->held == t->count;
 }
 
-/* Behind the stripe that is furthest, by more than the length of its way explains. */
-static bool stripe_lags(const struct chunk_plan *p, const struct stripe *t)
+static uint32_t most_held(const struct chunk_plan *p)
 {
-	uint32_t most = 0, hops = 2;
-	for (uint32_t rank = t->rank; rank > 0; rank /= SPREAD_STRIPES)
-		hops++;
+	uint32_t most = 0;
 	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
 		if (p->stripes[s].held > most)
 			most = p->stripes[s].held;
-	return t->held + 3 * hops + t->count / 64 < most;
+	return most;
+}
+
+/* Behind the stripe that is furthest, by more than the length of its way explains: that showed with its first chunk. */
+static bool stripe_lags(const struct chunk_plan *p, const struct stripe *t)
+{
+	uint32_t way = t->begun ? t->way : t->count / 8;
+	return t->held + way + LAG_CHUNKS + t->count / 64 < most_held(p);
+}
+
+static void stripe_begin(const struct chunk_plan *p, struct stripe *t)
+{
+	uint32_t behind = most_held(p) - t->held;
+	t->begun = true;
+	t->way = behind < t->count / 4 ? behind : t->count / 4;
 }
 
 static int64_t typical_us(const struct chunk_plan *p)
@@ -343,7 +357,7 @@ static int64_t typical_us(const struct chunk_plan *p)
 static int64_t starved_at(const struct chunk_plan *p, const struct stripe *t)
 {
 	uint32_t rank = t->rank < STARVED_RANKS ? t->rank : STARVED_RANKS;
-	int64_t patience = p->typical_us ? STARVED_US + 4 * p->typical_us : STARVED_FIRST_US;
+	int64_t patience = t->begun ? STARVED_US + 4 * p->typical_us : STARVED_FIRST_US;
 	return t->progress_us + patience + (int64_t)rank * (STARVED_RANK_US + p->typical_us / 2);
 }
 
@@ -548,6 +562,8 @@ bool chunk_plan_arrived(struct chunk_plan *p, uint32_t chunk, uint32_t source, i
 	}
 	p->typical_us = p->typical_us ? (p->typical_us * 7 + took_us) / 8 : took_us;
 	t->progress_us = now_us;
+	if (!t->begun)
+		stripe_begin(p, t);
 	if (bit_get(p->held, chunk))
 		return false;
 	bit_set(p->held, chunk);
