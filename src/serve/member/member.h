@@ -78,9 +78,9 @@ struct member_options {
 /* Reads the identity; the saved roster and assignment are delivered before the center answers. */
 int member_new(struct loop *loop, const struct member_options *options, struct member **ret_member, struct error *err);
 void member_free(struct member *m);
-struct tls_context *member_tls(struct member *m);    /* for servers and clients of the node port; renewed in place */
+struct tls_context *member_tls(struct member *m); /* for servers and clients of the node port; renewed in place */
 struct http_client *member_bulk_client(struct member *m); /* the same for what yields to all other traffic: models */
-struct http_client *member_client(struct member *m); /* mutual TLS to other nodes; shared by all rooms */
+struct http_client *member_client(struct member *m);      /* mutual TLS to other nodes; shared by all rooms */
 struct str member_id(const struct member *m);
 struct str member_domain(const struct member *m);
 const struct roster *member_roster(const struct member *m);
