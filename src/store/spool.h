@@ -11,7 +11,7 @@
 
 #include "store/blob.h"
 
-#define SPOOL_PIECE (UINT64_C(16) << 20)
+#define SPOOL_PIECE (UINT64_C(4) << 20)
 
 struct spool;
 int spool_open(struct blob_store *s, const struct digest *d, uint64_t size, struct spool **ret_spool,

@@ -194,6 +194,68 @@ static struct ask *ask_new(struct state *s, const struct upstream_source *source
 	return a;
 }
 
+/* ---- versions --------------------------------------------------------------------------------------------- */
+
+#define TAGS_MAX 100
+
+struct completing {
+	struct repository *r;
+	char repo[REPO_NAME_SIZE];
+	char tags[TAGS_MAX][129];
+	size_t tag_count;
+	bool any;
+};
+
+static void take_tag(void *arg, struct str tag)
+{
+	struct completing *c = arg;
+	str_copy(tag, c->tags[c->tag_count++], sizeof c->tags[0]);
+}
+
+static bool is_version(struct catalog *catalog, struct str repo, struct str tag, const struct digest *d)
+{
+	struct version v;
+	if (catalog_get_version(catalog, repo, tag, &v, NULL))
+		return false;
+	bool same = digest_equal(&v.manifest, d);
+	version_fini(&v);
+	return same;
+}
+
+static void complete_work(void *arg)
+{
+	struct completing *c = arg;
+	struct str repo = str_from(c->repo);
+	struct digest d;
+	catalog_tags(c->r->catalog, repo, STR(""), TAGS_MAX, take_tag, c, NULL);
+	for (size_t i = 0; i < c->tag_count; i++) {
+		struct str tag = str_from(c->tags[i]);
+		if (catalog_get_tag(c->r->catalog, repo, tag, &d, NULL) || is_version(c->r->catalog, repo, tag, &d))
+			continue;
+		c->any |= !upstream_complete(c->r, STR("mirror"), repo, tag, &d, NULL);
+	}
+}
+
+static void complete_done(void *arg)
+{
+	struct completing *c = arg;
+	struct repository *r = c->r;
+	if (c->any && !r->freed)
+		feed_wake(r);
+	free(c);
+	repository_release(r);
+}
+
+/* The last blob of a manifest that came because clients asked makes a version of it, to be placed like any other. */
+static void on_blob(struct mirror *m, struct str repo)
+{
+	struct completing *c = NEW(struct completing);
+	c->r = m->r;
+	str_copy(repo, c->repo, sizeof c->repo);
+	m->r->refs++;
+	loop_job(m->r->loop, complete_work, complete_done, c);
+}
+
 /* ---- in front of the doors ----------------------------------------------------------------------------- */
 
 struct question {
@@ -376,7 +438,7 @@ struct importing {
 
 static int read_import(struct state *s, yyjson_val *root, struct upstream_source *source, struct error *err)
 {
-	struct str from = {0}, to = {0}, include = {0};
+	struct str from = {0}, to = {0}, include = {0}, sha256 = {0};
 	if (!yyjson_is_obj(root))
 		return error_set(err, E_INVAL, "send a JSON object");
 	int rc = json_str(root, "from", &from, err);
@@ -384,6 +446,8 @@ static int read_import(struct state *s, yyjson_val *root, struct upstream_source
 		rc = json_str(root, "to", &to, err);
 	if (!rc)
 		rc = json_str(root, "include", &include, err);
+	if (!rc)
+		rc = json_str(root, "sha256", &sha256, err);
 	if (!rc)
 		rc = upstream_parse(from, str_from(s->hf[0] ? s->hf : HF), str_from(s->ollama[0] ? s->ollama : OLLAMA),
 		                    source, err);
@@ -393,6 +457,9 @@ static int read_import(struct state *s, yyjson_val *root, struct upstream_source
 		rc = error_set(err, E_INVAL, "`include` is too long");
 	if (!rc && include.len && source->kind != UPSTREAM_HF)
 		rc = error_set(err, E_INVAL, "`include` is for hf: sources; others are taken whole");
+	if (!rc && source->kind == UPSTREAM_FILE && hex_decode(sha256, source->sha256.bytes, DIGEST_SIZE))
+		rc = error_set(err, E_INVAL,
+		               "say what the file must be with `sha256`, 64 hex digits: nothing else vouches for it");
 	return rc ? rc : hub_allows(s->m.hub, str_from(source->base), err);
 }
 
@@ -460,6 +527,7 @@ int mirror_new(struct repository *r, const struct repository_mirror *options, st
 	struct state *s = NEW(struct state);
 	char *folder = str_dup(options->folder), *file = NULL;
 	s->m.r = r;
+	s->m.on_blob = on_blob;
 	s->hf = base_of(options->hf);
 	s->ollama = base_of(options->ollama);
 	s->oci = base_of(options->oci);

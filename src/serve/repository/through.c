@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 #define WORKERS 4
-#define RUN_PIECES 4
+#define RUN_PIECES 16
 #define STEP (1u << 20) /* written at once; a multiple of a sealed file's segments */
 #define READ_STEP (256u << 10)
 #define FAILURES_MAX 8
@@ -156,6 +156,8 @@ static void end(struct through *t, const struct error *err)
 	stop_workers(t);
 	loop_timer_stop(t->retry);
 	unlist(t);
+	if (!err)
+		t->m->on_blob(t->m, str_from(t->repo));
 	for (struct reader *reader = t->readers, *next; reader; reader = next) {
 		next = reader->next;
 		pump(reader);

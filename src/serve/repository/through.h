@@ -21,6 +21,7 @@ struct mirror {
 	struct origins *origins;
 	struct through *throughs; /* list */
 	size_t through_count;
+	void (*on_blob)(struct mirror *m, struct str repo); /* one came */
 };
 
 /* The running one, or a new one. E_BUSY: too many run. */

@@ -44,6 +44,7 @@ struct upstream {
 	upstream_fn *fn;
 	void *arg;
 	struct hub_get *get;
+	struct hub_call *head; /* of a file */
 	bool canceled, in_job;
 	struct text *texts; /* the first is what the tag will name; the others are of its index */
 	size_t text_count, text_next;
@@ -113,16 +114,41 @@ static int fill(struct upstream_source *s, struct str name, struct str revision,
 	return name_here(s, name, revision, err);
 }
 
+/* The file is called as in its address; the model as the file without its ending. */
+static int parse_file(struct str text, struct upstream_source *ret_source, struct error *err)
+{
+	struct upstream_source s = {.kind = UPSTREAM_FILE};
+	struct str rest = text;
+	size_t end = 0;
+	while (end < text.len && text.base[end] != '?' && text.base[end] != '#')
+		end++;
+	const char *slash = memrchr(text.base, '/', end); /* there is one after the scheme */
+	struct str name = {slash ? slash + 1 : text.base, slash ? (size_t)(text.base + end - slash - 1) : end};
+	if (!str_copy(text, s.url, sizeof s.url) || !take_base(&rest, s.base, sizeof s.base))
+		return error_set(err, E_INVAL, "\"" STR_FMT "\" is no address of a file", STR_ARG(text));
+	if (!path_is_good(name) || !path_safe(name))
+		return error_set(err, E_INVAL, "\"" STR_FMT "\" cannot be the name of a file", STR_ARG(name));
+	const char *dot = memrchr(name.base, '.', name.len);
+	struct str model = {name.base, dot ? (size_t)(dot - name.base) : name.len};
+	int rc = fill(&s, model, STR("latest"), err);
+	str_copy(name, s.id, sizeof s.id);
+	if (!rc)
+		*ret_source = s;
+	return rc;
+}
+
 int upstream_parse(struct str text, struct str hf_base, struct str ollama_base, struct upstream_source *ret_source,
                    struct error *err)
 {
 	struct upstream_source s = {0};
 	struct str rest, kind = str_cut(text, ':', &rest);
+	if (str_equal(kind, STR("http")) || str_equal(kind, STR("https")))
+		return parse_file(text, ret_source, err);
 	bool hf = str_equal(kind, STR("hf")), ollama = str_equal(kind, STR("ollama"));
 	if (!rest.len || (!hf && !ollama && !str_equal(kind, STR("oci"))))
 		return error_set(err, E_INVAL,
 		                 "\"" STR_FMT
-		                 "\" is no source: write hf:ORG/REPO, oci:HOST/NAME:TAG or ollama:NAME:TAG",
+		                 "\" is no source: write hf:ORG/REPO, oci:HOST/NAME:TAG, ollama:NAME:TAG or a URL",
 		                 STR_ARG(text));
 	s.kind = hf ? UPSTREAM_HF : ollama ? UPSTREAM_OLLAMA : UPSTREAM_OCI;
 	bool says_host =
@@ -171,16 +197,24 @@ void upstream_cancel(struct upstream *u)
 	u->canceled = true;
 	if (u->get)
 		hub_get_cancel(u->get);
+	if (u->head)
+		hub_cancel(u->head);
 	u->get = NULL;
+	u->head = NULL;
 	if (!u->in_job)
 		upstream_free(u);
 }
 
+/* It comes from there as it is; else one is written here. */
+static bool has_manifest(const struct upstream_source *s)
+{
+	return s->kind == UPSTREAM_OCI || s->kind == UPSTREAM_OLLAMA;
+}
+
 static void scope_of(const struct upstream *u, char *to, size_t size)
 {
-	if (u->from.kind == UPSTREAM_HF)
-		to[0] = 0;
-	else
+	to[0] = 0;
+	if (has_manifest(&u->from))
 		snprintf(to, size, "repository:%.200s:pull", u->from.id);
 }
 
@@ -203,11 +237,6 @@ static bool succeeded(struct upstream *u, const char *what, int status, const st
 		return true;
 	end(u);
 	return false;
-}
-
-static void fail(struct upstream *u)
-{
-	end(u);
 }
 
 /* ---- publishing --------------------------------------------------------------------------------------- */
@@ -265,7 +294,7 @@ static int publish_text(struct upstream *u, const struct text *t, const char *ta
 		return rc;
 	if (tag[0] && !catalog_get_tag(r->catalog, name, str_from(tag), &d, NULL) && digest_equal(&d, &t->digest))
 		tag = ""; /* pushed anew, it would be no version any more until it is complete */
-	if (u->from.kind != UPSTREAM_HF)
+	if (has_manifest(&u->from))
 		rc = note_items(u, &parsed, err);
 	if (!rc)
 		rc = blob_put(r->store, text, &d, err);
@@ -289,6 +318,8 @@ static const char *format_of(const struct upstream *u)
 static bool file_url(const struct upstream *u, const char *path, char *ret_url, size_t size)
 {
 	struct buf url = {0};
+	if (u->from.kind == UPSTREAM_FILE)
+		return str_copy(str_from(u->from.url), ret_url, size);
 	buf_printf(&url, "%s/%s/resolve/%s/", u->from.base, u->from.id, u->commit);
 	for (const char *p = path; *p; p++) {
 		bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
@@ -306,11 +337,14 @@ static int compose(struct upstream *u, struct error *err)
 	struct buf config = {0}, text = {0};
 	struct digest d;
 	char source[800];
-	snprintf(source, sizeof source, "%s/%s", u->from.base, u->from.id);
+	if (u->from.kind == UPSTREAM_HF)
+		snprintf(source, sizeof source, "%s/%s", u->from.base, u->from.id);
+	else /* without what may be a secret in it */
+		snprintf(source, sizeof source, "%.*s", (int)strcspn(u->from.url, "?#"), u->from.url);
 	struct compose_note notes[] = {{"org.opencontainers.image.source", source},
 	                               {"org.opencontainers.image.revision", u->commit}};
-	compose_config(str_from(u->from.to_name), str_from(u->commit), str_from(format_of(u)), u->files, u->file_count,
-	               &config);
+	compose_config(str_from(u->from.to_name), str_from(u->commit[0] ? u->commit : u->from.to_tag),
+	               str_from(format_of(u)), u->files, u->file_count, &config);
 	int rc = blob_put(r->store, buf_str(&config), &d, err);
 	if (!rc)
 		rc = catalog_link_blob(r->catalog, str_from(u->from.to_name), &d, err);
@@ -347,7 +381,7 @@ static void publish_work(void *arg)
 {
 	struct publish *p = arg;
 	struct upstream *u = p->u;
-	if (u->from.kind == UPSTREAM_HF)
+	if (!has_manifest(&u->from))
 		p->rc = compose(u, &p->err);
 	for (size_t i = u->text_count; i-- > 0 && !p->rc;) /* what an index names comes before it */
 		p->rc = publish_text(u, &u->texts[i], i || !u->from.tag_at_once ? "" : u->from.to_tag, &p->err);
@@ -438,7 +472,7 @@ static void on_manifest(void *arg, int status, struct str body, struct str diges
 	if (!succeeded(u, u->from.id, status, err))
 		return;
 	if (take_manifest(u, body, digest, &u->err)) {
-		fail(u);
+		end(u);
 		return;
 	}
 	if (++u->text_next == u->text_count) {
@@ -526,7 +560,7 @@ static void on_tree(void *arg, int status, struct str body, struct str digest, s
 	if (!rc && !u->file_count)
 		rc = error_set(&u->err, E_NOTFOUND, "%s has no such files", u->from.id);
 	if (rc)
-		fail(u);
+		end(u);
 	else
 		next_small(u);
 }
@@ -547,7 +581,7 @@ static void on_revision(void *arg, int status, struct str body, struct str diges
 		rc = error_set(&u->err, E_PEER, "%s names no commit", u->from.base);
 	yyjson_doc_free(doc);
 	if (rc) {
-		fail(u);
+		end(u);
 		return;
 	}
 	struct buf url = {0};
@@ -603,7 +637,7 @@ static void on_small(void *arg, int status, struct str body, struct str digest, 
 	if (body.len != u->files[u->file_next].size) {
 		error_set(&u->err, E_PEER, "%s came with %zu bytes, its tree says %llu", u->files[u->file_next].path,
 		          body.len, (unsigned long long)u->files[u->file_next].size);
-		fail(u);
+		end(u);
 		return;
 	}
 	struct small *s = NEW(struct small);
@@ -624,13 +658,36 @@ static void next_small(struct upstream *u)
 		publish(u);
 	} else if (!file_url(u, u->files[u->file_next].path, url, sizeof url)) {
 		error_set(&u->err, E_INVAL, "the address of %s is too long", u->files[u->file_next].path);
-		fail(u);
+		end(u);
 	} else {
 		ask(u, str_from(url), STR(""), SMALL_MAX, on_small);
 	}
 }
 
-/* ---- both ---------------------------------------------------------------------------------------------------------
+/* ---- a file -------------------------------------------------------------------------------------- */
+
+static void on_size(void *arg, struct hub_call *call, const struct error *err)
+{
+	struct upstream *u = arg;
+	struct str length = {0};
+	uint64_t size = 0;
+	struct version_file f = {.digest = u->from.sha256};
+	u->head = NULL;
+	if (!succeeded(u, u->from.url, err ? 0 : hub_status(call), err))
+		return;
+	if (!hub_header(call, "content-length", &length) || str_to_u64(length, &size)) {
+		error_set(&u->err, E_PEER, "%.300s does not say how long it is", u->from.url);
+		end(u);
+		return;
+	}
+	f.size = size;
+	str_copy(str_from(u->from.id), f.path, sizeof f.path);
+	u->files = mem_new(VERSION_FILES_MAX * sizeof *u->files);
+	u->files[u->file_count++] = f;
+	publish(u);
+}
+
+/* ---- all ----------------------------------------------------------------------------------------------------------
  */
 
 struct upstream *upstream_take(struct mirror *m, const struct upstream_source *source, upstream_fn *fn, void *arg)
@@ -641,7 +698,12 @@ struct upstream *upstream_take(struct mirror *m, const struct upstream_source *s
 	u->from = *source;
 	u->fn = fn;
 	u->arg = arg;
-	if (source->kind != UPSTREAM_HF) {
+	if (source->kind == UPSTREAM_FILE) {
+		struct hub_request head = {.url = str_from(u->from.url), .head = true, .on_done = on_size, .arg = u};
+		u->head = hub_start(m->hub, &head);
+		return u;
+	}
+	if (has_manifest(source)) {
 		u->texts = NEW(struct text);
 		u->text_count = 1;
 		ask_manifest(u, source->revision);

@@ -11,19 +11,22 @@
 
 #include "serve/repository/through.h"
 
-enum upstream_kind { UPSTREAM_OCI, UPSTREAM_OLLAMA, UPSTREAM_HF };
+enum upstream_kind { UPSTREAM_OCI, UPSTREAM_OLLAMA, UPSTREAM_HF, UPSTREAM_FILE };
 struct upstream_source {
 	enum upstream_kind kind;
-	char base[512];     /* https://HOST, nothing after it */
-	char id[256];       /* its name there */
-	char revision[160]; /* tag, digest, branch or commit */
-	char include[512];  /* HF: patterns of paths, separated by commas; empty: all */
+	char base[512];            /* https://HOST, nothing after it */
+	char id[256];              /* its name there */
+	char revision[160];        /* tag, digest, branch or commit */
+	char include[512];         /* HF: patterns of paths, separated by commas; empty: all */
+	char url[ORIGIN_URL_SIZE]; /* of a FILE, the whole of it; then id is its name */
+	struct digest sha256;      /* of a FILE: what it must be */
 	char to_name[129], to_tag[129];
 	char who[160];    /* for the tag's history */
 	bool tag_at_once; /* else upstream_complete sets the tag: what it names until then stays whole */
 };
-/* "hf:ORG/REPO[@REVISION]", "oci:[http://]HOST[:PORT]/NAME[:TAG|@DIGEST]", "ollama:[HOST/]NAME[:TAG]". What the text
- * does not say is taken from hf_base and ollama_base; to_name and to_tag become what it is called there. */
+/* "hf:ORG/REPO[@REVISION]", "oci:[http://]HOST[:PORT]/NAME[:TAG|@DIGEST]", "ollama:[HOST/]NAME[:TAG]", or the URL of a
+ * file. What the text does not say is taken from hf_base and ollama_base; to_name and to_tag become what it is called
+ * there. */
 int upstream_parse(struct str text, struct str hf_base, struct str ollama_base, struct upstream_source *ret_source,
                    struct error *err);
 

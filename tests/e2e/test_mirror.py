@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models taken from elsewhere: by order (import) and because a client asks for them (mirrors of all three doors).
+
+The world outside is another repository of ours on loopback, behind a server that counts, is slow, or is gone.
+"""
+import hashlib
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import huggingface_hub as hub
+import httpx
+import pytest
+
+import artifact
+from middle import Middle
+from network import eventually
+
+FILES = {
+    "config.json": b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}',
+    "README.md": b"---\nlicense: apache-2.0\n---\n# A model\n",
+    "deep/notes.txt": b"notes",
+}
+DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+def sha256(data):
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def weights(big):
+    return Path(big).read_bytes()
+
+
+@pytest.fixture
+def world(net, weights):
+    """The place that models come from, seen through a counting server."""
+    host = net.repository.config["repository_listen"]
+    artifact.push_files(host, "team/words:v1", FILES | {"words.gguf": weights})
+    middle = Middle(host)
+    yield middle
+    middle.close()
+
+
+@pytest.fixture
+def mirror(make_network, world):
+    """A network of a repository alone, that may ask the world, and asks it for what its own clients want."""
+    return make_network(edges={}, repository={
+        "outside_hosts": world.host, "mirror_hf": world.url, "mirror_ollama": world.url, "mirror_oci": world.url,
+        "mirror_fresh": "1s"})
+
+
+def ask_import(network, **body):
+    """The events of an import."""
+    events = []
+    url = network.repository.node_url + "/mdn/v1/repository/import"
+    with network.http().stream("POST", url, json=body, timeout=60) as answer:
+        if answer.status_code != 200:
+            return answer.status_code, json.loads(answer.read())
+        event = None
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                event = line[7:]
+            elif line.startswith("data: "):
+                events.append((event, json.loads(line[6:])))
+    return events[-1]
+
+
+# ---- by order --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source,name", [
+    ("hf:team/words@v1", "team/words:v1"),
+    ("oci:%s/team/words:v1", "team/words:v1"),
+    ("ollama:%s/team/words:v1", "team/words:v1"),
+])
+def test_an_import_brings_a_whole_version(make_network, world, weights, source, name):
+    network = make_network(edges={}, repository={"outside_hosts": world.host, "mirror_hf": world.url})
+    source = source % world.url if "%s" in source else source
+    event, result = ask_import(network, **{"from": source})
+    assert event == "result", result
+    assert f"{result['name']}:{result['tag']}" == name
+    version = eventually(lambda: network.model(name), 10)
+    assert version["architecture"] == "llama" and version["parameters"] > 0
+    gguf = next(f for f in version["files"] if f["path"].endswith(".gguf"))
+    assert gguf["digest"] == sha256(weights)
+    assert len(world.paths("words.gguf") + world.paths(sha256(weights))) <= 2  # whole or in two runs, once
+    assert world.body_bytes < 1.2 * len(weights)
+    world.reset()
+    event, result = ask_import(network, **{"from": source, "to": "again:v1"})  # what is here is not fetched again
+    assert event == "result", result
+    assert world.body_bytes < len(weights) / 10
+
+
+def test_an_import_takes_what_is_chosen(make_network, world):
+    network = make_network(edges={}, repository={"outside_hosts": world.host, "mirror_hf": world.url})
+    event, result = ask_import(network, **{"from": "hf:team/words@v1", "to": "chosen:x", "include": "*.gguf, README*"})
+    assert event == "result", result
+    assert {f["path"] for f in eventually(lambda: network.model("chosen:x"), 10)["files"]} == {"words.gguf", "README.md"}
+
+
+def test_mdn_import_shows_its_way_and_takes_files_by_url(make_network, world, weights):
+    network = make_network(edges={}, repository={"outside_hosts": world.host, "mirror_hf": world.url})
+    assert "words:v2 is in the repository" in network.mdn("import", "hf:team/words@v1", "words:v2")
+    url = world.url + "/team/words/resolve/v1/words.gguf"
+    got = network.json("import", url, "alone:x", "--sha256", sha256(weights)[7:])
+    assert got == {"model": "alone:x"}
+    assert eventually(lambda: network.model("alone:x"), 10)["files"][0]["path"] == "words.gguf"
+
+
+def test_what_cannot_be_imported_is_refused_in_words(mirror, world):
+    code, answer = ask_import(mirror, **{"from": "oci:http://169.254.169.254/latest/meta-data:x"})
+    assert code == 403 and "not on the list" in answer["error"]["message"]
+    code, answer = ask_import(mirror, **{"from": "ftp:thing"})
+    assert code == 400
+    event, answer = ask_import(mirror, **{"from": "hf:team/missing"})
+    assert event == "error" and answer["code"] == "not_found"
+    event, answer = ask_import(mirror, **{"from": f"oci:{world.url}/team/words:v9"})
+    assert event == "error" and answer["code"] == "not_found"
+
+
+def test_an_import_goes_on_after_kill_9_and_after_the_line_broke(make_network, net, weights):
+    big = os.urandom(1 << 20) * 40  # ten pieces
+    host = net.repository.config["repository_listen"]
+    artifact.push_files(host, "team/heavy:v1", {"config.json": FILES["config.json"], "heavy.bin": big})
+    world = Middle(host)
+    world.bytes_per_s = 5 << 20
+    network = make_network(edges={}, repository={"outside_hosts": world.host, "mirror_hf": world.url})
+
+    def run():
+        try:
+            outcome.append(ask_import(network, **{"from": "hf:team/heavy@v1"}))
+        except httpx.HTTPError as error:
+            outcome.append(error)
+
+    outcome = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    eventually(lambda: world.body_bytes > 26 << 20, 30)
+    network.repository.kill()
+    thread.join(10)
+    network.repository.start()
+    eventually(lambda: network.http().get(network.repository.node_url + "/mdn/v1/repository/quota"), 20)
+    world.reset()
+    world.bytes_per_s = 0
+    world.away = True
+    threading.Timer(1, lambda: setattr(world, "away", False)).start()
+    event, result = ask_import(network, **{"from": "oci:%s/team/heavy:v1" % world.url, "to": "team/heavy:v1"})
+    if event == "error":  # the manifest was asked for while the world was away
+        eventually(lambda: not world.away, 5)
+        event, result = ask_import(network, **{"from": "hf:team/heavy@v1"})
+    assert event == "result", result
+    assert world.body_bytes < len(big) * 0.8  # what was there before the kill was not fetched again
+    world.close()
+
+
+# ---- because a client asks ------------------------------------------------------------------------------------
+
+
+def test_hugging_face_clients_get_what_is_not_here(mirror, world, weights, folder):
+    got = hub.snapshot_download("team/words", revision="v1", local_dir=folder / "a", endpoint=mirror.repository_url,
+                                token=False)
+    assert (Path(got) / "words.gguf").read_bytes() == weights
+    assert (Path(got) / "deep/notes.txt").read_bytes() == b"notes"
+    assert world.body_bytes < 1.2 * len(weights)
+    assert eventually(lambda: mirror.model("team/words:v1"), 10)["architecture"] == "llama"  # it can be placed now
+    leaked = [h for _, _, headers in world.requests for h in headers.values() if "hf_hub" in h or "python" in h]
+    assert not leaked  # nobody out there learns who asks in here
+    world.reset()
+    world.away = True  # and now without the world
+    got = hub.snapshot_download("team/words", revision="v1", local_dir=folder / "b", endpoint=mirror.repository_url,
+                                token=False)
+    assert (Path(got) / "words.gguf").read_bytes() == weights
+
+
+def test_oci_and_ollama_clients_get_what_is_not_here(mirror, world, weights):
+    base = mirror.repository_url
+    answer = httpx.get(base + "/v2/team/words/manifests/v1",
+                       headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+    there = httpx.get(world.url + "/v2/team/words/manifests/v1",
+                      headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+    assert answer.status_code == 200 and answer.content == there.content
+    answer = httpx.get(f"{base}/v2/team/words/blobs/{sha256(weights)}", timeout=30)
+    assert answer.content == weights
+    answer = httpx.get(base + "/v2/library/tiny/manifests/latest", headers={"Accept": DOCKER})
+    assert answer.status_code == 200, answer.text
+    layer = next(x for x in answer.json()["layers"] if x["mediaType"].endswith("image.model"))
+    blob = httpx.get(f"{base}/v2/library/tiny/blobs/{layer['digest']}", timeout=30)
+    assert sha256(blob.content) == layer["digest"]
+    assert httpx.get(base + "/v2/team/nothing/manifests/v1").status_code == 404
+
+
+def test_many_who_ask_at_once_are_one_request_outside(mirror, world, weights):
+    world.bytes_per_s = 50 << 20
+    url = f"{mirror.repository_url}/team/words/resolve/v1/words.gguf"
+    ranges = [None, (0, 99), (len(weights) - 100, len(weights) - 1), (5_000_000, 6_000_000)] * 3
+    results = [None] * len(ranges)
+
+    def get(i):
+        part = ranges[i]
+        headers = {"Range": f"bytes={part[0]}-{part[1]}"} if part else {}
+        results[i] = httpx.get(url, headers=headers, timeout=60)
+
+    threads = [threading.Thread(target=get, args=(i,)) for i in range(len(ranges))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for part, answer in zip(ranges, results):
+        want = weights[part[0]:part[1] + 1] if part else weights
+        assert answer.status_code == (206 if part else 200) and answer.content == want
+    assert world.body_bytes < 1.2 * len(weights)
+    version = eventually(lambda: httpx.get(mirror.repository_url + "/api/models/team/words").json(), 10)
+    assert version["sha"]
+
+
+def test_a_place_without_ranges_and_one_that_wants_a_token(mirror, world, weights):
+    world.ranges = False
+    world.token = "secret"
+    answer = httpx.get(f"{mirror.repository_url}/v2/team/words/manifests/v1")
+    assert answer.status_code == 200
+    answer = httpx.get(f"{mirror.repository_url}/v2/team/words/blobs/{sha256(weights)}", timeout=60)
+    assert answer.content == weights
+    assert len(world.paths("/token")) <= 2
+
+
+def test_a_tag_that_moved_there_moves_here_and_wrong_bytes_never_count(mirror, net, world, weights, folder):
+    base = mirror.repository_url
+    host = net.repository.config["repository_listen"]
+    artifact.push_files(host, "team/moves:v1", FILES | {"a.txt": b"old"})
+    get = lambda: httpx.get(base + "/team/moves/resolve/v1/a.txt", timeout=20)
+    assert get().content == b"old"
+    artifact.push_files(host, "team/moves:v1", FILES | {"a.txt": b"new"})
+    eventually(lambda: get().content == b"new", 10)
+    mirror.repository.signal(signal.SIGTERM)  # ends cleanly with all of this open
+    assert mirror.repository.stop() in (0, None)
