@@ -245,3 +245,17 @@ def test_progress_is_watched(make_network, models, big):
     assert node[0]["file"].endswith(".gguf")
     net.wait_model("big")
     assert net.model("big")["eta_us"] == 0
+
+
+def test_a_slower_version_goes_back(make_network, models, tiny):
+    net = make_network()
+    net.push(tiny, "m:stable")
+    net.mdn("place", "m:stable", "--on", "role=edge", "--percent", "34,100", "--soak", "10m", "--latency-factor", "1.2")
+    slow = tiny_model(models, "slow", seed=5, embedding=512, heads=4, ff=2048, layers=8, context=4096)
+    with Load(net, "m:stable", clients=3) as load:
+        old, _ = push(net, slow, "m:stable")
+        eventually(lambda: phase(net, "m:stable") == "returned", 120, "the roll-out went back")
+    assert not load.failures, load.failures[:3]
+    why = rollout(net, "m:stable")["why"]
+    assert "rose from" in why, why
+    assert set(running(net, "m:stable").values()) == {old}

@@ -257,9 +257,10 @@ struct held_rollout *rollouts_find(struct center *c, const char *name_tag); /* N
 void rollouts_moved(struct center *c, const char *name_tag, const struct version *old, const struct version *fresh);
 void rollouts_begin_first(struct center *c, const struct rule *rule, const struct version *fresh);
 void rollouts_forget(struct center *c, const char *name_tag);
-void rollouts_rank(struct center *c); /* nodes or rules changed */
-void rollouts_tick(struct center *c); /* once a second */
-void rollouts_soon(struct center *c); /* a report brought something: look again in a moment */
+void rollouts_rank(struct center *c);                         /* nodes or rules changed */
+void rollouts_look(struct center *c, struct held_rollout *h); /* at its nodes as they are now, for rollouts_format */
+void rollouts_tick(struct center *c);                         /* once a second */
+void rollouts_soon(struct center *c);                         /* a report brought something: look again in a moment */
 enum rollout_want rollouts_want(const struct held_rollout *h, const char *id);
 /* What was measured on a node since its report before. */
 void rollouts_measure(struct center *c, const char *name_tag, const char *digest, const struct rollout_measure *m);

@@ -254,7 +254,7 @@ static void rules_format(const struct center *c, const char *name_tag, struct bu
 /* Everything behind the nodes. */
 static void way_format(struct center *c, const struct known_version *k, const struct way *w, struct buf *out)
 {
-	const struct held_rollout *h = rollouts_find(c, k->name_tag);
+	struct held_rollout *h = rollouts_find(c, k->name_tag);
 	int64_t by = deadline_of(c, k->name_tag);
 	buf_printf(out,
 	           ",\"have_bytes\":%" PRIu64 ",\"total_bytes\":%" PRIu64 ",\"fetch_rate\":%.0f,\"eta_us\":%" PRId64
@@ -264,6 +264,7 @@ static void way_format(struct center *c, const struct known_version *k, const st
 	if (by)
 		deadline_format(w, by, out);
 	if (h) {
+		rollouts_look(c, h);
 		buf_append_str(out, STR(",\"rollout\":"));
 		rollouts_format(h, false, out);
 	}

@@ -378,10 +378,30 @@ static void look(struct center *c, struct held_rollout *h)
 	h->target = rollout_target(&h->r, h->nodes, h->node_count);
 }
 
+static bool is_moving(const struct held_rollout *h)
+{
+	return h->r.phase == ROLLOUT_MOVING || h->r.phase == ROLLOUT_SOAKING;
+}
+
+/* Places in the order matter only while it moves; those that are done, and there may be many, cost nothing. */
 void rollouts_rank(struct center *c)
 {
-	for (size_t i = 0; i < c->rollout_count; i++)
-		look(c, &c->rollouts[i]);
+	for (size_t i = 0; i < c->rollout_count; i++) {
+		struct held_rollout *h = &c->rollouts[i];
+		if (is_moving(h)) {
+			look(c, h);
+			continue;
+		}
+		free(h->nodes);
+		h->nodes = NULL;
+		h->node_count = h->target = 0;
+	}
+}
+
+void rollouts_look(struct center *c, struct held_rollout *h)
+{
+	places_refresh(c);
+	look(c, h);
 }
 
 /* Those granted among the nodes; a node that left and comes back is told anew. */
@@ -451,8 +471,7 @@ void rollouts_tick(struct center *c)
 		return;
 	places_refresh(c);
 	for (size_t i = 0; i < c->rollout_count; i++) {
-		enum rollout_phase p = c->rollouts[i].r.phase;
-		if (p == ROLLOUT_MOVING || p == ROLLOUT_SOAKING || p == ROLLOUT_RETURNING)
+		if (is_moving(&c->rollouts[i]) || c->rollouts[i].r.phase == ROLLOUT_RETURNING)
 			step(c, &c->rollouts[i]);
 	}
 }
@@ -484,7 +503,7 @@ enum rollout_want rollouts_want(const struct held_rollout *h, const char *id)
 	struct rollout_node nobody = {.rank = SIZE_MAX};
 	const struct grant *g = grant_find(h, id);
 	const struct rollout_node *n = NULL;
-	bool moving = h->r.phase == ROLLOUT_MOVING || h->r.phase == ROLLOUT_SOAKING;
+	bool moving = is_moving(h);
 	if (moving && !g && h->target < h->node_count)
 		n = node_find(h, id); /* only here does its place matter */
 	else if (moving)
