@@ -27,9 +27,11 @@
 #define CORRUPT_MAX_US INT64_C(3600000000)
 #define TYPICAL_FIRST_US INT64_C(1000000) /* assumed until a chunk has come */
 #define STARVED_US INT64_C(1000000)
-#define STARVED_FIRST_US INT64_C(10000000) /* while nothing has come at all: the first chunks are on a long way */
+#define STARVED_FIRST_US INT64_C(30000000) /* while nothing has come at all: the first chunks are on a long way */
+#define STARVED_WAY_US INT64_C(5000000)    /* and 24 hops: while nothing of a stripe has come */
 #define STARVED_RANK_US INT64_C(800000)    /* between one who steps forward and the next */
-#define STARVED_RANKS 8u
+#define STARVED_RANKS 64u
+#define STAND_INS 8u /* of lower rank: they take a stripe over */
 #define WAIT_MIN_US INT64_C(20000)
 #define WAIT_MAX_US INT64_C(200000)
 
@@ -357,7 +359,9 @@ static int64_t typical_us(const struct chunk_plan *p)
 static int64_t starved_at(const struct chunk_plan *p, const struct stripe *t)
 {
 	uint32_t rank = t->rank < STARVED_RANKS ? t->rank : STARVED_RANKS;
-	int64_t patience = t->begun ? STARVED_US + 4 * p->typical_us : STARVED_FIRST_US;
+	int64_t patience = t->begun        ? STARVED_US + 4 * p->typical_us
+	                   : p->typical_us ? STARVED_WAY_US + 24 * p->typical_us
+	                                   : STARVED_FIRST_US;
 	return t->progress_us + patience + (int64_t)rank * (STARVED_RANK_US + p->typical_us / 2);
 }
 
@@ -470,21 +474,27 @@ static bool find_hanging(const struct chunk_plan *p, const struct stripe *t, int
 	return found;
 }
 
+/* Those nearest to the origin go on taking the stripe from it until a parent brings something; the others take one
+ * chunk and wait again, so that a crowd in need does not press upon it. */
 static bool next_from_origin(struct chunk_plan *p, int64_t now_us, struct chunk_request *ret_request)
 {
 	uint32_t origin = origin_now(p, now_us), chunk;
 	if (origin == CHUNK_SOURCES_MAX)
 		return false;
 	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
-		struct stripe *t = &p->stripes[(p->turn + k) % SPREAD_STRIPES];
-		if (stripe_done(t) || flights_of(p, (p->turn + k) % SPREAD_STRIPES, origin) >= p->sources[origin].ahead)
+		uint32_t at = (p->turn + k) % SPREAD_STRIPES;
+		struct stripe *t = &p->stripes[at];
+		if (stripe_done(t))
 			continue;
 		bool alone = parent_now(p, t, now_us) == CHUNK_SOURCES_MAX && !is_late(p, now_us);
 		if (!t->adopted && now_us < starved_at(p, t) && !alone)
 			continue;
+		if (flights_of(p, at, origin) >= (alone ? p->sources[origin].ahead : 1))
+			continue;
 		if (!find_unoffered(p, t, now_us, &chunk) && !find_hanging(p, t, now_us, &chunk))
 			continue;
-		t->adopted = true;
+		t->adopted = t->rank < STAND_INS;
+		t->progress_us = t->adopted ? t->progress_us : now_us;
 		take(p, chunk, origin, false, now_us, ret_request);
 		return true;
 	}

@@ -274,8 +274,8 @@ struct build {
 	struct member *tops; /* the sites as members of their own tree; rooted ones first */
 	uint32_t site_count, rooted, top_feeding;
 	struct line line, top_line;
-	uint32_t *gate; /* by site: the node that other sites take the stripe from */
-	uint32_t *head; /* by site: the node that gets it from outside, or SPREAD_NONE */
+	uint32_t (*head)[SPREAD_STRIPES]; /* by site: the first of its line */
+	uint32_t *given;                  /* by node: how many take a stripe from it */
 	uint64_t salt;
 };
 
@@ -422,28 +422,44 @@ static void line_read(struct build *b, const struct site *site, uint32_t stripe)
 	}
 }
 
-/* The node that other sites take from: one with room left, as near to the head as there is. */
-static uint32_t line_gate(const struct build *b, const struct site *site)
-{
-	const struct line *l = &b->line;
-	if (l->count == 0)
-		return SPREAD_NONE;
-	for (uint32_t i = 0; i < l->feeding; i++)
-		if (l->room[i])
-			return site->members[l->at[i]].node;
-	return site->members[l->at[0]].node;
-}
-
 static void sites_grow(struct build *b, uint32_t stripe)
 {
 	for (uint32_t i = 0; i < b->site_count; i++) {
 		const struct site *site = &b->sites[i];
 		line_grow(&b->line, site->members, site->count, site->roots, site->feeding, stripe);
 		line_read(b, site, stripe);
-		b->head[i] = b->line.count && !site->roots ? site->members[b->line.at[0]].node : SPREAD_NONE;
-		/* A site that has it whole gives from a root, at once. */
-		b->gate[i] = site->roots ? site->members[b->line.at[0]].node : line_gate(b, site);
+		b->head[i][stripe] = b->line.count ? site->members[b->line.at[0]].node : SPREAD_NONE;
 	}
+}
+
+/* The node of a site that another one takes the stripe from: one that gives less than a copy so far, as near to the
+ * head as there is. One that has it all gives at once. */
+static uint32_t gate_choose(struct build *b, const struct site *site, uint32_t stripe)
+{
+	double mean = 0;
+	uint32_t best = SPREAD_NONE, best_over = UINT32_MAX, best_rank = UINT32_MAX;
+	for (uint32_t i = site->roots; i < site->feeding; i++)
+		mean += site->members[i].rate / (site->feeding - site->roots);
+	for (uint32_t i = site->roots; i < site->feeding; i++) {
+		uint32_t node = site->members[i].node, rank = b->s->ranks[node][stripe];
+		uint32_t most = (uint32_t)(SPREAD_STRIPES * site->members[i].rate / mean + 0.5);
+		uint32_t over = b->given[node] < most ? 0 : b->given[node] - most + 1;
+		if (over < best_over || (over == best_over && rank < best_rank)) {
+			best = node;
+			best_over = over;
+			best_rank = rank;
+		}
+	}
+	return best;
+}
+
+/* Counts who gives how much within the sites. */
+static void givers_count(struct build *b)
+{
+	for (size_t i = 0; i < b->s->count; i++)
+		for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+			if (b->s->parents[i][s][0] != SPREAD_NONE)
+				b->given[b->s->parents[i][s][0]]++;
 }
 
 static void sites_join(struct build *b, uint32_t stripe)
@@ -453,15 +469,21 @@ static void sites_join(struct build *b, uint32_t stripe)
 		return; /* nobody has it */
 	line_grow(l, b->tops, b->site_count, b->rooted, b->top_feeding, stripe);
 	for (uint32_t i = 0; i < l->count; i++) {
-		uint32_t site = b->tops[l->at[i]].node;
-		if (l->above[i] == SPREAD_NONE || b->head[site] == SPREAD_NONE)
+		uint32_t to = b->tops[l->at[i]].node, head = b->head[to][stripe];
+		for (uint32_t k = 0; i >= l->rooted && k < b->sites[to].count; k++)
+			b->s->ranks[b->sites[to].members[k].node][stripe] += i - l->rooted;
+		if (l->above[i] == SPREAD_NONE || head == SPREAD_NONE)
 			continue;
-		uint32_t *parents = b->s->parents[b->head[site]][stripe];
 		for (uint32_t up = l->above[i]; up != SPREAD_NONE; up = l->above[up]) {
-			uint32_t from = b->tops[l->at[up]].node;
-			parents_add(parents, b->gate[from]);
-			if (b->head[from] != SPREAD_NONE)
-				parents_add(parents, b->head[from]);
+			uint32_t from = b->tops[l->at[up]].node, gate = SPREAD_NONE;
+			if (up == l->above[i] && !b->sites[from].roots && b->sites[from].feeding)
+				gate = gate_choose(b, &b->sites[from], stripe);
+			if (gate != SPREAD_NONE) {
+				b->given[gate]++;
+				parents_add(b->s->parents[head][stripe], gate);
+			}
+			if (b->head[from][stripe] != SPREAD_NONE)
+				parents_add(b->s->parents[head][stripe], b->head[from][stripe]);
 		}
 	}
 }
@@ -477,22 +499,23 @@ struct spread *spread_new(const struct spread_node *nodes, size_t count, uint64_
 	b.members = mem_new((count + 1) * sizeof *b.members);
 	b.sites = mem_new((count + 1) * sizeof *b.sites);
 	b.tops = mem_new((count + 1) * sizeof *b.tops);
-	b.gate = mem_new((count + 1) * sizeof *b.gate);
+	b.given = mem_new((count + 1) * sizeof *b.given);
 	b.head = mem_new((count + 1) * sizeof *b.head);
 	line_init(&b.line, (uint32_t)count);
 	line_init(&b.top_line, (uint32_t)count);
 	sites_find(&b, count);
 	sites_order(&b);
-	for (uint32_t stripe = 0; stripe < SPREAD_STRIPES; stripe++) {
+	for (uint32_t stripe = 0; stripe < SPREAD_STRIPES; stripe++)
 		sites_grow(&b, stripe);
+	givers_count(&b);
+	for (uint32_t stripe = 0; stripe < SPREAD_STRIPES; stripe++)
 		sites_join(&b, stripe);
-	}
 	line_fini(&b.line);
 	line_fini(&b.top_line);
 	free(b.members);
 	free(b.sites);
 	free(b.tops);
-	free(b.gate);
+	free(b.given);
 	free(b.head);
 	return s;
 }
