@@ -22,6 +22,7 @@
 #include "cli/trust_gate.h"
 #include "core/key_ring.h"
 #include "serve/center/center.h"
+#include "serve/console/console.h"
 #include "serve/gateway/gateway.h"
 #include "serve/member/member.h"
 #include "serve/peer/peer.h"
@@ -59,13 +60,14 @@ struct node {
 	struct sealed_files *sealed;
 	struct version wanted; /* files a repair asks for */
 	struct center *center;
+	struct console *console; /* with the center */
 	struct peer *peer;
 	struct gateway *gateway;
 	struct trust_gate *gate; /* with the gateway */
 	struct scheduler *scheduler;
 	struct key_ring keys; /* for the repository; the gateway has its own */
 	struct tls_context *api_tls;
-	struct http_server *node_server, *api_server, *repository_server, *scheduler_server;
+	struct http_server *node_server, *api_server, *repository_server, *scheduler_server, *console_server;
 	struct held_models held;
 	struct blob_cache *cache; /* edges that are no repository */
 	struct fetch_limits limits;
@@ -109,7 +111,8 @@ static bool forbidden_to_nodes(const struct node *n, struct http_exchange *x)
 	bool reads = str_equal(http_method(x), STR("GET")) || str_equal(http_method(x), STR("HEAD"));
 	bool keeps = str_equal(http_path(x), STR("/mdn/v1/gc")) || str_equal(http_path(x), STR("/mdn/v1/fsck"));
 	bool changes = str_starts(http_path(x), STR("/mdn/v1/repository/"));
-	bool own = keeps || changes || (str_starts(http_path(x), STR("/v2/")) && !reads) ||
+	bool signs_in = str_starts(http_path(x), STR("/mdn/v1/console/"));
+	bool own = keeps || changes || signs_in || (str_starts(http_path(x), STR("/v2/")) && !reads) ||
 	           str_equal(http_path(x), STR("/mdn/v1/logs"));
 	return own && !is_operator(n, http_peer_identity(x));
 }
@@ -133,7 +136,8 @@ static void on_node_request(void *arg, struct http_exchange *x)
 		log_ring_answer(n->log_ring, x);
 		return;
 	}
-	if ((n->gateway && gateway_handle_node(n->gateway, x)) || peer_handle(n->peer, x) ||
+	if ((n->console && console_handle_operator(n->console, x)) ||
+	    (n->gateway && gateway_handle_node(n->gateway, x)) || peer_handle(n->peer, x) ||
 	    keeper_handle(n->keeper, x) || (n->repository && repository_handle(n->repository, x)) ||
 	    (n->scheduler && scheduler_handle(n->scheduler, x)))
 		return;
@@ -160,6 +164,16 @@ static void on_scheduler_request(void *arg, struct http_exchange *x)
 	struct node *n = arg;
 	if (!scheduler_handle_public(n->scheduler, x))
 		not_found(x);
+}
+
+static void on_console_request(void *arg, struct http_exchange *x)
+{
+	console_handle(((struct node *)arg)->console, x);
+}
+
+static bool read_center(void *arg, struct http_exchange *x)
+{
+	return center_read(((struct node *)arg)->center, x);
 }
 
 /* ---- what the control plane says ------------------------------------------------------------------ */
@@ -366,6 +380,8 @@ static void on_assign(void *arg, const struct assignment *a)
 {
 	struct node *n = arg;
 	struct held_models before = {0};
+	fetch_limits_set(&n->limits, a);
+	set_rates(n, n->current);
 	if (!n->gateway)
 		return;
 	for (size_t i = 0; i < n->held.count; i++) {
@@ -388,8 +404,6 @@ static void on_assign(void *arg, const struct assignment *a)
 	fetch_assigned(n);
 	load_newly_wanted(n, &before);
 	held_models_fini(&before);
-	fetch_limits_set(&n->limits, a);
-	set_rates(n, n->current);
 	if (n->cache)
 		blob_cache_look(n->cache);
 	member_report_soon(n->member);
@@ -980,6 +994,24 @@ static int start_center(struct node *n, struct error *err)
 	return rc;
 }
 
+static int start_console(struct node *n, struct error *err)
+{
+	const struct config *c = n->config;
+	char secret[4096];
+	if (!n->center)
+		return 0;
+	snprintf(secret, sizeof secret, "%s/console.secret", c->data);
+	struct console_options o = {
+	    .secret_path = str_from(secret),
+	    .hosts = (const char *const *)c->console_hosts.items,
+	    .host_count = c->console_hosts.count,
+	    .tls = c->console_tls,
+	    .read = read_center,
+	    .arg = n,
+	};
+	return console_new(&o, &n->console, err);
+}
+
 static int start_scheduler(struct node *n, struct error *err)
 {
 	struct str *lists;
@@ -1010,6 +1042,52 @@ static int listen_on(struct node *n, const char *key, const char *address, struc
 	return 0;
 }
 
+/* The first name it goes by, else the address. */
+static void set_console_url(struct node *n)
+{
+	const struct config *c = n->config;
+	struct str at = http_server_address(n->console_server), host = at;
+	struct buf url = {0};
+	while (host.len && host.base[host.len - 1] != ':')
+		host.len--;
+	struct str port = {at.base + host.len, at.len - host.len};
+	host.len -= host.len > 0;
+	if (c->console_hosts.count)
+		host = str_from(c->console_hosts.items[0]);
+	else if (str_equal(host, STR("0.0.0.0")) || str_equal(host, STR("[::]")))
+		host = STR("localhost");
+	buf_printf(&url, "%s://" STR_FMT, c->console_tls ? "https" : "http", STR_ARG(host));
+	if (!c->console_hosts.count || !memchr(host.base, ':', host.len))
+		buf_printf(&url, ":" STR_FMT, STR_ARG(port));
+	buf_append(&url, "", 1);
+	console_set_url(n->console, url.base, NULL);
+	buf_fini(&url);
+}
+
+/* A network does not stay without its center because the console's port is taken. */
+static void listen_console(struct node *n)
+{
+	const struct config *c = n->config;
+	struct error err = {0};
+	int rc = 0;
+	if (!c->console_listen[0]) {
+		console_set_url(n->console, NULL, "the console is off: set console_listen on the center");
+		return;
+	}
+	if (c->console_tls && !n->api_tls)
+		rc = error_set(&err, E_INVAL, "console_tls needs api_tls_cert and api_tls_key");
+	if (rc == 0)
+		rc = listen_on(n, "console", c->console_listen, c->console_tls ? n->api_tls : NULL, on_console_request,
+		               &n->console_server, &err);
+	if (rc == 0) {
+		set_console_url(n);
+		return;
+	}
+	error_prefix(&err, "there is no console: ");
+	console_set_url(n->console, NULL, err.text);
+	log_warn("node", "%s", err.text);
+}
+
 static int start_listeners(struct node *n, struct error *err)
 {
 	const struct config *c = n->config;
@@ -1022,6 +1100,8 @@ static int start_listeners(struct node *n, struct error *err)
 	if (rc == 0 && n->scheduler && c->scheduler_listen[0])
 		rc = listen_on(n, "scheduler", c->scheduler_listen, NULL, on_scheduler_request, &n->scheduler_server,
 		               err);
+	if (rc == 0 && n->console)
+		listen_console(n);
 	return rc;
 }
 
@@ -1049,7 +1129,7 @@ static int node_start(struct node *n, struct error *err)
 	/* member first: it has the identity; it calls back only from the loop, when the rooms are there */
 	if ((rc = api_tls_load(n, n->config, false, err)) || (rc = start_member(n, err)) ||
 	    (rc = start_stores(n, err)) || (rc = start_peer(n, err)) || (rc = start_gateway(n, err)) ||
-	    (rc = start_gate(n, err)) || (rc = start_center(n, err)) || (rc = start_scheduler(n, err)) ||
+	    (rc = start_gate(n, err)) || (rc = start_center(n, err)) || (rc = start_console(n, err)) || (rc = start_scheduler(n, err)) ||
 	    (rc = start_listeners(n, err)))
 		return rc;
 	n->started = true;
@@ -1061,8 +1141,10 @@ static void node_stop(struct node *n)
 	http_server_free(n->api_server);
 	http_server_free(n->repository_server);
 	http_server_free(n->scheduler_server);
+	http_server_free(n->console_server);
 	http_server_free(n->node_server);
 	scheduler_free(n->scheduler);
+	console_free(n->console);
 	center_free(n->center);
 	trust_gate_free(n->gate);
 	gateway_free(n->gateway);

@@ -156,6 +156,10 @@ void http_background(struct http_exchange *x, uint64_t most_bytes_per_s)
 	if (x->session && x->session->conn)
 		conn_background(x->session->conn, most_bytes_per_s);
 }
+uint64_t http_connection(const struct http_exchange *x)
+{
+	return x->session ? (uint64_t)(uintptr_t)x->session : 0;
+}
 struct str http_peer_identity(const struct http_exchange *x)
 {
 	return x->identity;

@@ -68,6 +68,17 @@ def test_a_sites_limit_is_shared_and_can_change_on_the_way(limited, big):
     assert net.json("limit", "list")["limits"] == []
 
 
+def test_what_a_node_sends_is_limited(limited, big):
+    net, size = limited, os.path.getsize(big)
+    net.mdn("limit", "set", "node=repository", "32Mbit/s")
+    time.sleep(1)
+    started = time.time()
+    net.place("big", "role=edge")
+    eventually(lambda: all(n["state"] == "ready" for n in net.model("big")["nodes"]), 60)
+    # Many begin at once: until each has asked a second time there is more. A real model is longer than that.
+    assert time.time() - started > 0.5 * size / (4 * MB)
+
+
 def test_deadlines_are_judged(limited):
     net = limited
     net.mdn("limit", "set", "node=edge-1", "8Mbit/s")

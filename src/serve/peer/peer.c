@@ -78,6 +78,7 @@ void peer_free(struct peer *p)
 		fetch_abandon(p->fetches);
 	while (p->dropped)
 		fetch_abandon(p->dropped);
+	sends_fini(&p->sends);
 	loop_timer_free(p->tick);
 	versions_free(p->versions, p->version_count);
 	free(p->version_told);
@@ -116,7 +117,7 @@ uint32_t peer_classes_of(const struct peer *p, const char *site)
 
 void peer_set_send_rate(struct peer *p, uint64_t rate_max)
 {
-	p->send_rate = rate_max;
+	sends_set(&p->sends, rate_max);
 }
 
 /* ---- sources ---------------------------------------------------------------------------------- */

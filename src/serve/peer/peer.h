@@ -41,8 +41,7 @@ struct peer_class {
 	uint64_t rate_max;         /* bytes per second; 0: no limit */
 };
 void peer_set_classes(struct peer *p, const struct peer_class *classes, size_t count);
-/* Bytes per second that each connection sends at most, evenly; 0: no limit. The receivers divide among themselves what
- * a site may take. */
+/* Bytes per second sent at most, evenly; 0: no limit. Live. */
 void peer_set_send_rate(struct peer *p, uint64_t rate_max);
 void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t count);
 /* What the center plans. Copies; models without one are planned by this node itself, as if everybody known took part.

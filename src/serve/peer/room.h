@@ -13,6 +13,7 @@
 #include "core/spread.h"
 #include "serve/peer/peer.h"
 #include "serve/peer/rate.h"
+#include "serve/peer/sends.h"
 
 enum fetch_stage {
 	FETCH_CHECK,  /* is it on disk already? */
@@ -63,7 +64,7 @@ struct peer {
 	struct rate rate;
 	struct peer_class classes[PEER_CLASSES_MAX];
 	struct rate class_rates[PEER_CLASSES_MAX];
-	uint64_t send_rate; /* of each connection; 0: no limit */
+	struct sends sends;
 	struct buffers buffers;
 };
 
