@@ -401,6 +401,7 @@ static void version_progress(const struct peer *p, const struct version *version
 		r->total_bytes += version->files[i].size;
 		r->have_bytes += fetch_have_bytes(f);
 		r->fetch_rate += fetch_rate(f);
+		fetch_sources(f, r);
 		if (stage == FETCH_FAILED) {
 			r->state = MODEL_FAILED;
 			snprintf(r->error, sizeof r->error, "%s", fetch_error(f));
