@@ -3,7 +3,7 @@
  *
  * node_run returns when the node has stopped: after SIGTERM or SIGINT (drained), or at once with words when it cannot
  * start. SIGHUP reloads what can be reloaded. systemd: READY/STOPPING/RELOADING are told, sockets passed by name
- * (node, api, repository, scheduler) are used. Main thread.
+ * (node, api, repository, scheduler, console) are used. Main thread.
  */
 #ifndef MDN_CLI_NODE_H
 #define MDN_CLI_NODE_H

@@ -248,25 +248,26 @@ static const struct route {
 	enum who who;
 	center_json_fn *json; /* with a body */
 	int (*plain)(struct center *c, struct request *q, struct error *err);
+	bool shown; /* in the console, too */
 } routes[] = {
     {"POST", "/mdn/v1/join", WHO_ANYBODY, join_join, NULL},
     {"POST", "/mdn/v1/renew", WHO_ANYBODY, join_renew, NULL},
     {"GET", "/mdn/v1/watch", WHO_NODE, NULL, do_watch},
     {"POST", "/mdn/v1/report", WHO_NODE, NULL, do_report},
     {"POST", "/mdn/v1/tokens", WHO_OPERATOR, join_token_new, NULL},
-    {"GET", "/mdn/v1/nodes", WHO_OPERATOR, NULL, do_nodes},
+    {"GET", "/mdn/v1/nodes", WHO_OPERATOR, NULL, do_nodes, true},
     {"DELETE", "/mdn/v1/nodes/", WHO_OPERATOR, NULL, do_remove},
     {"POST", "/mdn/v1/nodes/", WHO_OPERATOR, NULL, do_drain},
     {"POST", "/mdn/v1/place", WHO_OPERATOR, places_place, NULL},
-    {"GET", "/mdn/v1/models", WHO_OPERATOR, NULL, do_models},
-    {"GET", "/mdn/v1/models/", WHO_OPERATOR, NULL, do_model},
+    {"GET", "/mdn/v1/models", WHO_OPERATOR, NULL, do_models, true},
+    {"GET", "/mdn/v1/models/", WHO_OPERATOR, NULL, do_model, true},
     {"POST", "/mdn/v1/models/", WHO_OPERATOR, NULL, do_model_command},
-    {"GET", "/mdn/v1/rollouts", WHO_OPERATOR, NULL, do_rollouts},
-    {"GET", "/mdn/v1/rollouts/", WHO_OPERATOR, NULL, do_rollout},
+    {"GET", "/mdn/v1/rollouts", WHO_OPERATOR, NULL, do_rollouts, true},
+    {"GET", "/mdn/v1/rollouts/", WHO_OPERATOR, NULL, do_rollout, true},
     {"POST", "/mdn/v1/rollouts/", WHO_OPERATOR, NULL, do_rollout_command},
-    {"GET", "/mdn/v1/limits", WHO_OPERATOR, NULL, do_limits},
+    {"GET", "/mdn/v1/limits", WHO_OPERATOR, NULL, do_limits, true},
     {"POST", "/mdn/v1/limits", WHO_OPERATOR, limits_set, NULL},
-    {"GET", "/mdn/v1/events", WHO_OPERATOR, NULL, do_events},
+    {"GET", "/mdn/v1/events", WHO_OPERATOR, NULL, do_events, true},
     {"GET", "/mdn/v1/keys", WHO_OPERATOR, NULL, do_keys},
     {"POST", "/mdn/v1/keys", WHO_OPERATOR, keys_new, NULL},
     {"DELETE", "/mdn/v1/keys/", WHO_OPERATOR, NULL, do_key_delete},
@@ -349,6 +350,21 @@ bool center_handle(struct center *c, struct http_exchange *x)
 	if (rc < 0)
 		http_respond_error(x, &err);
 	return true;
+}
+
+bool center_read(struct center *c, struct http_exchange *x)
+{
+	struct request q = {.x = x};
+	struct error err = {0};
+	for (size_t i = 0; i < sizeof(routes) / sizeof(*routes); i++) {
+		if (!routes[i].shown || !str_equal(http_method(x), STR("GET")) ||
+		    !route_fits(&routes[i], http_path(x), &q.rest))
+			continue;
+		if (routes[i].plain(c, &q, &err) < 0)
+			http_respond_error(x, &err);
+		return true;
+	}
+	return false;
 }
 
 /* ---- life -------------------------------------------------------------------------------------- */

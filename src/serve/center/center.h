@@ -32,6 +32,8 @@ void center_free(struct center *c); /* after the servers that call it, before th
 /* Also what anonymous peers may ask (join, renew), so its node port uses TLS_PEER_OPTIONAL. A report with the query
  * ?to=scheduler is left to the scheduler of a node that is both. */
 bool center_handle(struct center *c, struct http_exchange *x);
+/* What operators may see of nodes, models, roll-outs and limits, for a caller that the wiring has admitted. */
+bool center_read(struct center *c, struct http_exchange *x);
 /* A node was removed: the wiring cuts its live connections. */
 void center_on_removed(struct center *c, void (*fn)(void *arg, struct str identity), void *arg);
 void center_set_lives(struct center *c, int64_t token_life_us, int64_t cert_life_us);

@@ -43,31 +43,6 @@ static void version_format_open(const struct known_version *k, struct buf *out)
 	out->len--;
 }
 
-void models_answer(struct center *c, struct http_exchange *x)
-{
-	struct buf out = {0};
-	buf_append_str(&out, STR("{\"models\":["));
-	for (size_t i = 0; i < c->version_count; i++) {
-		const struct known_version *k = &c->versions[i];
-		size_t placed = 0, ready = 0, failed = 0;
-		for (size_t n = 0; n < c->node_count; n++) {
-			const struct registered *r = c->nodes[n];
-			if (r->removed || !places_holds(c, r, k->name_tag, NULL))
-				continue;
-			const struct model_report *m = reported(c, r, k);
-			placed++;
-			ready += m && m->state == MODEL_READY;
-			failed += m && m->state == MODEL_FAILED;
-		}
-		if (i)
-			buf_append_str(&out, STR(","));
-		version_format_open(k, &out);
-		buf_printf(&out, ",\"placed\":%zu,\"ready\":%zu,\"failed\":%zu}", placed, ready, failed);
-	}
-	buf_append_str(&out, STR("]}"));
-	center_answer(x, &out);
-}
-
 /* ---- when it will be there --------------------------------------------------------------------------------- */
 
 struct way { /* of a model to its nodes */
@@ -309,4 +284,38 @@ int models_format(struct center *c, struct str text, struct buf *out, struct err
 	way_format(c, k, &w, out);
 	buf_append_str(out, STR("}"));
 	return 0;
+}
+
+/* ---- all of them ----------------------------------------------------------------------------------------------- */
+
+void models_answer(struct center *c, struct http_exchange *x)
+{
+	struct buf out = {0};
+	buf_append_str(&out, STR("{\"models\":["));
+	for (size_t i = 0; i < c->version_count; i++) {
+		const struct known_version *k = &c->versions[i];
+		size_t placed = 0, ready = 0, failed = 0;
+		struct way w = {0};
+		int64_t ignored;
+		for (size_t n = 0; n < c->node_count; n++) {
+			const struct registered *r = c->nodes[n];
+			if (r->removed || !places_holds(c, r, k->name_tag, NULL))
+				continue;
+			const struct model_report *m = reported(c, r, k);
+			add_to_way(c, r, k, &w, true, &ignored);
+			placed++;
+			ready += m && m->state == MODEL_READY;
+			failed += m && m->state == MODEL_FAILED;
+		}
+		if (i)
+			buf_append_str(&out, STR(","));
+		version_format_open(k, &out);
+		buf_printf(&out,
+		           ",\"placed\":%zu,\"ready\":%zu,\"failed\":%zu,\"have_bytes\":%" PRIu64
+		           ",\"total_bytes\":%" PRIu64 ",\"fetch_rate\":%.0f,\"paused\":%s}",
+		           placed, ready, failed, w.have, w.total, w.rate,
+		           places_paused(c, k->name_tag) ? "true" : "false");
+	}
+	buf_append_str(&out, STR("]}"));
+	center_answer(x, &out);
 }
