@@ -36,7 +36,7 @@
 #define WAIT_MAX_US INT64_C(200000)
 
 struct source {
-	bool used, origin;
+	bool used, origin, far;
 	uint64_t *offers;
 	uint32_t offered, running, not_yet;
 	int64_t blocked_until_us, backoff_us, corrupt_us;
@@ -157,11 +157,14 @@ const uint8_t *chunk_plan_bitmap(const struct chunk_plan *p)
 
 /* ---- sources -------------------------------------------------------------------------------------- */
 
-void chunk_plan_add_source(struct chunk_plan *p, uint32_t source, bool origin)
+void chunk_plan_add_source(struct chunk_plan *p, uint32_t source, bool origin, bool far)
 {
 	assert(source < CHUNK_SOURCES_MAX && !p->sources[source].used);
-	p->sources[source] = (struct source){
-	    .used = true, .origin = origin, .offers = mem_new(p->words * sizeof(uint64_t)), .ahead = AHEAD_MIN};
+	p->sources[source] = (struct source){.used = true,
+	                                     .origin = origin,
+	                                     .far = far,
+	                                     .offers = mem_new(p->words * sizeof(uint64_t)),
+	                                     .ahead = AHEAD_MIN};
 	if (source >= p->source_end)
 		p->source_end = source + 1;
 	if (origin)
@@ -400,13 +403,14 @@ static bool next_from_others(struct chunk_plan *p, int64_t now_us, struct chunk_
 {
 	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
 		struct stripe *t = &p->stripes[(p->turn + k) % SPREAD_STRIPES];
-		if (stripe_done(t) ||
-		    !(t->adopted || stripe_lags(p, t) || parent_now(p, t, now_us) == CHUNK_SOURCES_MAX))
+		bool alone = t->adopted || parent_now(p, t, now_us) == CHUNK_SOURCES_MAX;
+		if (stripe_done(t) || !(alone || stripe_lags(p, t)))
 			continue;
 		uint32_t best = CHUNK_SOURCES_MAX, best_chunk = 0, chunk;
 		for (uint32_t i = 0; i < p->source_end; i++) {
 			const struct source *s = &p->sources[i];
-			if (s->origin || !source_alive(s, now_us) || s->running >= s->ahead + IDLE_ASKS ||
+			if (s->origin || (s->far && !alone) || !source_alive(s, now_us) ||
+			    s->running >= s->ahead + IDLE_ASKS ||
 			    (best != CHUNK_SOURCES_MAX && s->running >= p->sources[best].running))
 				continue;
 			if (find_any(p, t, s->offers, &chunk)) {
@@ -443,7 +447,8 @@ static bool next_twin(struct chunk_plan *p, int64_t now_us, struct chunk_request
 			continue;
 		for (uint32_t i = 0; i < p->source_end; i++) {
 			const struct source *s = &p->sources[i];
-			if (i != f.source && !s->origin && source_alive(s, now_us) &&
+			bool too_far = s->far && now_us - f.started_us < 4 * patience;
+			if (i != f.source && !s->origin && !too_far && source_alive(s, now_us) &&
 			    s->running < s->ahead + IDLE_ASKS && bit_get(s->offers, f.chunk)) {
 				take(p, f.chunk, i, false, now_us, ret_request);
 				return true;

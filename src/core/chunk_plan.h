@@ -39,8 +39,8 @@ uint32_t chunk_plan_held(const struct chunk_plan *p);
 const uint8_t *chunk_plan_bitmap(const struct chunk_plan *p);
 
 /* A source is known by the caller's number below CHUNK_SOURCES_MAX. An origin offers everything, a peer nothing until
- * chunk_plan_offer. */
-void chunk_plan_add_source(struct chunk_plan *p, uint32_t source, bool origin);
+ * chunk_plan_offer. far: beyond a line that is to carry one copy; asked as a parent and in need only. */
+void chunk_plan_add_source(struct chunk_plan *p, uint32_t source, bool origin, bool far);
 void chunk_plan_drop_source(struct chunk_plan *p, uint32_t source); /* its requests count as given up */
 /* bitmap NULL: it has everything. */
 void chunk_plan_offer(struct chunk_plan *p, uint32_t source, const uint8_t *bitmap);

@@ -27,6 +27,7 @@ struct site {
 	uint64_t key;
 	struct member *members;
 	uint32_t count, roots, feeding; /* roots come first, then those that may feed */
+	bool whole;                     /* a root of it is a receiver that has everything */
 };
 
 /* A tree as it grows. Indexes are into members. */
@@ -338,6 +339,7 @@ static void site_order(struct build *b, struct site *site, uint64_t median)
 		site->members[kept++] = *m;
 	}
 	site->count = kept;
+	site->whole = has_complete;
 	qsort(site->members, kept, sizeof *site->members, by_quickness);
 	while (site->roots < kept && site->members[site->roots].root)
 		site->roots++;
@@ -476,7 +478,7 @@ static void sites_join(struct build *b, uint32_t stripe)
 			continue;
 		for (uint32_t up = l->above[i]; up != SPREAD_NONE; up = l->above[up]) {
 			uint32_t from = b->tops[l->at[up]].node, gate = SPREAD_NONE;
-			if (up == l->above[i] && !b->sites[from].roots && b->sites[from].feeding)
+			if (up == l->above[i] && !b->sites[from].whole && b->sites[from].feeding > b->sites[from].roots)
 				gate = gate_choose(b, &b->sites[from], stripe);
 			if (gate != SPREAD_NONE) {
 				b->given[gate]++;

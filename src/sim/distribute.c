@@ -317,7 +317,8 @@ static void peer_sources(struct sim *s, struct peer *p, const struct spread *pla
 			if (source == NONE) {
 				source = source_of(p, NONE);
 				p->sources[source] = nodes[parents[k]];
-				chunk_plan_add_source(p->plan, source, false);
+				chunk_plan_add_source(p->plan, source, false,
+				                      s->peers[nodes[parents[k]]].site != p->site);
 			}
 			numbers[t][counts[t]++] = source;
 		}
@@ -536,7 +537,7 @@ void sim_distribute(const struct sim_options *o, struct sim_result *ret_result)
 			p->joins_us = (int64_t)(bound * 0.5e6);
 		p->plan = chunk_plan_new(o->chunks, NULL, rng_next(&rng), p->joins_us);
 		p->sources[0] = 0;
-		chunk_plan_add_source(p->plan, 0, true);
+		chunk_plan_add_source(p->plan, 0, true, true);
 	}
 	ret_result->bound_s = bound_of(&s);
 	double give_up = o->give_up_s > 0 ? o->give_up_s : 50 * ret_result->bound_s;

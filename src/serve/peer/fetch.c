@@ -821,7 +821,7 @@ static void add_source(struct fetch *f, uint32_t source)
 {
 	const struct source *s = &f->peer->sources[source];
 	f->polls[source] = (struct poll){.fetch = f, .source = source, .used = true, .complete = s->at.origin};
-	chunk_plan_add_source(f->plan, source, s->at.origin);
+	chunk_plan_add_source(f->plan, source, s->at.origin, strcmp(s->at.site, f->peer->site) != 0);
 }
 
 /* What flows from somebody may come to its end, whatever the plan says now. */
@@ -840,7 +840,8 @@ void fetch_replan(struct fetch *f)
 	bool wanted[CHUNK_SOURCES_MAX] = {false};
 	if (!f->plan)
 		return;
-	/* The only repository, repairing what it holds: no tree begins anywhere else, so whoever offers a chunk is asked. */
+	/* The only repository, repairing what it holds: no tree begins anywhere else, so whoever offers a chunk is
+	 * asked. */
 	bool any_origin = false;
 	for (uint32_t i = 0; i < CHUNK_SOURCES_MAX; i++)
 		any_origin = any_origin || (p->sources[i].used && p->sources[i].at.origin);

@@ -21,9 +21,9 @@ enum { ORIGIN, PARENT, OTHER };
 static struct chunk_plan *plan_new(uint32_t rank)
 {
 	struct chunk_plan *p = chunk_plan_new(COUNT, NULL, 1, 0);
-	chunk_plan_add_source(p, ORIGIN, true);
-	chunk_plan_add_source(p, PARENT, false);
-	chunk_plan_add_source(p, OTHER, false);
+	chunk_plan_add_source(p, ORIGIN, true, false);
+	chunk_plan_add_source(p, PARENT, false, false);
+	chunk_plan_add_source(p, OTHER, false, false);
 	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
 		chunk_plan_set_parents(p, s, (uint32_t[]){PARENT, OTHER}, 2, rank);
 	return p;
@@ -107,7 +107,7 @@ static void test_corrupt_source_is_left_alone_longer_each_time(void **state)
 	struct chunk_plan *p = chunk_plan_new(COUNT, NULL, 1, 0);
 	struct chunk_request q;
 	int64_t now = 0;
-	chunk_plan_add_source(p, 0, false);
+	chunk_plan_add_source(p, 0, false, false);
 	chunk_plan_offer(p, 0, NULL);
 	for (int64_t pause = 60; pause <= 240; pause *= 2) {
 		assert_true(chunk_plan_next(p, now, &q));
@@ -123,7 +123,7 @@ static void test_who_lies_about_what_it_has_is_asked_less_and_less(void **state)
 	struct chunk_plan *p = chunk_plan_new(COUNT, NULL, 1, 0);
 	struct chunk_request q;
 	uint32_t asked = 0;
-	chunk_plan_add_source(p, 0, false);
+	chunk_plan_add_source(p, 0, false, false);
 	for (int64_t now = 0; now < 60 * S; now += S / 20) {
 		chunk_plan_offer(p, 0, NULL);
 		while (chunk_plan_next(p, now, &q)) {
@@ -159,7 +159,7 @@ static void test_held_chunks_are_never_asked_for(void **state)
 	struct chunk_plan *p = chunk_plan_new(9, held, 1, 0);
 	struct chunk_request q;
 	assert_int_equal(chunk_plan_held(p), 5);
-	chunk_plan_add_source(p, 7, true);
+	chunk_plan_add_source(p, 7, true, false);
 	for (int i = 0; i < 4; i++) {
 		assert_true(chunk_plan_next(p, 0, &q));
 		assert_true(q.chunk < 4);
