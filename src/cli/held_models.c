@@ -44,6 +44,15 @@ struct held_model *held_models_find(const struct held_models *h, const struct ve
 	return NULL;
 }
 
+bool held_same_files(const struct version *a, const struct version *b)
+{
+	bool same = a->file_count == b->file_count;
+	for (size_t i = 0; same && i < a->file_count; i++)
+		same = digest_equal(&a->files[i].digest, &b->files[i].digest) &&
+		       strcmp(a->files[i].path, b->files[i].path) == 0;
+	return same;
+}
+
 bool held_models_loads(const struct held_models *h, const struct version *like)
 {
 	for (size_t i = 0; i < h->count; i++)
@@ -128,6 +137,7 @@ void held_models_assign(struct held_models *h, const struct assignment *a, const
 			continue;
 		m->unloadable = before->unloadable;
 		before->unloadable = NULL;
+		m->allowed = before->allowed && held_same_files(&m->version, &before->version);
 		m->have_bytes = before->have_bytes;
 		held_name(&m->version, name);
 		if (peer_progress_of(peer, str_from(name), &m->version.manifest, &disk))

@@ -15,6 +15,7 @@ struct held_model {
 	struct version version;
 	struct assigned_how how;
 	char *unloadable;    /* why the gateway would not take it; NULL: nothing said */
+	bool allowed;        /* by the trust policy as it is now */
 	uint64_t have_bytes; /* when it was paused */
 };
 struct held_models {
@@ -37,6 +38,7 @@ bool held_models_needs(const struct held_models *h, const struct gateway *gatewa
 bool held_models_has_manifest(const struct held_models *h, const struct digest *manifest);
 /* "name:tag", cut to fit what a report takes. */
 void held_name(const struct version *v, char ret_text[static NODE_TEXT_SIZE]);
+bool held_same_files(const struct version *a, const struct version *b);
 bool held_is_on_disk(const struct peer *peer, const struct version *v);
 /* Fills models and model_count, those that answer first. */
 void held_models_report(const struct held_models *h, const struct peer *peer, const struct gateway *gateway,

@@ -438,13 +438,35 @@ static bool serves(const struct node *n, const struct version *v)
 	       strcmp(line.digest, digest) == 0;
 }
 
-static bool same_files(const struct version *a, const struct version *b)
+static bool is_in_engine(const struct node *n, const struct version *v)
 {
-	bool same = a->file_count == b->file_count;
-	for (size_t i = 0; same && i < a->file_count; i++)
-		same = digest_equal(&a->files[i].digest, &b->files[i].digest) &&
-		       strcmp(a->files[i].path, b->files[i].path) == 0;
-	return same;
+	char digest[DIGEST_TEXT_SIZE];
+	digest_format(&v->manifest, digest);
+	return gateway_holds(n->gateway, str_from(digest));
+}
+
+static void ask(struct node *n, struct held_model *m)
+{
+	m->allowed = false;
+	trust_gate_ask(n->gate, &m->version, m->how.load, serves(n, &m->version));
+}
+
+/* It may be loaded no longer: what answers, what waits, and what is on its way. One of the same name may have been in
+ * line behind it, and is asked about again. */
+static void unload(struct node *n, const struct version *v)
+{
+	char name[2 * NODE_TEXT_SIZE], digest[DIGEST_TEXT_SIZE];
+	name_tag_of(v, name, sizeof name);
+	digest_format(&v->manifest, digest);
+	if (!gateway_model_drop(n->gateway, str_from(name), str_from(digest)))
+		return;
+	for (size_t i = 0; i < n->held.count; i++) {
+		struct held_model *m = &n->held.items[i];
+		if (m->how.load && m->allowed && !digest_equal(&m->version.manifest, &v->manifest) &&
+		    strcmp(m->version.name, v->name) == 0 && strcmp(m->version.tag, v->tag) == 0)
+			ask(n, m);
+	}
+	member_report_soon(n->member);
 }
 
 static void on_verdict(void *arg, const struct version *v, const struct error *err)
@@ -452,41 +474,49 @@ static void on_verdict(void *arg, const struct version *v, const struct error *e
 	struct node *n = arg;
 	char name[2 * NODE_TEXT_SIZE];
 	struct held_model *own = held_models_find(&n->held, v);
-	if (!own)
-		return; /* another version has the name now */
-	if (!same_files(&own->version, v)) {
-		trust_gate_ask(n->gate, &own->version, false); /* the verdict is not about these */
+	name_tag_of(v, name, sizeof name);
+	if (!own) { /* another version has the name now, but this one may still answer */
+		if (err && is_in_engine(n, v))
+			log_error("node", "a version of %s that still answered may not: %s", name, err->text);
+		if (err)
+			unload(n, v);
+		return;
+	}
+	if (!held_same_files(&own->version, v)) {
+		ask(n, own); /* the verdict is not about these */
 		return;
 	}
 	free(own->unloadable);
 	own->unloadable = NULL;
+	own->allowed = !err;
 	if (!err) {
 		if (own->how.load)
 			load_model(n, own);
 		return;
 	}
-	name_tag_of(v, name, sizeof name);
 	log_error("node", "%s is not loaded: %s", name, err->text);
 	own->unloadable = str_dup(str_from(err->text));
-	if (serves(n, &own->version))
-		gateway_model_remove(n->gateway, str_from(name));
+	unload(n, &own->version);
 	member_report_soon(n->member);
 }
 
 static void on_model_here(void *arg, const struct version *v)
 {
 	struct node *n = arg;
-	const struct held_model *own = n->gateway ? held_models_find(&n->held, v) : NULL;
+	struct held_model *own = n->gateway ? held_models_find(&n->held, v) : NULL;
 	if (own) /* also of what is not to be loaded yet: then a switch waits for no hashing */
-		trust_gate_ask(n->gate, &own->version, serves(n, &own->version));
+		ask(n, own);
 }
 
-/* What is on the disk is judged by the policy as it is now. */
+/* What is on the disk, and what still answers, is judged by the policy as it is now. */
 static void judge_again(struct node *n)
 {
 	for (size_t i = 0; i < n->held.count; i++)
 		if (held_is_on_disk(n->peer, &n->held.items[i].version))
-			on_model_here(n, &n->held.items[i].version);
+			ask(n, &n->held.items[i]);
+	for (size_t i = 0; i < n->held.lingering_count; i++)
+		if (is_in_engine(n, &n->held.lingering[i]))
+			trust_gate_ask(n->gate, &n->held.lingering[i], false, true);
 }
 
 static void on_decrypted(void *arg, const struct digest *d, const struct error *err)
@@ -496,9 +526,9 @@ static void on_decrypted(void *arg, const struct digest *d, const struct error *
 		struct held_model *m = &n->held.items[i];
 		if (!m->how.load || !model_files_has(&m->version, d))
 			continue;
-		if (!err) {
-			on_model_here(n, &m->version); /* the file may also be of one that was refused */
-		} else if (!m->unloadable) {
+		if (!err && m->allowed) { /* the file may also be of one that was refused */
+			load_model(n, m);
+		} else if (err && !m->unloadable) {
 			log_error("node", "%s:%s cannot be loaded: %s", m->version.name, m->version.tag, err->text);
 			m->unloadable = str_dup(str_from(err->text));
 		}
@@ -695,6 +725,7 @@ static void set_log_level(const struct config *c)
 
 static int apply(struct node *n, const struct config *c, struct error *err)
 {
+	struct error changed = {0};
 	/* What can be wrong is looked at before anything is changed. */
 	int rc = api_tls_load(n, c, true, err);
 	if (rc == 0 && n->gate)
@@ -722,9 +753,12 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 	keeper_set_times(n->keeper, c->gc_every_us, c->gc_lease_us);
 	if (n->repository)
 		set_repository_rules(n, c);
-	if (n->gate && trust_gate_reload(n->gate, c->trust_policy, err) == 0) {
+	if (n->gate && trust_gate_reload(n->gate, c->trust_policy, &changed) == 0) {
 		fetch_assigned(n); /* with signatures or without */
 		judge_again(n);
+	} else if (n->gate) {
+		log_error("node", "the trust policy changed while it was read, and the old one stays: %s; reload again",
+		          changed.text);
 	}
 	if (n->center)
 		center_set_lives(n->center, c->token_life_us, c->cert_life_us);
@@ -892,8 +926,11 @@ static int start_stores(struct node *n, struct error *err)
 
 static void start_keeper(struct node *n)
 {
+	char origins[4096];
+	snprintf(origins, sizeof origins, "%s/outside/origins.db", n->config->data);
 	n->keeper = keeper_new(n->loop, &(struct keeper_options){.store = n->blobs,
 	                                                         .catalog = n->catalog,
+	                                                         .origins = str_from(origins),
 	                                                         .gc_every_us = n->config->gc_every_us,
 	                                                         .gc_lease_us = n->config->gc_lease_us,
 	                                                         .on_wanted = on_wanted,
@@ -1129,8 +1166,8 @@ static int node_start(struct node *n, struct error *err)
 	/* member first: it has the identity; it calls back only from the loop, when the rooms are there */
 	if ((rc = api_tls_load(n, n->config, false, err)) || (rc = start_member(n, err)) ||
 	    (rc = start_stores(n, err)) || (rc = start_peer(n, err)) || (rc = start_gateway(n, err)) ||
-	    (rc = start_gate(n, err)) || (rc = start_center(n, err)) || (rc = start_console(n, err)) || (rc = start_scheduler(n, err)) ||
-	    (rc = start_listeners(n, err)))
+	    (rc = start_gate(n, err)) || (rc = start_center(n, err)) || (rc = start_console(n, err)) ||
+	    (rc = start_scheduler(n, err)) || (rc = start_listeners(n, err)))
 		return rc;
 	n->started = true;
 	return 0;

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How: the loop finds the rule and what is remembered, a job decides and hashes, the loop remembers and tells. A policy
- * is counted by those who use it, so that a reload does not pull it from under a job.
+ * is counted by those who use it, so that a reload does not pull it from under a job. Two versions of one channel may
+ * be in question at once: when a number was believed meanwhile, the other is asked about again.
+ *
+ * What is remembered of a version is not that it is good, but which signed list its files were compared with: under
+ * another rule another signature may count, whose list (of shards) may say something else of the same names.
  */
 #include "cli/trust_gate.h"
 
@@ -36,12 +40,14 @@ struct trust_gate {
 struct question {
 	struct trust_gate *g;
 	struct policy_ref *policy;
-	const struct trust_rule *rule;
 	struct version version;
 	struct trust_question q;
 	struct trust_answer answer;
-	char key[2 * DIGEST_SIZE + 1]; /* of what is remembered; empty: nothing */
-	bool known;                    /* the content was found good before */
+	struct channel_seen seen;          /* when it was asked */
+	char key[2 * DIGEST_SIZE + 1];     /* of what is remembered; empty: nothing */
+	char model[2 * DIGEST_SIZE + 1];   /* what the signature that counts says of the files */
+	char checked[2 * DIGEST_SIZE + 1]; /* what the files were found to be before; empty: not looked at yet */
+	bool loads;
 	int rc;
 	struct error err;
 };
@@ -139,6 +145,20 @@ static int check_content(struct question *q)
 
 /* ---- the job ------------------------------------------------------------------------------------ */
 
+static void name_model(struct signed_model *m, char ret_hex[static 2 * DIGEST_SIZE + 1])
+{
+	struct buf text = {0};
+	signed_model_format(m, &text);
+	struct digest d = digest_of(text.base, text.len);
+	hex_encode(d.bytes, DIGEST_SIZE, ret_hex);
+	buf_fini(&text);
+}
+
+static bool is_known(const struct question *q)
+{
+	return q->checked[0] && !strcmp(q->checked, q->model);
+}
+
 static void decide(void *arg)
 {
 	struct question *q = arg;
@@ -149,41 +169,90 @@ static void decide(void *arg)
 			texts[q->q.bundle_count++] = buf_str(&bundles[i]);
 	q->q.bundles = texts;
 	q->rc = trust_decide(&q->q, &q->answer, &q->err);
-	if (!q->rc && !q->known)
+	if (!q->rc)
+		name_model(&q->answer.model, q->model);
+	if (!q->rc && !is_known(q))
 		q->rc = check_content(q);
 	for (size_t i = 0; i < VERSION_SIGNATURES_MAX; i++)
 		buf_fini(&bundles[i]);
 }
 
-static void remember(struct question *q)
+static void name_of(const struct version *v, char ret_name[static 260])
 {
-	struct trust_gate *g = q->g;
+	snprintf(ret_name, 260, "%s:%s", v->name, v->tag);
+}
+
+/* E_CORRUPT: it was told once and cannot be read now; then nothing is believed, for it might be an old version. */
+static int seen_of(struct trust_gate *g, const struct version *v, struct channel_seen *ret_seen, struct error *err)
+{
+	char name[260];
+	struct channel_seen seen = {0};
 	struct buf value = {0};
-	char name[260], digest[DIGEST_TEXT_SIZE];
-	int rc = 0;
-	if (!q->known && q->key[0])
-		rc = state_put(g->state, SPACE_CHECKED, str_from(q->key), str_from(q->answer.who), &q->err);
-	if (!rc && q->answer.seen.counter > q->q.seen.counter) {
-		snprintf(name, sizeof name, "%s:%s", q->version.name, q->version.tag);
-		digest_format(&q->answer.seen.manifest, digest);
-		buf_printf(&value, "%llu %s", (unsigned long long)q->answer.seen.counter, digest);
-		rc = state_put(g->state, SPACE_SEEN, str_from(name), buf_str(&value), &q->err);
-	}
+	struct str digest;
+	struct error why = {0};
+	name_of(v, name);
+	int rc = state_get(g->state, SPACE_SEEN, str_from(name), &value, &why);
+	if (rc == E_NOTFOUND)
+		rc = 0;
+	else if (!rc && (str_to_u64(str_cut(buf_str(&value), ' ', &digest), &seen.counter) ||
+	                 digest_parse(digest, &seen.manifest)))
+		rc = error_set(&why, E_CORRUPT, "it is no number and digest");
 	buf_fini(&value);
-	q->rc = rc; /* what cannot be remembered is not believed: it could be rolled back */
+	if (rc)
+		return error_set(err, rc,
+		                 "which statement on %s was believed last cannot be read from trust.db in the data "
+		                 "folder (put back a copy of the file, or remove it to believe anew): %s",
+		                 name, why.text);
+	*ret_seen = seen;
+	return 0;
+}
+
+static int remember_seen(struct question *q)
+{
+	char name[260], digest[DIGEST_TEXT_SIZE];
+	struct buf value = {0};
+	if (!q->loads || q->answer.seen.counter <= q->seen.counter)
+		return 0;
+	name_of(&q->version, name);
+	digest_format(&q->answer.seen.manifest, digest);
+	buf_printf(&value, "%llu %s", (unsigned long long)q->answer.seen.counter, digest);
+	int rc = state_put(q->g->state, SPACE_SEEN, str_from(name), buf_str(&value), &q->err);
+	buf_fini(&value);
+	return rc;
+}
+
+/* What cannot be remembered is not believed: it could be rolled back. */
+static int remember(struct question *q)
+{
+	int rc = 0;
+	if (q->key[0] && !is_known(q))
+		rc = state_put(q->g->state, SPACE_CHECKED, str_from(q->key), str_from(q->model), &q->err);
+	return rc ? rc : remember_seen(q);
+}
+
+/* Another statement on the channel was believed while this one was looked at. */
+static bool is_overtaken(struct question *q)
+{
+	struct channel_seen now;
+	q->rc = seen_of(q->g, &q->version, &now, &q->err);
+	return !q->rc && now.counter != q->seen.counter;
 }
 
 static void decided(void *arg)
 {
 	struct question *q = arg;
 	struct trust_gate *g = q->g;
-	if (!q->rc)
-		remember(q);
-	if (!q->rc && !q->known)
+	bool current = !g->freed && q->policy == g->current;
+	bool again = current && !q->rc && is_overtaken(q);
+	if (!q->rc && !again)
+		q->rc = remember(q);
+	if (!q->rc && !again && !is_known(q))
 		log_info("trust", "%s:%s is signed by %s, and is what was signed", q->version.name, q->version.tag,
 		         q->answer.who);
 	signed_model_fini(&q->answer.model);
-	if (!g->freed && q->policy == g->current)
+	if (again)
+		trust_gate_ask(g, &q->version, q->loads, q->q.serves);
+	else if (current)
 		g->o.on_verdict(g->o.arg, &q->version, q->rc ? &q->err : NULL);
 	policy_release(q->policy);
 	version_fini(&q->version);
@@ -202,18 +271,6 @@ static bool is_here(void *arg, const char *nodes)
 	bool here = selector_match(&s, &g->o.self);
 	selector_fini(&s);
 	return here;
-}
-
-static struct channel_seen seen_of(struct trust_gate *g, const char *name)
-{
-	struct channel_seen seen = {0};
-	struct buf value = {0};
-	struct str digest;
-	if (!state_get(g->state, SPACE_SEEN, str_from(name), &value, NULL) &&
-	    (str_to_u64(str_cut(buf_str(&value), ' ', &digest), &seen.counter) || digest_parse(digest, &seen.manifest)))
-		seen = (struct channel_seen){0};
-	buf_fini(&value);
-	return seen;
 }
 
 /* Which file on the disk it is: one that was removed and came anew is another, whatever its name. False: cannot be
@@ -255,43 +312,61 @@ static bool key_of(const struct trust_gate *g, const struct version *v, char ret
 	return known;
 }
 
-void trust_gate_ask(struct trust_gate *g, const struct version *v, bool serves)
+/* What its files were found to be. */
+static void recall(struct trust_gate *g, const struct version *v, struct question *q)
+{
+	struct buf value = {0};
+	if (!key_of(g, v, q->key))
+		q->key[0] = 0;
+	else if (!state_get(g->state, SPACE_CHECKED, str_from(q->key), &value, NULL))
+		str_copy(buf_str(&value), q->checked, sizeof q->checked);
+	buf_fini(&value);
+}
+
+/* To the job. A version that serves was believed once; then neither age nor newer statements count. */
+static void put_question(struct trust_gate *g, const struct trust_rule *rule, const struct version *v, bool loads,
+                         bool serves, const struct channel_seen *seen)
+{
+	struct question *q = NEW(struct question);
+	q->g = g;
+	q->policy = g->current;
+	q->policy->refs++;
+	g->refs++;
+	q->seen = *seen;
+	q->loads = loads;
+	version_copy(v, &q->version);
+	recall(g, v, q);
+	q->q = (struct trust_question){
+	    .version = &q->version,
+	    .policy = q->policy->policy,
+	    .rule = rule,
+	    .seen = serves ? (struct channel_seen){0} : *seen,
+	    .serves = serves,
+	    .now_wall_us = clock_wall_us(),
+	};
+	loop_job(g->o.loop, decide, decided, q);
+}
+
+void trust_gate_ask(struct trust_gate *g, const struct version *v, bool loads, bool serves)
 {
 	char name[260];
-	struct buf value = {0};
 	struct error err = {0};
-	snprintf(name, sizeof name, "%s:%s", v->name, v->tag);
+	struct channel_seen seen;
+	name_of(v, name);
 	const struct trust_rule *rule =
 	    g->current ? trust_rule_for(g->current->policy, str_from(name), is_here, g) : NULL;
 	if (!g->current || (rule && !rule->require)) {
 		g->o.on_verdict(g->o.arg, v, NULL);
 		return;
 	}
-	if (!rule) {
+	if (!rule)
 		error_set(&err, E_FORBIDDEN, "no rule of the trust policy fits %s on this node", name);
+	else
+		seen_of(g, v, &seen, &err);
+	if (err.code)
 		g->o.on_verdict(g->o.arg, v, &err);
-		return;
-	}
-	struct question *q = NEW(struct question);
-	q->g = g;
-	q->policy = g->current;
-	q->policy->refs++;
-	g->refs++;
-	q->rule = rule;
-	version_copy(v, &q->version);
-	if (!key_of(g, v, q->key))
-		q->key[0] = 0;
-	q->known = q->key[0] && state_get(g->state, SPACE_CHECKED, str_from(q->key), &value, NULL) == 0;
-	q->q = (struct trust_question){
-	    .version = &q->version,
-	    .policy = q->policy->policy,
-	    .rule = rule,
-	    .seen = seen_of(g, name),
-	    .serves = serves,
-	    .now_wall_us = clock_wall_us(),
-	};
-	buf_fini(&value);
-	loop_job(g->o.loop, decide, decided, q);
+	else
+		put_question(g, rule, v, loads, serves, &seen);
 }
 
 /* ---- life --------------------------------------------------------------------------------------- */

@@ -2,8 +2,8 @@
 /* trust_gate.h - no model reaches an engine before the trust policy has said yes to it.
  *
  * Signatures are read and the content of a version is hashed once, in a job; what was found good is remembered in
- * DATA/trust.db by version and policy, as are the highest channel statements seen, which outlive every policy. Without
- * a policy everything is let through. Loop thread.
+ * DATA/trust.db by version and policy, as are the highest channel statements of what was loaded, which outlive every
+ * policy. Without a policy everything is let through. Loop thread.
  */
 #ifndef MDN_CLI_TRUST_GATE_H
 #define MDN_CLI_TRUST_GATE_H
@@ -32,7 +32,9 @@ int trust_gate_try(const struct trust_gate *g, const char *policy_path, struct e
 /* Reads it again. On error the old one stays. */
 int trust_gate_reload(struct trust_gate *g, const char *policy_path, struct error *err);
 bool trust_gate_has_policy(const struct trust_gate *g);
-/* serves: the version answers requests now; then the age of its channel's statement does not count. */
-void trust_gate_ask(struct trust_gate *g, const struct version *v, bool serves);
+/* loads: it is to be loaded now, so that older statements on its channel are not believed any more; a version that is
+ * only to be on disk does not shut out the one before. serves: it answers requests now; then neither the age of its
+ * statement counts nor whether there was a newer one. */
+void trust_gate_ask(struct trust_gate *g, const struct version *v, bool loads, bool serves);
 
 #endif

@@ -395,3 +395,24 @@ def test_a_channel_does_not_go_back_and_does_not_stay_for_ever(guarded, models, 
 
 def becomes_line(net, words):
     eventually(lambda: any(words in l.get("error", "") for l in net.node("edge-1")["models"]), 20, words)
+
+
+def test_a_version_that_still_answers_is_judged_too(guarded, models, in_folder):
+    """Its tag names another version now, which is refused, so it goes on answering; a policy that does not believe its signer
+    any more ends that."""
+    net, edge = guarded, guarded.edges[0]
+    one, two = (tiny_model(models, f"lingers-{i}", seed=90 + i) for i in (1, 2))
+    push(net, one, "corp/l:stable", "--on", "role=edge")
+    sign(net, "corp/l:stable", "--key", "release.pem")
+    becomes(net, "corp/l:stable", "ready")
+    push(net, two, "corp/l:stable")
+    becomes_line(net, "no signature on this version")
+    assert answers(net, "corp/l:stable")
+
+    policy(in_folder, key="other.pub.pem")
+    edge.signal(signal.SIGHUP)
+    eventually(lambda: edge.get("/v1/models").json()["data"] == [], 15, "the old version is not served any more")
+    policy(in_folder)
+    sign(net, "corp/l:stable", "--key", "release.pem")
+    edge.signal(signal.SIGHUP)
+    eventually(lambda: answers(net, "corp/l:stable"), 15)

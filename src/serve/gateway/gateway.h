@@ -35,6 +35,9 @@ bool gateway_handle_node(struct gateway *g, struct http_exchange *x);   /* node 
  * digest that answers takes such a switch back. */
 int gateway_model_add(struct gateway *g, struct str name_tag, struct str digest, struct str path, struct error *err);
 void gateway_model_remove(struct gateway *g, struct str name_tag);
+/* That version must not answer: one that does goes at once, with what waits behind it; one that waits goes alone. What
+ * runs is finished. False: neither. */
+bool gateway_model_drop(struct gateway *g, struct str name_tag, struct str digest);
 /* Engine part of a model's report: state LOADING/READY/FAILED, load, error. False when unknown. */
 bool gateway_model_report(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
 /* The same of the version that is to come in its place: LOADING, READY, FAILED, or CACHED while it waits for memory. */

@@ -431,6 +431,27 @@ void gateway_model_remove(struct gateway *g, struct str name_tag)
 	gateway_changed(g);
 }
 
+bool gateway_model_drop(struct gateway *g, struct str name_tag, struct str digest)
+{
+	struct model *m = model_find_exact(g, name_tag);
+
+	if (m && str_equal(str_from(m->digest), digest)) {
+		m->removing = true;
+		models_settle(g); /* at once: a version added after this must not find it */
+	} else if (m && m->next && str_equal(str_from(m->next->digest), digest)) {
+		bool gone = m->yielding_us && !m->engine;
+		struct error err = {0};
+		next_drop(m);
+		m->came_after = m->came_after || gone;
+		if (gone && model_start(m, &err) < 0)
+			log_error(ROOM, "model %s cannot be used: %s", m->name, err.text);
+	} else {
+		return false;
+	}
+	gateway_changed(g);
+	return true;
+}
+
 void gateway_set_memory(struct gateway *g, uint64_t memory_max)
 {
 	g->memory_max = memory_max;

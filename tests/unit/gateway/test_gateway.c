@@ -548,6 +548,34 @@ static void test_a_new_version_comes_beside_the_old_one_which_ends_its_streams(v
 	reply_fini(&r);
 }
 
+static void test_a_version_that_must_not_answer_goes_at_once(void **state)
+{
+	struct fixture *f = *state;
+	struct model_report m;
+	struct error err;
+
+	/* one that waits goes alone, also while the old one makes room for it */
+	gateway_set_memory(f->p.g, 1);
+	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:eeee"), STR("/proc/self/exe"), &err),
+	                 0);
+	world_wait(&f->w, 20 * US_PER_MS);
+	assert_true(gateway_model_next(f->p.g, STR("m"), &m));
+	assert_true(gateway_model_drop(f->p.g, STR("m:latest"), STR("sha256:eeee")));
+	assert_false(gateway_model_next(f->p.g, STR("m"), &m));
+	assert_true(answers_with(f, "sha256:0123456789abcdef"));
+	assert_false(gateway_model_drop(f->p.g, STR("m:latest"), STR("sha256:eeee")));
+	/* one that answers goes; what is added in the same breath does not keep it */
+	assert_true(gateway_model_drop(f->p.g, STR("m:latest"), STR("sha256:0123456789abcdef")));
+	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:ffff"), STR("/y"), &err), 0);
+	assert_true(gateway_model_report(f->p.g, STR("m"), &m));
+	assert_string_equal(m.digest, "sha256:ffff");
+	ask_until(f, "sha256:ffff");
+	/* also one that is being loaded still */
+	assert_int_equal(gateway_model_add(f->p.g, STR("n:1"), STR("sha256:ab"), STR("/z"), &err), 0);
+	assert_true(gateway_model_drop(f->p.g, STR("n:1"), STR("sha256:ab")));
+	assert_false(gateway_model_report(f->p.g, STR("n:1"), &m));
+}
+
 static void test_without_memory_for_two_requests_wait_for_the_new_version(void **state)
 {
 	struct fixture *f = *state;
@@ -737,6 +765,7 @@ int main(void)
 	                                    teardown),
 	    cmocka_unit_test_setup_teardown(test_a_new_version_comes_beside_the_old_one_which_ends_its_streams,
 	                                    setup_endless, teardown),
+	    cmocka_unit_test_setup_teardown(test_a_version_that_must_not_answer_goes_at_once, setup_endless, teardown),
 	    cmocka_unit_test_setup_teardown(test_without_memory_for_two_requests_wait_for_the_new_version,
 	                                    setup_endless, teardown),
 	    ALONE(test_freeing_a_busy_gateway_ends_everything),
