@@ -53,6 +53,14 @@ def watch_events(net, model, events):
                     return
 
 
+def test_with_nothing_to_do_nodes_say_little(make_network):
+    net = make_network(edges={"edge-1": "north"})
+    before = {name: written(node.process) for name, node in net.nodes.items()}
+    time.sleep(2)
+    said = {name: written(node.process) - before[name] for name, node in net.nodes.items()}
+    assert max(said.values()) < 100_000, said
+
+
 def test_a_placed_model_comes_to_all_edges_with_visible_progress_and_few_copies(slow, big):
     events, size = [], os.path.getsize(big)
     before = written(slow.repository.process)

@@ -20,7 +20,8 @@
 struct feed {
 	struct center *c;
 	char id[NODE_ID_SIZE], url[NODE_URL_SIZE];
-	uint64_t serial; /* 0: nothing known */
+	bool known; /* the serial; that of an empty repository is 0 */
+	uint64_t serial;
 	int64_t pause_us;
 	struct loop_timer *timer;
 	struct http_call *call; /* in flight; NULL between */
@@ -69,10 +70,12 @@ static int take_catalog(struct feed *f, struct str body, struct error *err)
 	    (rc = json_arr(o, "versions", &versions, err)) == 0) {
 		if (serial < 0 || !versions)
 			rc = error_set(err, E_PEER, "its catalog lacks \"serial\" or \"versions\"");
-		else if ((uint64_t)serial != f->serial || serial == 0)
+		else if (!f->known || (uint64_t)serial != f->serial)
 			rc = take_versions(f, versions, err);
-		if (rc == 0)
+		if (rc == 0) {
 			f->serial = (uint64_t)serial;
+			f->known = true;
+		}
 	}
 	yyjson_doc_free(doc);
 	return rc;
@@ -105,7 +108,7 @@ static void ask(void *arg)
 {
 	struct feed *f = arg;
 	struct buf url = {0}, identity = {0};
-	buf_printf(&url, "%s/mdn/v1/catalog?after=%" PRIu64 "&wait_ms=%d", f->url, f->serial, f->serial ? WAIT_MS : 0);
+	buf_printf(&url, "%s/mdn/v1/catalog?after=%" PRIu64 "&wait_ms=%d", f->url, f->serial, f->known ? WAIT_MS : 0);
 	center_identity(f->c, "node", f->id, &identity);
 	struct http_call_options options = {
 	    .url = buf_str(&url),
@@ -157,7 +160,7 @@ void feeds_again(struct center *c, const char *but_source)
 		struct feed *f = c->nodes[i]->feed;
 		if (!f || strcmp(f->id, but_source) == 0)
 			continue;
-		f->serial = 0;
+		f->known = false;
 		f->pause_us = 0;
 		if (f->call) {
 			http_call_cancel(f->call);
