@@ -45,19 +45,21 @@ static void add_fault(struct findings *f, struct str kind, struct str digest, st
 }
 
 struct totals {
-	uint64_t blobs, bytes, sealed, manifests, versions, partials, partial_bytes, wanted;
+	uint64_t blobs, bytes, sealed, manifests, versions, partials, partial_bytes, elsewhere, wanted;
 };
 
 static void print(const struct findings *f, const struct totals *t)
 {
 	char bytes[16], partial[16];
 	if (f->json) {
-		printf("{\"blobs\":%llu,\"bytes\":%llu,\"sealed\":%llu,\"manifests\":%llu,\"versions\":%llu,"
-		       "\"partials\":%llu,\"partial_bytes\":%llu,\"wanted\":%llu,\"faults\":[" STR_FMT "]}\n",
-		       (unsigned long long)t->blobs, (unsigned long long)t->bytes, (unsigned long long)t->sealed,
-		       (unsigned long long)t->manifests, (unsigned long long)t->versions,
-		       (unsigned long long)t->partials, (unsigned long long)t->partial_bytes,
-		       (unsigned long long)t->wanted, STR_ARG(buf_str(&f->faults)));
+		printf(
+		    "{\"blobs\":%llu,\"bytes\":%llu,\"sealed\":%llu,\"manifests\":%llu,\"versions\":%llu,"
+		    "\"partials\":%llu,\"partial_bytes\":%llu,\"elsewhere\":%llu,\"wanted\":%llu,\"faults\":[" STR_FMT
+		    "]}\n",
+		    (unsigned long long)t->blobs, (unsigned long long)t->bytes, (unsigned long long)t->sealed,
+		    (unsigned long long)t->manifests, (unsigned long long)t->versions, (unsigned long long)t->partials,
+		    (unsigned long long)t->partial_bytes, (unsigned long long)t->elsewhere,
+		    (unsigned long long)t->wanted, STR_ARG(buf_str(&f->faults)));
 		return;
 	}
 	if (f->count)
@@ -68,6 +70,9 @@ static void print(const struct findings *f, const struct totals *t)
 	       (unsigned long long)t->blobs, bytes, (unsigned long long)t->sealed, (unsigned long long)t->manifests,
 	       (unsigned long long)t->versions, (unsigned long long)t->partials, partial,
 	       f->count ? "see above" : "all good");
+	if (t->elsewhere)
+		printf("%llu blobs of mirrored models are not here yet: they come when they are asked for\n",
+		       (unsigned long long)t->elsewhere);
 	if (t->wanted)
 		printf("%llu blobs are fetched again from nodes that have them; check again in a while\n",
 		       (unsigned long long)t->wanted);
@@ -117,7 +122,8 @@ static int check_remote(const struct args *args, struct findings *f, struct tota
 		    (uint64_t)answer_number(r, "blobs"),         (uint64_t)answer_number(r, "bytes"),
 		    (uint64_t)answer_number(r, "sealed"),        (uint64_t)answer_number(r, "manifests"),
 		    (uint64_t)answer_number(r, "versions"),      (uint64_t)answer_number(r, "partials"),
-		    (uint64_t)answer_number(r, "partial_bytes"), (uint64_t)answer_number(r, "wanted"),
+		    (uint64_t)answer_number(r, "partial_bytes"), (uint64_t)answer_number(r, "elsewhere"),
+		    (uint64_t)answer_number(r, "wanted"),
 		};
 	}
 	yyjson_doc_free(result);
@@ -135,18 +141,22 @@ static void on_local_fault(void *arg, const struct fsck_fault *fault)
 	          str_from(fault->words), str_from(fault->done));
 }
 
-static int run_local(struct blob_store *store, struct catalog *catalog, bool repair, struct findings *f,
-                     struct totals *t, struct error *err)
+static int run_local(struct blob_store *store, struct catalog *catalog, const char *origins, bool repair,
+                     struct findings *f, struct totals *t, struct error *err)
 {
 	bool more = true;
 	int rc = 0;
-	struct fsck *check = fsck_new(&(struct fsck_options){
-	    .store = store, .catalog = catalog, .repair = repair, .on_fault = on_local_fault, .arg = f});
+	struct fsck *check = fsck_new(&(struct fsck_options){.store = store,
+	                                                     .catalog = catalog,
+	                                                     .origins = origins,
+	                                                     .repair = repair,
+	                                                     .on_fault = on_local_fault,
+	                                                     .arg = f});
 	while (!rc && more)
 		rc = fsck_step(check, &more, err);
 	const struct fsck_result *r = fsck_result(check);
-	*t =
-	    (struct totals){r->blobs, r->bytes, r->sealed, r->manifests, r->versions, r->partials, r->partial_bytes, 0};
+	*t = (struct totals){r->blobs,         r->bytes,     r->sealed, r->manifests, r->versions, r->partials,
+	                     r->partial_bytes, r->elsewhere, 0};
 	fsck_free(check);
 	return rc;
 }
@@ -167,6 +177,7 @@ static int check_folder(const struct args *args, struct findings *f, struct tota
 	struct catalog *catalog = NULL;
 	char *blobs = file_join(str_from(args_value(args, "data")), "blobs");
 	char *db = file_join(str_from(args_value(args, "data")), "catalog.db");
+	char *origins = file_join(str_from(args_value(args, "data")), "outside/origins.db");
 	int rc = file_exists(blobs)
 	             ? blob_store_open(str_from(blobs), &store, err)
 	             : error_set(err, E_NOTFOUND, "%s has no blobs: is it a data folder?", args_value(args, "data"));
@@ -177,11 +188,12 @@ static int check_folder(const struct args *args, struct findings *f, struct tota
 	if (rc == 0 && file_exists(db))
 		rc = catalog_open(str_from(db), &catalog, err);
 	if (rc == 0)
-		rc = run_local(store, catalog, args_has(args, "repair"), f, t, err);
+		rc = run_local(store, catalog, origins, args_has(args, "repair"), f, t, err);
 	catalog_close(catalog);
 	blob_store_close(store);
 	free(blobs);
 	free(db);
+	free(origins);
 	return rc;
 }
 

@@ -12,10 +12,11 @@ static const char schema[] =
     "size INTEGER NOT NULL, PRIMARY KEY(repo, digest)) WITHOUT ROWID;"
     "CREATE TABLE asked(key TEXT PRIMARY KEY, wall_us INTEGER NOT NULL) WITHOUT ROWID";
 
-enum { PUT, GET, SET_ASKED, ASKED, STATEMENTS };
+enum { PUT, GET, KNOWS, SET_ASKED, ASKED, STATEMENTS };
 static const char *const statements[STATEMENTS] = {
     [PUT] = "INSERT OR REPLACE INTO origins VALUES(?1, ?2, ?3, ?4, ?5)",
     [GET] = "SELECT url, scope, size FROM origins WHERE repo = ?1 AND digest = ?2",
+    [KNOWS] = "SELECT 1 FROM origins WHERE repo = ?1 LIMIT 1",
     [SET_ASKED] = "INSERT OR REPLACE INTO asked VALUES(?1, ?2)",
     [ASKED] = "SELECT wall_us FROM asked WHERE key = ?1",
 };
@@ -32,6 +33,8 @@ int origins_open(struct str path, struct origins **ret_origins, struct error *er
 	char *file = str_dup(path);
 	pthread_mutex_init(&o->lock, NULL);
 	int rc = sql_open(file, 1, schema, &o->db, err);
+	if (!rc) /* hints: not worth a wait for the disk, with the loop behind the lock */
+		rc = sql_exec(o->db, "PRAGMA synchronous=NORMAL", err);
 	for (int i = 0; !rc && i < STATEMENTS; i++)
 		rc = sql_prepare(o->db, statements[i], &o->stmt[i], err);
 	free(file);
@@ -95,6 +98,17 @@ int origins_get(struct origins *o, struct str repo, const struct digest *d, stru
 	sql_reset(stmt);
 	pthread_mutex_unlock(&o->lock);
 	return rc;
+}
+
+bool origins_knows(struct origins *o, struct str repo)
+{
+	pthread_mutex_lock(&o->lock);
+	sqlite3_stmt *stmt = o->stmt[KNOWS];
+	sql_bind_text(stmt, 1, repo);
+	bool knows = sqlite3_step(stmt) == SQLITE_ROW;
+	sql_reset(stmt);
+	pthread_mutex_unlock(&o->lock);
+	return knows;
 }
 
 int64_t origins_asked(struct origins *o, struct str key)

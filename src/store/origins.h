@@ -11,6 +11,8 @@
 #include "base/error.h"
 #include "base/str.h"
 
+#include <stdbool.h>
+
 #define ORIGIN_URL_SIZE 2048
 
 struct origins;
@@ -24,7 +26,8 @@ void origins_close(struct origins *o);
 int origins_put(struct origins *o, struct str repo, const struct digest *d, const struct origin *origin,
                 struct error *err);
 int origins_get(struct origins *o, struct str repo, const struct digest *d, struct origin *ret_origin,
-                struct error *err); /* E_NOTFOUND */
+                struct error *err);                     /* E_NOTFOUND */
+bool origins_knows(struct origins *o, struct str repo); /* of any blob of it */
 /* When `key` was last asked for, and found to be as it is here; 0: never. Wall clock, microseconds. */
 int64_t origins_asked(struct origins *o, struct str key);
 int origins_set_asked(struct origins *o, struct str key, int64_t wall_us, struct error *err);

@@ -6,6 +6,9 @@
 
 #include "store/blob_private.h"
 
+#include "base/clock.h"
+
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -15,6 +18,8 @@
 #include <unistd.h>
 
 #define STEP (1u << 20)
+#define SIZE_MAX_BYTES (LIMIT_CHUNKS * CHUNK_SIZE_MAX) /* more can be no file of a version */
+#define ENDING ".spool"
 #define NAME_SIZE (64 + 7 + 6 + 1) /* HEX, ".sealed", ".spool" */
 
 struct spool {
@@ -82,27 +87,42 @@ static int read_map(struct spool *p, struct error *err)
 	return rc;
 }
 
+static void name_files(const struct digest *d, bool sealed, char ret_data[static NAME_SIZE],
+                       char ret_map[static NAME_SIZE + 4])
+{
+	char hex[65];
+	hex_encode(d->bytes, DIGEST_SIZE, hex);
+	snprintf(ret_data, NAME_SIZE, "%s%s" ENDING, hex, sealed ? BLOB_SEALED : "");
+	snprintf(ret_map, NAME_SIZE + 4, "%s.map", ret_data);
+}
+
 static int open_files(struct spool *p, struct error *err)
 {
 	bool goes_on;
-	char hex[65];
 	int dir = p->store->partial_fd;
-	hex_encode(p->digest.bytes, DIGEST_SIZE, hex);
-	snprintf(p->data_name, sizeof p->data_name, "%s%s.spool", hex, p->sealed ? BLOB_SEALED : "");
-	snprintf(p->map_name, sizeof p->map_name, "%s.map", p->data_name);
+	name_files(&p->digest, p->sealed, p->data_name, p->map_name);
 	p->fd = openat(dir, p->data_name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	p->map_fd = openat(dir, p->map_name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (p->fd < 0 || p->map_fd < 0)
 		return error_errno(err, errno, "cannot keep a blob on its way in %s", p->store->root);
 	int rc = look_back(p, &goes_on, err);
+	if (!rc && goes_on)
+		rc = read_map(p, err);
 	if (!rc)
-		rc = goes_on ? read_map(p, err) : begin(p, err);
+		rc = blob_store_room(p->store, p->size - p->held_bytes, err);
+	if (!rc && !goes_on)
+		rc = begin(p, err);
+	if (rc && !p->held_bytes)
+		spool_remove(p);
 	p->seal.sparse = true;
-	return rc ? rc : blob_store_room(p->store, p->size - p->held_bytes, err);
+	return rc;
 }
 
 int spool_open(struct blob_store *s, const struct digest *d, uint64_t size, struct spool **ret_spool, struct error *err)
 {
+	if (size > SIZE_MAX_BYTES)
+		return error_set(err, E_LIMIT, "a blob of %llu bytes is too large for any model",
+		                 (unsigned long long)size);
 	struct spool *p = NEW(struct spool);
 	p->store = s;
 	p->digest = *d;
@@ -113,8 +133,7 @@ int spool_open(struct blob_store *s, const struct digest *d, uint64_t size, stru
 	p->held = mem_new(p->count + 1u);
 	p->hash = digest_stream_new();
 	pthread_mutex_init(&p->hash_lock, NULL);
-	int rc = size >> 50 ? error_set(err, E_LIMIT, "a blob of %llu bytes is none", (unsigned long long)size)
-	                    : open_files(p, err);
+	int rc = open_files(p, err);
 	if (rc) {
 		spool_close(p);
 		return rc;
@@ -138,13 +157,10 @@ void spool_close(struct spool *p)
 	free(p);
 }
 
-void spool_discard(struct spool *p)
+void spool_remove(struct spool *p)
 {
-	if (!p)
-		return;
 	unlinkat(p->store->partial_fd, p->data_name, 0);
 	unlinkat(p->store->partial_fd, p->map_name, 0);
-	spool_close(p);
 }
 
 uint64_t spool_size(const struct spool *p)
@@ -172,6 +188,8 @@ int spool_write(struct spool *p, uint64_t offset, struct str data, struct error 
 	if (offset > p->size || data.len > p->size - offset)
 		return error_set(err, E_CORRUPT, "more bytes came than the %llu that were announced",
 		                 (unsigned long long)p->size);
+	if (spool_has(p, (uint32_t)(offset / SPOOL_PIECE)))
+		return 0; /* it was hashed: other bytes now would be in the blob, and not in its digest */
 	return p->sealed ? seal_write(&p->seal, p->fd, offset, data, err) : blob_write_at(p->fd, offset, data, err);
 }
 
@@ -246,4 +264,43 @@ int spool_finish(struct spool *p, struct error *err)
 	if (!rc)
 		unlinkat(p->store->partial_fd, p->map_name, 0);
 	return rc;
+}
+
+/* ---- what is left of others ------------------------------------------------------------------- */
+
+void spool_each(struct blob_store *s, void (*fn)(void *arg, const struct digest *d, const struct spool_info *info),
+                void *arg)
+{
+	struct dirent *e;
+	int fd = openat(s->partial_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir && fd >= 0)
+		close(fd);
+	while (dir && (e = readdir(dir))) {
+		struct digest d;
+		struct stat st;
+		struct str name = str_from(e->d_name);
+		if (!str_ends(name, STR(ENDING)))
+			continue;
+		name.len -= sizeof ENDING - 1;
+		if (str_ends(name, STR(BLOB_SEALED)))
+			name.len -= sizeof BLOB_SEALED - 1;
+		if (hex_decode(name, d.bytes, DIGEST_SIZE) || fstatat(s->partial_fd, e->d_name, &st, 0))
+			continue;
+		fn(arg, &d,
+		   &(struct spool_info){(uint64_t)st.st_size, (uint64_t)st.st_blocks * 512,
+		                        (int64_t)st.st_mtim.tv_sec * US_PER_S + st.st_mtim.tv_nsec / 1000});
+	}
+	if (dir)
+		closedir(dir);
+}
+
+void spool_forget(struct blob_store *s, const struct digest *d)
+{
+	char data[NAME_SIZE], map[NAME_SIZE + 4];
+	for (int sealed = 0; sealed < 2; sealed++) {
+		name_files(d, sealed, data, map);
+		unlinkat(s->partial_fd, data, 0);
+		unlinkat(s->partial_fd, map, 0);
+	}
 }

@@ -2,10 +2,13 @@
 /* Blobs first, folder by folder and STEP_BYTES at a time; then, with what is left, everything that names them. */
 #include "serve/repository/fsck.h"
 
+#include "base/file.h"
 #include "base/limits.h"
 #include "serve/repository/manifest.h"
 #include "store/catalog_keep.h"
 #include "store/digest_set.h"
+#include "store/origins.h"
+#include "store/spool.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +35,7 @@ struct fsck {
 	struct digest_stream *hash;
 	uint64_t at;
 	char *piece;
+	struct origins *origins;   /* NULL: nothing is mirrored */
 	struct digest_set missing; /* told already */
 	struct version_file *wanted;
 	size_t wanted_count, wanted_size;
@@ -60,6 +64,7 @@ void fsck_free(struct fsck *f)
 	blob_file_close(f->file);
 	digest_stream_free(f->hash);
 	digest_set_fini(&f->missing);
+	origins_close(f->origins);
 	free(f->piece);
 	free(f->infos);
 	free(f->wanted);
@@ -221,6 +226,15 @@ static void check_named(struct fsck *f, const char *where, const struct digest *
 		want(f, d, size, chunks);
 }
 
+/* Named by a manifest that was taken from elsewhere; a version of it would be whole. */
+static bool is_elsewhere(struct fsck *f, const char *repo, const struct digest *d)
+{
+	struct origin from;
+	struct blob_info info;
+	return f->origins && blob_info(f->o.store, d, &info, NULL) == E_NOTFOUND &&
+	       !origins_get(f->origins, str_from(repo), d, &from, NULL);
+}
+
 static void check_manifest(struct fsck *f, const struct kept_manifest *m)
 {
 	char where[300], text[DIGEST_TEXT_SIZE];
@@ -236,9 +250,13 @@ static void check_manifest(struct fsck *f, const struct kept_manifest *m)
 		tell(f, FSCK_BAD_MANIFEST, &m->digest, m->repo, why.text, "");
 	} else if (!rc) {
 		manifest_resolve(&parsed, f->o.catalog);
-		for (size_t i = 0; i < parsed.item_count; i++)
-			if (!parsed.items[i].elsewhere)
-				check_named(f, where, &parsed.items[i].digest, parsed.items[i].size, NULL);
+		for (size_t i = 0; i < parsed.item_count; i++) {
+			const struct manifest_item *item = &parsed.items[i];
+			if (!item->elsewhere && is_elsewhere(f, m->repo, &item->digest))
+				f->result.elsewhere++;
+			else if (!item->elsewhere)
+				check_named(f, where, &item->digest, item->size, NULL);
+		}
 		manifest_fini(&parsed);
 	}
 	buf_fini(&bytes);
@@ -248,6 +266,9 @@ static int step_manifests(struct fsck *f, struct error *err)
 {
 	struct kept_manifest page[PAGE];
 	size_t n;
+	if (!f->begun && f->o.origins && file_exists(f->o.origins) &&
+	    origins_open(str_from(f->o.origins), &f->origins, err))
+		return err ? err->code : E_IO;
 	int rc = catalog_page_manifests(f->o.catalog, f->begun ? &f->at_manifest : NULL, PAGE, page, &n, err);
 	for (size_t i = 0; !rc && i < n; i++)
 		check_manifest(f, &page[i]);
@@ -363,9 +384,15 @@ static void add_partial(void *arg, const struct digest *d, uint64_t size, uint64
 	f->result.partial_bytes += disk_bytes;
 }
 
+static void add_spool(void *arg, const struct digest *d, const struct spool_info *info)
+{
+	add_partial(arg, d, info->size, info->disk_bytes);
+}
+
 static int step_partials(struct fsck *f, struct error *err)
 {
 	blob_each_partial(f->o.store, add_partial, f);
+	spool_each(f->o.store, add_spool, f);
 	next_step(f);
 	return 0;
 }

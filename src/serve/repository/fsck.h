@@ -33,6 +33,7 @@ struct fsck_fault {
 struct fsck_options {
 	struct blob_store *store;
 	struct catalog *catalog; /* NULL: a node without one */
+	const char *origins; /* file of store/origins, kept by the caller; NULL, or not there: nothing is mirrored */
 	bool repair;
 	void (*on_fault)(void *arg, const struct fsck_fault *fault); /* inside fsck_step */
 	void *arg;
@@ -41,6 +42,7 @@ struct fsck_options {
 struct fsck_result {
 	const char *phase; /* blobs, manifests, versions, lists, partials, done */
 	uint64_t blobs, bytes, sealed, manifests, versions, lists, partials, partial_bytes;
+	uint64_t elsewhere; /* blobs that a mirrored manifest names and that come when they are asked for: no fault */
 	uint64_t faults, repaired;
 };
 

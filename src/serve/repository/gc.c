@@ -15,12 +15,13 @@
 #include "serve/repository/manifest.h"
 #include "store/catalog_keep.h"
 #include "store/digest_set.h"
+#include "store/spool.h"
 
 #include <stdlib.h>
 
 #define PAGE 128
 
-enum step { MANIFESTS, CHILDREN, UNREADABLE, VERSIONS, LISTS, PRUNE, LINKS, BLOBS, DONE };
+enum step { MANIFESTS, CHILDREN, UNREADABLE, VERSIONS, LISTS, PRUNE, LINKS, BLOBS, SPOOLS, DONE };
 
 struct pending { /* an untagged manifest whose fate is open */
 	struct kept_manifest m;
@@ -305,6 +306,15 @@ static int step_prune(struct gc *g, struct error *err)
 	return rc;
 }
 
+/* One that is not here has no time of use, and a mirror links what it does not hold before the manifest that names it
+ * is there: its link stays. The collector's own removals take links along, so few are left over. */
+static bool is_old_blob(void *arg, const struct digest *d)
+{
+	struct gc *g = arg;
+	struct blob_info info;
+	return !blob_info(g->o.store, d, &info, NULL) && info.used_us < g->line_us;
+}
+
 /* A repository that no longer needs a blob no longer shows it, though others may need it. */
 static int step_links(struct gc *g, struct error *err)
 {
@@ -314,10 +324,10 @@ static int step_links(struct gc *g, struct error *err)
 	if (rc)
 		return rc;
 	for (size_t i = 0; i < n; i++)
-		if (!is_named(g, page[i].repo, &page[i].digest) && is_old(g, &page[i].digest))
+		if (!is_named(g, page[i].repo, &page[i].digest) && is_old_blob(g, &page[i].digest))
 			old[count++] = page[i];
 	if (count && !g->o.dry_run)
-		rc = catalog_forget_links(g->o.catalog, old, count, is_old, g, err);
+		rc = catalog_forget_links(g->o.catalog, old, count, is_old_blob, g, err);
 	g->begun = true;
 	if (n)
 		g->at_link = page[n - 1];
@@ -388,8 +398,27 @@ static int step_blobs(struct gc *g, struct error *err)
 	}
 	int rc = g->old_count ? sweep_some(g, err) : 0;
 	if (!rc && !g->old_count && g->folder == 256)
-		next_step(g, DONE);
+		next_step(g, SPOOLS);
 	return rc;
+}
+
+static void see_spool(void *arg, const struct digest *d, const struct spool_info *info)
+{
+	struct gc *g = arg;
+	if (digest_set_has(&g->needed, d) || info->used_us >= g->line_us)
+		return;
+	g->result.blobs_gone++;
+	g->result.bytes_gone += info->disk_bytes;
+	if (!g->o.dry_run)
+		spool_forget(g->o.store, d);
+}
+
+/* Blobs that began to come from elsewhere and that no manifest names any more. */
+static int step_spools(struct gc *g, struct error *err)
+{
+	spool_each(g->o.store, see_spool, g);
+	next_step(g, DONE);
+	return 0;
 }
 
 int gc_step(struct gc *g, bool *ret_more, struct error *err)
@@ -397,7 +426,7 @@ int gc_step(struct gc *g, bool *ret_more, struct error *err)
 	static int (*const steps[])(struct gc *, struct error *) = {
 	    [MANIFESTS] = step_manifests, [CHILDREN] = step_children, [UNREADABLE] = step_unreadable,
 	    [VERSIONS] = step_versions,   [LISTS] = step_lists,       [PRUNE] = step_prune,
-	    [LINKS] = step_links,         [BLOBS] = step_blobs,
+	    [LINKS] = step_links,         [BLOBS] = step_blobs,       [SPOOLS] = step_spools,
 	};
 	int rc = g->step == DONE ? 0 : steps[g->step](g, err);
 	*ret_more = !rc && g->step != DONE;

@@ -30,6 +30,7 @@ struct run {
 struct keeper {
 	struct loop *loop;
 	struct keeper_options o;
+	char *origins;
 	struct loop_timer *timer;
 	struct run *run;
 	bool freed;
@@ -50,10 +51,17 @@ struct keeper *keeper_new(struct loop *loop, const struct keeper_options *option
 	struct keeper *k = NEW(struct keeper);
 	k->loop = loop;
 	k->o = *options;
+	k->origins = str_dup(options->origins);
 	k->timer = loop_timer_new(loop, on_time, k);
 	blob_store_lease(k->o.store, k->o.gc_lease_us);
 	timer_set(k);
 	return k;
+}
+
+static void drop(struct keeper *k)
+{
+	free(k->origins);
+	free(k);
 }
 
 void keeper_free(struct keeper *k)
@@ -63,7 +71,7 @@ void keeper_free(struct keeper *k)
 	loop_timer_free(k->timer);
 	k->freed = true;
 	if (!k->run)
-		free(k);
+		drop(k);
 }
 
 void keeper_set_times(struct keeper *k, int64_t gc_every_us, int64_t gc_lease_us)
@@ -103,12 +111,13 @@ static void write_fsck(const struct run *r, struct buf *out)
 	fsck_wanted(r->fsck, &wanted);
 	buf_printf(out,
 	           "{\"phase\":\"%s\",\"blobs\":%llu,\"bytes\":%llu,\"sealed\":%llu,\"manifests\":%llu,"
-	           "\"versions\":%llu,\"lists\":%llu,\"partials\":%llu,\"partial_bytes\":%llu,\"faults\":%llu,"
-	           "\"repaired\":%llu,\"wanted\":%zu}",
+	           "\"versions\":%llu,\"lists\":%llu,\"partials\":%llu,\"partial_bytes\":%llu,\"elsewhere\":%llu,"
+	           "\"faults\":%llu,\"repaired\":%llu,\"wanted\":%zu}",
 	           f->phase, (unsigned long long)f->blobs, (unsigned long long)f->bytes, (unsigned long long)f->sealed,
 	           (unsigned long long)f->manifests, (unsigned long long)f->versions, (unsigned long long)f->lists,
-	           (unsigned long long)f->partials, (unsigned long long)f->partial_bytes, (unsigned long long)f->faults,
-	           (unsigned long long)f->repaired, wanted);
+	           (unsigned long long)f->partials, (unsigned long long)f->partial_bytes,
+	           (unsigned long long)f->elsewhere, (unsigned long long)f->faults, (unsigned long long)f->repaired,
+	           wanted);
 }
 
 static void tell(struct run *r, struct str event)
@@ -192,7 +201,7 @@ static void run_over(struct run *r)
 	k->run = NULL;
 	free(r);
 	if (k->freed)
-		free(k);
+		drop(k);
 }
 
 static void work(void *arg)
@@ -300,6 +309,7 @@ bool keeper_handle(struct keeper *k, struct http_exchange *x)
 		struct run *r = run_new(k, x);
 		r->fsck = fsck_new(&(struct fsck_options){.store = k->o.store,
 		                                          .catalog = k->o.catalog,
+		                                          .origins = k->origins[0] ? k->origins : NULL,
 		                                          .repair = asks(x, "repair"),
 		                                          .on_fault = on_fault,
 		                                          .arg = r});

@@ -17,6 +17,7 @@ struct keeper;
 struct keeper_options {
 	struct blob_store *store;
 	struct catalog *catalog; /* NULL: not a repository; nothing is collected then */
+	struct str origins;      /* fsck.h: what mirrors know; copied */
 	int64_t gc_every_us;     /* 0: only when asked for */
 	int64_t gc_lease_us;
 	/* After a repair: blobs that are named and not here. A size of 0 is not known. */

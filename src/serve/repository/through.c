@@ -3,7 +3,11 @@
  * a job while the call is paused; then readers are looked after. One worker asks first: only when it got its range do
  * the others begin. A server that sends the whole file for a range is read in order by one worker.
  *
- * Everything that a job uses lives until the job is done: a through that ends waits for its jobs (`jobs`).
+ * Everything that a job uses lives until the job is done: a through that ends waits for its jobs (`jobs`). It stays in
+ * the list that long, so that no other one begins on its files while an old job may still write there.
+ *
+ * Who reads the whole file gets its last byte only when the digest was found right: clients that check nothing but the
+ * length (Hugging Face's) must not take wrong bytes for the file. Who asks for a part puts it together, and checks.
  */
 #include "serve/repository/through.h"
 
@@ -22,6 +26,7 @@
 #define FAILURES_MAX 8
 #define RETRY_US (500 * US_PER_MS)
 #define THROUGHS_MAX 64
+#define NAMES_MAX 64
 
 struct worker {
 	struct through *t;
@@ -38,7 +43,7 @@ struct reader {
 	struct through *t;
 	struct http_exchange *x; /* NULL: gone, or answered; the job that still runs frees it */
 	uint64_t at, end;
-	bool reading, full;
+	bool whole, reading, full;
 	char *piece;
 	size_t len;
 	int rc;
@@ -53,9 +58,10 @@ struct through_watch {
 
 struct through {
 	struct through *next;
-	struct mirror *m;
+	struct mirror *m; /* NULL: the repository has stopped */
 	struct digest digest;
-	char repo[REPO_NAME_SIZE];
+	char (*names)[REPO_NAME_SIZE]; /* repositories that wait for it; more than NAMES_MAX learn of it when asked */
+	size_t name_count;
 	struct origin from;
 	struct spool *spool; /* NULL while it is opened */
 	uint8_t *claimed;    /* one a piece */
@@ -64,21 +70,33 @@ struct through {
 	struct through_watch *watches;
 	struct loop_timer *retry;
 	int failures;
-	size_t jobs;
+	size_t jobs, writes; /* writes: of the jobs */
 	bool probed, no_ranges, over, finishing;
 	struct error err; /* over: why, code 0 when it is a blob */
 };
 
 /* ---- life ------------------------------------------------------------------------------------------ */
 
+static void unlist(struct through *t)
+{
+	struct through **at = &t->m->throughs;
+	while (*at != t)
+		at = &(*at)->next;
+	*at = t->next;
+	t->m = NULL;
+}
+
 static void through_free(struct through *t)
 {
+	if (t->m)
+		unlist(t);
 	for (size_t i = 0; i < WORKERS; i++) {
 		buf_fini(&t->workers[i].in);
 		buf_fini(&t->workers[i].out);
 	}
 	loop_timer_free(t->retry);
 	spool_close(t->spool);
+	free(t->names);
 	free(t->claimed);
 	free(t);
 }
@@ -88,17 +106,6 @@ static void let_go(struct through *t)
 {
 	if (t->over && !t->jobs && !t->readers)
 		through_free(t);
-}
-
-static void unlist(struct through *t)
-{
-	struct through **at = &t->m->throughs;
-	while (*at && *at != t)
-		at = &(*at)->next;
-	if (*at) {
-		*at = t->next;
-		t->m->through_count--;
-	}
 }
 
 struct io { /* a job */
@@ -155,9 +162,9 @@ static void end(struct through *t, const struct error *err)
 		t->err = *err;
 	stop_workers(t);
 	loop_timer_stop(t->retry);
-	unlist(t);
-	if (!err)
-		t->m->on_blob(t->m, str_from(t->repo));
+	t->m->through_count--;
+	for (size_t i = 0; i < t->name_count && !err; i++)
+		t->m->on_blob(t->m, str_from(t->names[i]));
 	for (struct reader *reader = t->readers, *next; reader; reader = next) {
 		next = reader->next;
 		pump(reader);
@@ -182,6 +189,11 @@ static void reader_free(struct reader *reader)
 	free(reader);
 }
 
+static bool is_blob(const struct through *t)
+{
+	return t->over && !t->err.code;
+}
+
 static uint64_t readable(const struct through *t, uint64_t at)
 {
 	uint32_t piece = (uint32_t)(at / SPOOL_PIECE);
@@ -189,7 +201,9 @@ static uint64_t readable(const struct through *t, uint64_t at)
 	if (!t->spool)
 		return 0;
 	end += spool_length(t->spool, piece);
-	if ((t->over && !t->err.code) || spool_has(t->spool, piece))
+	if (t->err.code == E_CORRUPT)
+		return 0;
+	if (is_blob(t) || spool_has(t->spool, piece))
 		return end - at;
 	for (size_t i = 0; i < WORKERS; i++) {
 		const struct worker *w = &t->workers[i];
@@ -233,6 +247,8 @@ static void pump(struct reader *reader)
 	if (!x || reader->reading || reader->full)
 		return;
 	uint64_t n = reader->at < reader->end ? readable(t, reader->at) : 0;
+	if (reader->whole && n && reader->at + n == reader->end && !is_blob(t))
+		n--;
 	if (reader->at == reader->end || (!n && t->over)) {
 		bool whole = reader->at == reader->end;
 		http_watch(x, NULL, NULL, NULL);
@@ -290,6 +306,7 @@ static void answer(struct through *t, struct http_exchange *x, bool part, uint64
 	reader->x = x;
 	reader->at = from;
 	reader->end = from + length;
+	reader->whole = length == t->from.size;
 	reader->piece = mem_new(READ_STEP);
 	reader->next = t->readers;
 	t->readers = reader;
@@ -312,15 +329,13 @@ static void finish_work(void *arg)
 {
 	struct io *io = arg;
 	io->rc = spool_finish(io->t->spool, &io->err);
+	if (io->rc == E_CORRUPT)
+		spool_remove(io->t->spool);
 }
 
 static void finish_done(struct io *io)
 {
 	struct through *t = io->t;
-	if (io->rc == E_CORRUPT) {
-		spool_discard(t->spool);
-		t->spool = NULL;
-	}
 	if (io->rc)
 		log_warn("repository", "%s: %s", t->from.url, io->err.text);
 	end(t, io->rc ? &io->err : NULL);
@@ -388,6 +403,7 @@ static void write_done(struct io *io)
 	struct worker *w = io->w;
 	struct through *t = io->t;
 	w->writing = false;
+	t->writes--;
 	if (t->over)
 		return;
 	if (io->rc) {
@@ -415,6 +431,7 @@ static void worker_go_on(struct worker *w)
 		return;
 	if (n) {
 		w->writing = true;
+		t->writes++;
 		buf_append(&w->out, w->in.base, n);
 		buf_consume(&w->in, n);
 		io_run(t, w, NULL, write_work, write_done);
@@ -577,7 +594,7 @@ static void open_work(void *arg)
 {
 	struct io *io = arg;
 	struct through *t = io->t;
-	io->rc = spool_open(t->m->r->store, &t->digest, t->from.size, &t->spool, &io->err);
+	io->rc = spool_open(io->r->store, &t->digest, t->from.size, &t->spool, &io->err);
 }
 
 static void open_done(struct io *io)
@@ -594,14 +611,29 @@ static void open_done(struct io *io)
 	work_on(t);
 }
 
+static void add_name(struct through *t, struct str repo)
+{
+	for (size_t i = 0; i < t->name_count; i++)
+		if (str_equal(str_from(t->names[i]), repo))
+			return;
+	if (t->name_count == NAMES_MAX)
+		return;
+	t->names = mem_resize(t->names, t->name_count + 1, sizeof *t->names);
+	str_copy(repo, t->names[t->name_count++], sizeof *t->names);
+}
+
 int through_open(struct mirror *m, struct str repo, const struct digest *d, const struct origin *from,
                  struct through **ret_through, struct error *err)
 {
-	for (struct through *t = m->throughs; t; t = t->next)
-		if (digest_equal(&t->digest, d)) {
-			*ret_through = t;
-			return 0;
-		}
+	for (struct through *t = m->throughs; t; t = t->next) {
+		if (!digest_equal(&t->digest, d) || (t->over && !t->writes))
+			continue;
+		if (t->over)
+			return error_set(err, E_BUSY, "the blob failed to come a moment ago; try again");
+		add_name(t, repo);
+		*ret_through = t;
+		return 0;
+	}
 	if (m->through_count >= THROUGHS_MAX)
 		return error_set(err, E_BUSY, "%d blobs are being fetched from elsewhere; try again later",
 		                 THROUGHS_MAX);
@@ -609,7 +641,7 @@ int through_open(struct mirror *m, struct str repo, const struct digest *d, cons
 	t->m = m;
 	t->digest = *d;
 	t->from = *from;
-	str_copy(repo, t->repo, sizeof t->repo);
+	add_name(t, repo);
 	for (size_t i = 0; i < WORKERS; i++)
 		t->workers[i].t = t;
 	t->retry = loop_timer_new(m->r->loop, on_retry, t);
@@ -691,6 +723,7 @@ void through_fini(struct mirror *m)
 		struct through *t = m->throughs;
 		t->jobs++;
 		end(t, &err);
+		unlist(t);
 		for (struct reader *reader = t->readers, *next; reader; reader = next) { /* whom pump left */
 			struct http_exchange *x = reader->x;
 			next = reader->next;

@@ -6,6 +6,8 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "store/origins.h"
+#include "store/spool.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -281,6 +283,68 @@ static void test_a_blob_pushed_between_sentence_and_sweep_stays(void **state)
 	assert_true(held("weights"));
 }
 
+/* ---- mirrors ---------------------------------------------------------------------------------- */
+
+/* As a mirror does: a manifest that names a layer which comes when somebody asks for it. */
+static struct digest mirror_manifest(const char *repo, const char *layer)
+{
+	struct buf text = {0};
+	struct digest config = push_blob(repo, "{}"), d = digest_of(layer, strlen(layer));
+	assert_int_equal(catalog_link_blob(catalog, str_from(repo), &d, NULL), 0);
+	buf_printf(&text, "{\"schemaVersion\":2,\"mediaType\":\"" MANIFEST "\",\"config\":");
+	add_item(&text, &config, "application/vnd.oci.image.config.v1+json", 2);
+	buf_append_str(&text, STR(",\"layers\":["));
+	add_item(&text, &d, "application/octet-stream", strlen(layer));
+	buf_append_str(&text, STR("]}"));
+	push_text(repo, "v1", &text, MANIFEST);
+	return d;
+}
+
+static void test_what_a_mirror_links_stays_linked(void **state)
+{
+	struct gc *g = begin(false, false, NO_LEASE);
+	bool more = true;
+	while (strcmp(gc_result(g)->phase, "sweep") != 0)
+		assert_int_equal(gc_step(g, &more, NULL), 0);
+	struct digest d = mirror_manifest("m", "comes later"); /* after marking */
+	while (more)
+		assert_int_equal(gc_step(g, &more, NULL), 0);
+	gc_free(g);
+	assert_true(catalog_has_blob(catalog, STR("m"), &d));
+}
+
+static bool is_spooled(const struct digest *d)
+{
+	struct spool *p;
+	assert_int_equal(spool_open(store, d, 2 * SPOOL_PIECE, &p, NULL), 0);
+	bool is = spool_held(p) > 0;
+	spool_close(p);
+	return is;
+}
+
+static void begin_spool(const struct digest *d)
+{
+	struct spool *p;
+	assert_int_equal(spool_open(store, d, 2 * SPOOL_PIECE, &p, NULL), 0);
+	assert_int_equal(spool_write(p, 0, STR("a beginning"), NULL), 0);
+	assert_int_equal(spool_keep(p, 0, NULL), 0);
+	spool_close(p);
+}
+
+static void test_what_began_to_come_goes_when_nothing_names_it(void **state)
+{
+	struct digest named = mirror_manifest("m", "named"), other = digest_of("x", 1);
+	begin_spool(&named);
+	begin_spool(&other);
+	assert_int_equal(collect(false, false, 3600 * US_PER_S).blobs_gone, 0);
+	assert_true(is_spooled(&other));
+	assert_int_equal(collect(true, false, NO_LEASE).blobs_gone, 1);
+	assert_true(is_spooled(&other));
+	assert_int_equal(collect(false, false, NO_LEASE).blobs_gone, 1);
+	assert_true(is_spooled(&named));
+	assert_false(is_spooled(&other));
+}
+
 /* ---- killed ----------------------------------------------------------------------------------- */
 
 static void test_killed_at_any_step_loses_nothing(void **state)
@@ -326,6 +390,7 @@ static void test_killed_at_any_step_loses_nothing(void **state)
 
 struct seen {
 	int kinds[FSCK_KINDS];
+	uint64_t elsewhere, partials;
 	char done[32];
 };
 
@@ -338,13 +403,17 @@ static void on_fault(void *arg, const struct fsck_fault *fault)
 
 static size_t check(bool repair, struct seen *seen)
 {
-	struct fsck *f = fsck_new(&(struct fsck_options){store, catalog, repair, on_fault, seen});
+	char origins[128];
+	snprintf(origins, sizeof origins, "%s/origins.db", folder);
+	struct fsck *f = fsck_new(&(struct fsck_options){store, catalog, origins, repair, on_fault, seen});
 	bool more = true;
 	size_t wanted;
 	memset(seen, 0, sizeof *seen);
 	while (more)
 		assert_int_equal(fsck_step(f, &more, NULL), 0);
 	fsck_wanted(f, &wanted);
+	seen->elsewhere = fsck_result(f)->elsewhere;
+	seen->partials = fsck_result(f)->partials;
 	fsck_free(f);
 	return wanted;
 }
@@ -403,6 +472,29 @@ static void test_checker_makes_a_lost_chunk_list_again(void **state)
 	buf_fini(&text);
 }
 
+static void test_checker_knows_what_is_elsewhere(void **state)
+{
+	char path[128];
+	struct seen seen;
+	struct origins *origins;
+	const struct origin from = {.url = "https://hub/blob", .size = 11};
+	struct digest d = mirror_manifest("m", "comes later");
+	begin_spool(&d);
+	check(false, &seen);
+	assert_int_equal(seen.kinds[FSCK_MISSING_BLOB], 1);
+	assert_int_equal(seen.partials, 1);
+	snprintf(path, sizeof path, "%s/origins.db", folder);
+	assert_int_equal(origins_open(str_from(path), &origins, NULL), 0);
+	assert_int_equal(origins_put(origins, STR("other"), &d, &from, NULL), 0);
+	check(false, &seen);
+	assert_int_equal(seen.kinds[FSCK_MISSING_BLOB], 1); /* another repository's */
+	assert_int_equal(origins_put(origins, STR("m"), &d, &from, NULL), 0);
+	assert_int_equal(check(true, &seen), 0);
+	assert_int_equal(seen.kinds[FSCK_MISSING_BLOB], 0);
+	assert_int_equal(seen.elsewhere, 1);
+	origins_close(origins);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -417,6 +509,9 @@ int main(void)
 	    TEST(test_killed_at_any_step_loses_nothing),
 	    TEST(test_checker_finds_rot_and_puts_it_aside),
 	    TEST(test_checker_makes_a_lost_chunk_list_again),
+	    TEST(test_checker_knows_what_is_elsewhere),
+	    TEST(test_what_a_mirror_links_stays_linked),
+	    TEST(test_what_began_to_come_goes_when_nothing_names_it),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

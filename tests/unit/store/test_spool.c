@@ -9,6 +9,7 @@
 #include "folder.h"
 #include "store/spool.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 
 #define SIZE (2 * SPOOL_PIECE + 70001)
@@ -109,11 +110,13 @@ static void test_other_bytes_become_no_blob(void **state)
 		put(p, i);
 	assert_int_equal(spool_write(p, SIZE - 1, STR("xx"), &err), E_CORRUPT);
 	assert_int_equal(spool_finish(p, &err), E_CORRUPT);
-	spool_discard(p);
+	spool_remove(p);
+	spool_close(p);
 	assert_int_equal(blob_stat(store, &digest, &size, &err), E_NOTFOUND);
 	assert_int_equal(spool_open(store, &digest, SIZE, &p, &err), 0); /* from the beginning */
 	assert_int_equal(spool_held(p), 0);
-	spool_discard(p);
+	spool_remove(p);
+	spool_close(p);
 }
 
 static void test_an_empty_one_is_there_at_once(void **state)
@@ -127,6 +130,48 @@ static void test_an_empty_one_is_there_at_once(void **state)
 	spool_close(p);
 }
 
+static size_t files_on_their_way(void)
+{
+	size_t count = 0;
+	DIR *dir = opendir(folder_file(&folder, "store/partial"));
+	for (struct dirent *e; (e = readdir(dir));)
+		count += e->d_name[0] != '.';
+	closedir(dir);
+	return count;
+}
+
+/* A server that gives no ranges sends all once more, and may send something else. */
+static void test_what_is_held_stays_what_was_hashed(void **state)
+{
+	struct spool *p;
+	struct error err = {0};
+	struct buf all = {0};
+	open_store(false);
+	assert_int_equal(spool_open(store, &digest, SIZE, &p, &err), 0);
+	put(p, 0);
+	assert_int_equal(spool_write(p, 10, STR("other bytes"), &err), 0);
+	assert_int_equal(spool_keep(p, 0, &err), 0);
+	assert_int_equal(spool_held(p), SPOOL_PIECE);
+	put(p, 1);
+	put(p, 2);
+	assert_int_equal(spool_finish(p, &err), 0);
+	spool_close(p);
+	assert_int_equal(blob_read_all(store, &digest, SIZE, &all, &err), 0);
+	assert_memory_equal(all.base, content, SIZE);
+	buf_fini(&all);
+}
+
+static void test_absurd_sizes_are_refused_and_leave_nothing(void **state)
+{
+	struct spool *p;
+	struct error err = {0};
+	open_store(false);
+	assert_int_equal(spool_open(store, &digest, UINT64_MAX, &p, &err), E_LIMIT);
+	assert_int_equal(spool_open(store, &digest, UINT64_C(1) << 54, &p, &err), E_LIMIT);
+	assert_int_equal(spool_open(store, &digest, UINT64_C(1) << 44, &p, &err), E_NOSPACE);
+	assert_int_equal(files_on_their_way(), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -134,6 +179,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_so_they_do_encrypted, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_other_bytes_become_no_blob, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_an_empty_one_is_there_at_once, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_what_is_held_stays_what_was_hashed, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_absurd_sizes_are_refused_and_leave_nothing, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
