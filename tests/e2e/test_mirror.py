@@ -235,5 +235,44 @@ def test_a_tag_that_moved_there_moves_here_and_wrong_bytes_never_count(mirror, n
     assert get().content == b"old"
     artifact.push_files(host, "team/moves:v1", FILES | {"a.txt": b"new"})
     eventually(lambda: get().content == b"new", 10)
+    artifact.push_files(host, "team/moves:v2", FILES | {"big.bin": os.urandom(9 << 20)})
+    world.spoil = "big.bin"
+    big = lambda: httpx.get(base + "/team/moves/resolve/v2/big.bin", timeout=20)
+    with pytest.raises(httpx.RemoteProtocolError):  # never as long as it should be: some clients check only that
+        big()
+    world.spoil = None
+    answer = eventually(big, 10)
+    assert answer.status_code == 200 and len(answer.content) == 9 << 20
     mirror.repository.signal(signal.SIGTERM)  # ends cleanly with all of this open
     assert mirror.repository.stop() in (0, None)
+
+
+def test_models_of_the_same_blobs_are_versions_all(mirror, net, world, weights):
+    base = mirror.repository_url
+    host = net.repository.config["repository_listen"]
+    for name in [*FILES, "words.gguf"]:
+        assert httpx.get(f"{base}/team/words/resolve/v1/{name}", timeout=60).status_code == 200
+    eventually(lambda: mirror.model("team/words:v1"), 10)
+    artifact.push_files(host, "team/twin:v1", FILES | {"words.gguf": weights})
+    world.reset()
+    assert httpx.get(f"{base}/api/models/team/twin/revision/v1").status_code == 200  # all of its blobs are here already
+    assert eventually(lambda: mirror.model("team/twin:v1"), 10)["architecture"] == "llama"
+    assert world.body_bytes < len(weights) / 10
+
+
+def test_a_name_of_our_own_is_not_asked_for_elsewhere(mirror, net, world):
+    host = net.repository.config["repository_listen"]
+    artifact.push_files(mirror.repository.config["repository_listen"], "team/own:v1", FILES)
+    artifact.push_files(host, "team/own:v2", FILES)
+    assert httpx.get(f"{mirror.repository_url}/v2/team/own/manifests/v2").status_code == 404
+    assert httpx.get(f"{mirror.repository_url}/team/own/resolve/main/config.json").status_code == 200
+    assert not world.requests
+
+
+def test_blobs_that_nobody_asked_for_yet_are_no_fault(mirror, world, weights):
+    assert httpx.get(f"{mirror.repository_url}/v2/team/words/manifests/v1").status_code == 200
+    mirror.mdn("gc")
+    found = mirror.json("fsck")
+    assert found["faults"] == [] and found["elsewhere"] >= 1
+    answer = httpx.get(f"{mirror.repository_url}/v2/team/words/blobs/{sha256(weights)}", timeout=60)
+    assert answer.content == weights

@@ -41,6 +41,8 @@ static void get(struct repository *r, struct http_exchange *x, struct str repo, 
 	oci_add_name(x, "Docker-Content-Digest", &name->name);
 	if (rc == E_NOTFOUND && through_offer(r->mirror, x, repo, d))
 		return;
+	if (rc == E_NOTFOUND && r->mirror) /* it may have come between the two */
+		rc = blob_file_open(r->store, d, &f, &err);
 	if (rc) {
 		oci_fail(x, "BLOB_UNKNOWN", &err);
 		return;

@@ -55,9 +55,11 @@ void hf_file_answer(struct hf_task *h)
 		http_end(x);
 		return;
 	}
-	if (!h->blob) {
-		if (!through_offer(h->t.r->mirror, x, str_from(h->t.repo), &h->file->digest))
-			hf_error(x, 404, "EntryNotFound", "this file is not here, and nobody is known to have it");
+	if (!h->blob && through_offer(h->t.r->mirror, x, str_from(h->t.repo), &h->file->digest))
+		return;
+	/* Nobody has it, or it has come since hf_file_work looked. */
+	if (!h->blob && blob_file_open(h->t.r->store, &h->file->digest, &h->blob, NULL)) {
+		hf_error(x, 404, "EntryNotFound", "this file is not here, and nobody is known to have it");
 		return;
 	}
 	enum http_range range = http_range(x, h->size, &from, &length);

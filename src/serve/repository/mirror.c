@@ -28,6 +28,7 @@
 #define WAITERS_MAX 4096
 #define FAILED_MAX 256
 #define FAILED_US (10 * US_PER_S)
+#define PAGE 100
 #define TELL_US (500 * US_PER_MS)
 #define BODY_MAX 65536
 #define HF "https://huggingface.co"
@@ -43,8 +44,7 @@ struct waiter {
 struct ask { /* one question, or one import */
 	struct ask *next;
 	struct state *s;
-	char key[512]; /* empty: an import */
-	struct upstream_source source;
+	struct upstream_source source; /* its key empty: an import */
 	struct upstream *upstream;
 	struct collect *collect;
 	struct waiter *waiters;
@@ -102,10 +102,10 @@ static void release_waiters(struct ask *a, const struct error *err)
 static void remember_failure(struct ask *a, const struct error *err)
 {
 	struct failed *f = &a->s->failed[a->s->failed_next++ % FAILED_MAX];
-	memcpy(f->key, a->key, sizeof f->key);
+	memcpy(f->key, a->source.key, sizeof f->key);
 	f->until_us = clock_mono_us() + FAILED_US;
 	f->err = *err;
-	log_info("repository", "not mirrored: %s: %s", a->key, err->text);
+	log_info("repository", "not mirrored: %s: %s", a->source.key, err->text);
 }
 
 static void say(struct ask *a, const char *event, struct str json)
@@ -163,30 +163,31 @@ static void on_taken(void *arg, const struct upstream_found *found, const struct
 	struct state *s = a->s;
 	struct digest now;
 	a->upstream = NULL;
-	if (err && !a->key[0]) {
+	if (err && !a->source.key[0]) {
 		say_end(a, err);
 		ask_free(a);
 		return;
 	}
 	if (err)
 		remember_failure(a, err);
-	else if (a->key[0])
-		origins_set_asked(s->m.origins, str_from(a->key), clock_wall_us(), NULL);
+	else if (a->source.key[0])
+		origins_set_asked(s->m.origins, str_from(a->source.key), clock_wall_us(), NULL);
 	release_waiters(a, err);
 	bool same = !err && names_version(s->m.r, &a->source, &now) && digest_equal(&now, &found->manifest);
-	if (err || (a->key[0] && (a->source.tag_at_once || same))) {
+	if (err || (a->source.key[0] && (a->source.tag_at_once || same))) {
+		if (!err && !same)
+			s->m.on_blob(&s->m, str_from(a->source.to_name));
 		ask_free(a);
 		return;
 	}
 	a->collect = collect_start(&s->m, &a->source, found, on_collected, a);
 }
 
-static struct ask *ask_new(struct state *s, const struct upstream_source *source, struct str key)
+static struct ask *ask_new(struct state *s, const struct upstream_source *source)
 {
 	struct ask *a = NEW(struct ask);
 	a->s = s;
 	a->source = *source;
-	str_copy(key, a->key, sizeof a->key);
 	a->next = s->asks;
 	s->asks = a;
 	s->ask_count++;
@@ -196,12 +197,10 @@ static struct ask *ask_new(struct state *s, const struct upstream_source *source
 
 /* ---- versions --------------------------------------------------------------------------------------------- */
 
-#define TAGS_MAX 100
-
 struct completing {
 	struct repository *r;
 	char repo[REPO_NAME_SIZE];
-	char tags[TAGS_MAX][129];
+	char tags[PAGE][129];
 	size_t tag_count;
 	bool any;
 };
@@ -222,18 +221,41 @@ static bool is_version(struct catalog *catalog, struct str repo, struct str tag,
 	return same;
 }
 
+static bool key_of(int kind, const char *name, const char *tag, char ret_key[static 512])
+{
+	return snprintf(ret_key, 512, "%d|%s|%s", kind, name, tag) < 512;
+}
+
+/* What was pushed here is left as it is. A revision of Hugging Face has its commit as a second tag. */
+static bool is_mirrored(struct origins *origins, const char *repo, const char *tag)
+{
+	char key[512];
+	uint8_t commit[20];
+	for (int kind = UPSTREAM_OCI; kind <= UPSTREAM_HF; kind++)
+		if (key_of(kind, repo, tag, key) && origins_asked(origins, str_from(key)))
+			return true;
+	return !hex_decode(str_from(tag), commit, sizeof commit);
+}
+
 static void complete_work(void *arg)
 {
 	struct completing *c = arg;
 	struct str repo = str_from(c->repo);
 	struct digest d;
-	catalog_tags(c->r->catalog, repo, STR(""), TAGS_MAX, take_tag, c, NULL);
-	for (size_t i = 0; i < c->tag_count; i++) {
-		struct str tag = str_from(c->tags[i]);
-		if (catalog_get_tag(c->r->catalog, repo, tag, &d, NULL) || is_version(c->r->catalog, repo, tag, &d))
-			continue;
-		c->any |= !upstream_complete(c->r, STR("mirror"), repo, tag, &d, NULL);
-	}
+	char after[129] = "";
+	do {
+		c->tag_count = 0;
+		catalog_tags(c->r->catalog, repo, str_from(after), PAGE, take_tag, c, NULL);
+		for (size_t i = 0; i < c->tag_count; i++) {
+			struct str tag = str_from(c->tags[i]);
+			if (is_mirrored(c->r->mirror->origins, c->repo, c->tags[i]) &&
+			    !catalog_get_tag(c->r->catalog, repo, tag, &d, NULL) &&
+			    !is_version(c->r->catalog, repo, tag, &d))
+				c->any |= !upstream_complete(c->r, STR("mirror"), repo, tag, &d, NULL);
+		}
+		if (c->tag_count)
+			memcpy(after, c->tags[c->tag_count - 1], sizeof after);
+	} while (c->tag_count == PAGE);
 }
 
 static void complete_done(void *arg)
@@ -246,7 +268,8 @@ static void complete_done(void *arg)
 	repository_release(r);
 }
 
-/* The last blob of a manifest that came because clients asked makes a version of it, to be placed like any other. */
+/* The last blob of a manifest that came because clients asked makes a version of it, to be placed like any other. Also
+ * looked for when a manifest came: its blobs may all be here, of another name or of a run that was killed. */
 static void on_blob(struct mirror *m, struct str repo)
 {
 	struct completing *c = NEW(struct completing);
@@ -259,8 +282,7 @@ static void on_blob(struct mirror *m, struct str repo)
 /* ---- in front of the doors ----------------------------------------------------------------------------- */
 
 struct question {
-	struct upstream_source source;
-	char key[512];
+	struct upstream_source source; /* with its key */
 	bool local;
 };
 
@@ -283,7 +305,7 @@ static bool source_is(struct question *q, enum upstream_kind kind, const char *b
 	str_copy(revision, s->revision, sizeof s->revision);
 	str_copy(revision, s->to_tag, sizeof s->to_tag);
 	snprintf(s->who, sizeof s->who, "mirror");
-	return snprintf(q->key, sizeof q->key, "%d|%s|%s", (int)kind, s->to_name, s->to_tag) < (int)sizeof q->key;
+	return key_of(kind, s->to_name, s->to_tag, s->key);
 }
 
 static bool is_ollama(const struct http_exchange *x)
@@ -315,13 +337,25 @@ static bool question_of(struct state *s, const struct http_exchange *x, struct q
 	return one && source_is(q, UPSTREAM_HF, s->hf, p.id, p.revision);
 }
 
-/* There is something here, and when it was asked for elsewhere: 0 never, so it is our own. */
+static void see_tag(void *arg, struct str tag)
+{
+	*(bool *)arg = true;
+}
+
+/* There is something here to give. Any tag is good enough for "main" (snapshot.h), so which one need not be found. */
 static bool is_local(struct state *s, const struct upstream_source *source)
 {
 	char tag[129];
 	struct digest d;
-	return catalog_has_repo(s->m.r->catalog, str_from(source->to_name)) &&
-	       !snapshot_find(s->m.r->catalog, str_from(source->to_name), str_from(source->revision), tag, &d, NULL);
+	bool any = false;
+	struct catalog *catalog = s->m.r->catalog;
+	struct str name = str_from(source->to_name), revision = str_from(source->revision);
+	if (!catalog_has_repo(catalog, name))
+		return false;
+	if (!str_equal(revision, STR("main")))
+		return !snapshot_find(catalog, name, revision, tag, &d, NULL);
+	catalog_tags(catalog, name, STR(""), 1, see_tag, &any, NULL);
+	return any;
 }
 
 static const struct error *failed_lately(const struct state *s, const char *key)
@@ -355,17 +389,22 @@ static void wait_for(struct ask *a, struct http_exchange *x, mirror_then *then)
 static struct ask *find_ask(struct state *s, const char *key)
 {
 	for (struct ask *a = s->asks; a; a = a->next)
-		if (!strcmp(a->key, key))
+		if (!strcmp(a->source.key, key))
 			return a;
 	return NULL;
 }
 
-/* Asked for by a name of its own on the same page: a mirrored repository answers its other tags itself. */
+/* Something was pushed here under the name: who may have the same name elsewhere does not add to it. */
+static bool is_own(struct state *s, const char *name)
+{
+	return catalog_has_repo(s->m.r->catalog, str_from(name)) && !origins_knows(s->m.origins, str_from(name));
+}
+
 static bool must_ask(struct state *s, struct question *q)
 {
-	int64_t asked = origins_asked(s->m.origins, str_from(q->key)), now = clock_wall_us();
+	int64_t asked = origins_asked(s->m.origins, str_from(q->source.key)), now = clock_wall_us();
 	q->local = is_local(s, &q->source);
-	if (q->local && !asked)
+	if (!asked && (q->local || is_own(s, q->source.to_name)))
 		return false;
 	return !(q->local && now - asked < s->fresh_us && now >= asked);
 }
@@ -379,8 +418,8 @@ bool mirror_first(struct repository *r, struct http_exchange *x, mirror_then *th
 		return false;
 	if (access_check(r, x, str_from(q.source.to_name), ACCESS_PULL, NULL) || !must_ask(s, &q))
 		return false; /* the door says what is to be said */
-	struct ask *a = find_ask(s, q.key);
-	const struct error *failure = a ? NULL : failed_lately(s, q.key);
+	struct ask *a = find_ask(s, q.source.key);
+	const struct error *failure = a ? NULL : failed_lately(s, q.source.key);
 	if (failure && !q.local && failure->code != E_NOTFOUND) {
 		oci_fail(x, "UNKNOWN", failure);
 		return true;
@@ -389,7 +428,7 @@ bool mirror_first(struct repository *r, struct http_exchange *x, mirror_then *th
 		return false; /* what is here has to do */
 	if (!a) {
 		q.source.tag_at_once = !names_version(r, &q.source, &d);
-		a = ask_new(s, &q.source, str_from(q.key));
+		a = ask_new(s, &q.source);
 		a->local = q.local;
 	}
 	wait_for(a, x, then);
@@ -484,7 +523,7 @@ static void on_import_body(void *arg, struct http_exchange *x, struct str body, 
 		http_respond_error(x, &err);
 	} else {
 		memcpy(source.who, i->who, sizeof i->who);
-		struct ask *a = ask_new(s, &source, STR(""));
+		struct ask *a = ask_new(s, &source);
 		a->x = x;
 		http_respond_begin(x, 200, "text/event-stream", -1);
 		http_watch(x, on_import_writable, on_import_gone, a);

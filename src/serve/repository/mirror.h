@@ -4,7 +4,8 @@
  * In front of the doors, which know nothing of it: the first question for a name and revision waits until its manifest
  * is here (asked for once, however many wait); blobs are answered while they come (through.h). A revision is asked for
  * again when it was last found good longer ago than `fresh_us`; when the other side does not answer, what is here is
- * given. What was pushed here is never asked for elsewhere. Also /mdn/v1/repository/import. Loop thread.
+ * given. A name under which something was pushed here is never asked for elsewhere: it would be told to others, and
+ * theirs would mix with ours. Also /mdn/v1/repository/import. Loop thread.
  */
 #ifndef MDN_SERVE_REPOSITORY_MIRROR_H
 #define MDN_SERVE_REPOSITORY_MIRROR_H

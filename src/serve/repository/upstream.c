@@ -26,6 +26,7 @@
 #define SMALL_ALL_MAX (UINT64_C(512) << 20)
 #define TREE_MAX (UINT64_C(16) << 20)
 #define CHILDREN_MAX 128
+#define PAGES_MAX 256 /* of a tree */
 #define OCI_ACCEPT \
 	"application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, " \
 	"application/vnd.docker.distribution.manifest.v2+json, " \
@@ -52,6 +53,7 @@ struct upstream {
 	bool *small;                /* HF: must be fetched to learn its digest */
 	size_t file_count, file_next;
 	uint64_t small_bytes;
+	int pages;
 	char commit[41];
 	struct error err;
 };
@@ -383,6 +385,9 @@ static void publish_work(void *arg)
 	struct upstream *u = p->u;
 	if (!has_manifest(&u->from))
 		p->rc = compose(u, &p->err);
+	/* A kill between tag and answer must not leave a tag that looks like one pushed here. */
+	if (!p->rc && u->from.key[0] && !origins_asked(u->m->origins, str_from(u->from.key)))
+		p->rc = origins_set_asked(u->m->origins, str_from(u->from.key), 1, &p->err);
 	for (size_t i = u->text_count; i-- > 0 && !p->rc;) /* what an index names comes before it */
 		p->rc = publish_text(u, &u->texts[i], i || !u->from.tag_at_once ? "" : u->from.to_tag, &p->err);
 	if (!p->rc && u->from.kind == UPSTREAM_HF && strcmp(u->commit, u->from.to_tag))
@@ -553,7 +558,10 @@ static void on_tree(void *arg, int status, struct str body, struct str digest, s
 	while (!rc && (entry = yyjson_arr_iter_next(&iter)))
 		rc = take_entry(u, entry, &u->err);
 	yyjson_doc_free(doc);
-	if (!rc && next_page(link, url, sizeof url)) {
+	bool more = !rc && next_page(link, url, sizeof url);
+	if (more && ++u->pages == PAGES_MAX)
+		rc = error_set(&u->err, E_LIMIT, "its tree has over %d pages", PAGES_MAX);
+	if (!rc && more) {
 		ask(u, str_from(url), STR("application/json"), TREE_MAX, on_tree);
 		return;
 	}
@@ -725,6 +733,7 @@ static int complete(struct repository *r, struct str who, struct str name, struc
 	int rc = manifest_parse(text, &m, err);
 	if (rc)
 		return rc;
+	manifest_resolve(&m, r->catalog);
 	for (size_t i = 0; i < m.item_count && !rc && !m.index; i++)
 		if (!m.items[i].elsewhere)
 			rc = blob_stat(r->store, &m.items[i].digest, &size, err);

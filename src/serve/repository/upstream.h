@@ -22,6 +22,7 @@ struct upstream_source {
 	struct digest sha256;      /* of a FILE: what it must be */
 	char to_name[129], to_tag[129];
 	char who[160];    /* for the tag's history */
+	char key[512];    /* of origins_asked, noted before the tag is there; empty: none */
 	bool tag_at_once; /* else upstream_complete sets the tag: what it names until then stays whole */
 };
 /* "hf:ORG/REPO[@REVISION]", "oci:[http://]HOST[:PORT]/NAME[:TAG|@DIGEST]", "ollama:[HOST/]NAME[:TAG]", or the URL of a
