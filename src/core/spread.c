@@ -82,9 +82,45 @@ void spread_free(struct spread *s)
 	free(s);
 }
 
-bool spread_is_late(uint64_t have, uint64_t median_have, uint64_t size, bool was_late)
+static bool is_far_behind(uint64_t have, uint64_t median, uint64_t size, bool was)
 {
-	return was_late ? have < median_have / 5 * 3 : have + size / 256 < median_have / 5 * 2;
+	return was ? have < median / 5 * 3 : have + size / 256 < median / 5 * 2;
+}
+
+static int by_site_and_have(const void *a, const void *b)
+{
+	const struct spread_progress *x = *(struct spread_progress *const *)a, *y = *(struct spread_progress *const *)b;
+	if (x->site != y->site)
+		return x->site < y->site ? -1 : 1;
+	return x->have < y->have ? -1 : x->have > y->have;
+}
+
+static int by_have(const void *a, const void *b)
+{
+	const struct spread_progress *x = *(struct spread_progress *const *)a, *y = *(struct spread_progress *const *)b;
+	return x->have < y->have ? -1 : x->have > y->have;
+}
+
+void spread_judge(struct spread_progress *progresses, size_t count, uint64_t size)
+{
+	struct spread_progress **order = mem_new((count + 1) * sizeof *order);
+	for (size_t i = 0; i < count; i++)
+		order[i] = &progresses[i];
+	if (count)
+		qsort(order, count, sizeof *order, by_have);
+	uint64_t all = count ? order[count / 2]->have : 0;
+	if (count)
+		qsort(order, count, sizeof *order, by_site_and_have);
+	for (size_t from = 0, to; from < count; from = to) {
+		for (to = from; to < count && order[to]->site == order[from]->site;)
+			to++;
+		uint64_t here = order[(from + to) / 2]->have;
+		for (size_t i = from; i < to; i++) {
+			order[i]->late = is_far_behind(order[i]->have, here, size, order[i]->late);
+			order[i]->behind = is_far_behind(order[i]->have, all, size, order[i]->behind);
+		}
+	}
+	free(order);
 }
 
 uint64_t spread_rate(uint64_t rate, uint64_t measured)
@@ -378,7 +414,10 @@ static void sites_order(struct build *b)
 		const struct site *site = &b->sites[i];
 		struct member *top = &b->tops[i];
 		*top = (struct member){.node = i, .key = mix(site->key, b->salt), .rate = 1, .root = site->roots > 0};
-		top->stripe = top->root || site->feeding > 0 ? 0 : SPREAD_STRIPES;
+		bool feeds_others = top->root;
+		for (uint32_t k = 0; k < site->feeding; k++)
+			feeds_others = feeds_others || !b->nodes[site->members[k].node].behind;
+		top->stripe = feeds_others ? 0 : SPREAD_STRIPES;
 		b->rooted += top->root;
 		b->top_feeding += top->stripe == 0;
 	}

@@ -24,7 +24,8 @@ struct spread_node {
 	uint64_t rate;            /* measured; 0: unknown, as the others */
 	bool origin;              /* a repository: feeds, and takes nothing */
 	bool complete;            /* has all of it */
-	bool leaf;                /* slow, or far behind: feeds nobody */
+	bool leaf;                /* slow, or late: feeds nobody */
+	bool behind;              /* a site all of which is behind feeds no other */
 };
 
 struct spread;
@@ -38,8 +39,13 @@ uint32_t spread_rank(const struct spread *s, size_t node, uint32_t stripe);
 /* The stripe of a chunk: in every four that follow each other each stripe once, in changing order. */
 uint32_t spread_stripe(uint32_t chunk);
 
-/* Far behind the middle of the others: it should feed nobody until it caught up. Bytes. */
-bool spread_is_late(uint64_t have, uint64_t median_have, uint64_t size, bool was_late);
+/* How far receivers are, and what follows: late ones are far behind the middle of their site, and feed nobody; those
+ * behind are so behind the middle of all. They stay so until they caught up. */
+struct spread_progress {
+	uint64_t site, have;
+	bool late, behind;
+};
+void spread_judge(struct spread_progress *progresses, size_t count, uint64_t size);
 /* The rate to go by from now on: what was, unless it is measured clearly otherwise. */
 uint64_t spread_rate(uint64_t rate, uint64_t measured);
 

@@ -40,7 +40,7 @@ struct peer {
 	uint32_t sources[CHUNK_SOURCES_MAX]; /* source number -> node, or NONE; 0 is the origin */
 	uint32_t transfers[FLIGHTS], transfer_count;
 	uint32_t waiting; /* transfers that wait for a chunk here */
-	bool dead, stale, late;
+	bool dead, stale, late, behind;
 	int64_t joins_us, dies_us, done_us;
 	uint64_t measured, counted; /* rate gone by; chunks held when it was last taken */
 };
@@ -251,34 +251,32 @@ static bool takes_part(const struct sim *s, uint32_t node)
 	return s->now_us >= p->joins_us && !known_dead(s, p);
 }
 
-static int by_number(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-	return x < y ? -1 : x > y;
-}
-
 /* What reports say: who is late, who is quick. */
 static void measure(struct sim *s)
 {
-	uint64_t *haves = mem_new((s->count + 1) * sizeof *haves), count = 0;
+	struct spread_progress *all = mem_new((s->count + 1) * sizeof *all);
+	uint32_t *nodes = mem_new((s->count + 1) * sizeof *nodes), count = 0;
 	double period = (double)(s->now_us - s->replanned_us) / 1e6;
-	for (uint32_t i = 1; i < s->count; i++)
-		if (takes_part(s, i))
-			haves[count++] = chunk_plan_held(s->peers[i].plan);
-	qsort(haves, count, sizeof *haves, by_number);
-	for (uint32_t i = 1; i < s->count && count; i++) {
-		struct peer *p = &s->peers[i];
-		uint64_t held = chunk_plan_held(p->plan);
-		bool late = spread_is_late(held, haves[count / 2], s->o->chunks, p->late);
-		uint64_t rate = (uint64_t)((double)(held - p->counted) * s->chunk_bytes / period);
-		if (late != p->late && takes_part(s, i))
-			s->replan = true;
-		p->late = late;
-		p->counted = held;
+	for (uint32_t i = 1; i < s->count; i++) {
+		const struct peer *p = &s->peers[i];
+		if (!takes_part(s, i))
+			continue;
+		nodes[count] = i;
+		all[count++] = (struct spread_progress){p->site, chunk_plan_held(p->plan), p->late, p->behind};
+	}
+	spread_judge(all, count, s->o->chunks);
+	for (uint32_t k = 0; k < count; k++) {
+		struct peer *p = &s->peers[nodes[k]];
+		uint64_t rate = (uint64_t)((double)(all[k].have - p->counted) * s->chunk_bytes / period);
+		s->replan = s->replan || all[k].late != p->late || all[k].behind != p->behind;
+		p->late = all[k].late;
+		p->behind = all[k].behind;
+		p->counted = all[k].have;
 		if (s->now_us > p->joins_us + MEASURED_US && !p->done_us)
 			p->measured = spread_rate(p->measured, rate);
 	}
-	free(haves);
+	free(all);
+	free(nodes);
 }
 
 static void peer_sources(struct sim *s, struct peer *p, const struct spread *plan, uint32_t index,
@@ -341,7 +339,8 @@ static void replan(struct sim *s)
 		                                   .rate = p->measured,
 		                                   .origin = i == 0,
 		                                   .complete = i && p->done_us,
-		                                   .leaf = p->late};
+		                                   .leaf = p->late,
+		                                   .behind = p->behind};
 	}
 	struct spread *plan = spread_new(in, count, s->o->seed);
 	for (uint32_t k = 0; k < count; k++) {

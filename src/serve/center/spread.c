@@ -23,7 +23,7 @@ struct pace { /* of one node */
 	char id[NODE_ID_SIZE];
 	uint64_t have, rate;
 	int64_t since_us; /* it fetches */
-	bool late, complete;
+	bool late, behind, complete;
 };
 
 struct spread_plan {
@@ -111,24 +111,23 @@ static void pace_read(const struct center *c, const struct known_version *k, con
 		ret->rate = spread_rate(ret->rate, (uint64_t)m->fetch_rate);
 }
 
-static int by_number(const void *a, const void *b)
+static void find_late(struct center *c, struct pace *paces, size_t count, const char *origin, uint64_t size)
 {
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-	return x < y ? -1 : x > y;
-}
-
-static void find_late(struct pace *paces, size_t count, const char *origin, uint64_t size)
-{
-	uint64_t *haves = mem_new((count + 1) * sizeof *haves);
+	struct spread_progress *all = mem_new((count + 1) * sizeof *all);
 	size_t known = 0;
 	for (size_t i = 0; i < count; i++)
 		if (strcmp(paces[i].id, origin) != 0)
-			haves[known++] = paces[i].complete ? size : paces[i].have;
-	qsort(haves, known, sizeof *haves, by_number);
-	for (size_t i = 0; known && i < count; i++)
-		paces[i].late =
-		    !paces[i].complete && spread_is_late(paces[i].have, haves[known / 2], size, paces[i].late);
-	free(haves);
+			all[known++] = (struct spread_progress){
+			    hash_str(str_from(registry_find(c, str_from(paces[i].id))->site)),
+			    paces[i].complete ? size : paces[i].have, paces[i].late, paces[i].behind};
+	spread_judge(all, known, size);
+	for (size_t i = 0, k = 0; i < count; i++) {
+		if (strcmp(paces[i].id, origin) == 0)
+			continue;
+		paces[i].late = all[k].late;
+		paces[i].behind = all[k++].behind;
+	}
+	free(all);
 }
 
 static void plan_make(struct center *c, struct spread_plan *p, const struct known_version *k)
@@ -144,7 +143,8 @@ static void plan_make(struct center *c, struct spread_plan *p, const struct know
 		                                .rate = a->rate,
 		                                .origin = strcmp(a->id, k->source) == 0,
 		                                .complete = a->complete,
-		                                .leaf = a->late};
+		                                .leaf = a->late,
+		                                .behind = a->behind};
 	}
 	spread_free(p->spread);
 	p->spread = spread_new(nodes, p->count, salt);
@@ -158,8 +158,8 @@ static struct digest inputs_of(struct center *c, const struct spread_plan *p)
 	struct buf text = {0};
 	for (size_t i = 0; i < p->count; i++) {
 		const struct registered *r = registry_find(c, str_from(p->paces[i].id));
-		buf_printf(&text, "%s %s %" PRIu64 " %d\n", p->paces[i].id, r->site, p->paces[i].rate,
-		           p->paces[i].late);
+		buf_printf(&text, "%s %s %" PRIu64 " %d %d\n", p->paces[i].id, r->site, p->paces[i].rate,
+		           p->paces[i].late, p->paces[i].behind);
 	}
 	struct digest d = digest_of(text.base, text.len);
 	buf_fini(&text);
@@ -194,7 +194,7 @@ static bool refresh_version(struct center *c, const struct known_version *k, boo
 		return false; /* an old plan, if any, goes with what is not seen */
 	}
 	if (measured)
-		find_late(paces, count, k->source, version_bytes(&k->version));
+		find_late(c, paces, count, k->source, version_bytes(&k->version));
 	if (!p) {
 		struct spread_plan *more = realloc(s->plans, (s->count + 1) * sizeof *more);
 		if (!more)
