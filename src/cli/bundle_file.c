@@ -39,8 +39,11 @@ static int open_part(struct bundle_out *o, struct error *err)
 	if (part >= PARTS_MAX)
 		return error_set(err, E_LIMIT, "a bundle has at most %d parts; make them larger", PARTS_MAX);
 	name_of(o, part, true, name);
-	o->fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	o->fd = open(name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
 	off_t at = (off_t)(o->split ? o->size % o->split : o->size);
+	if (o->fd < 0 && errno == ELOOP)
+		return error_set(err, E_FORBIDDEN, "%s is a symbolic link; remove it, or write elsewhere with -o",
+		                 name);
 	if (o->fd < 0 || ftruncate(o->fd, at) || lseek(o->fd, at, SEEK_SET) < 0)
 		return error_errno(err, errno, "cannot write %s", name);
 	return 0;

@@ -649,6 +649,8 @@ int cmd_export(const struct args *args)
 		return args_usage(args, "say where to: -o FILE");
 	if (size && (str_to_bytes(str_from(size), &split) || split < SPLIT_LEAST))
 		return args_usage(args, "--split is a size of at least 1M: 4G");
+	if (lists && (args_value(args, "output") || size || args_value(args, "against") || args_value(args, "key")))
+		return args_usage(args, "--have-list goes alone: it prints a list");
 	if (args_value(args, "cert") && !args_value(args, "key"))
 		return args_usage(args, "--cert goes with --key");
 	struct export *x = NEW(struct export);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How: the tar is scanned, its lists and manifests are read and checked, then blobs go up, then manifests, tags last;
  * the repository checks every digest again. So nothing can be seen before all of it is there, and a second try finds
- * what the first one brought. Of a delta bundle, a blob is put together beside the bundle from its pack and from what
- * the repository has, under its digest's name, and removed when it is up.
+ * what the first one brought. Of a delta bundle, a blob is put together in a file without a name, from its pack and
+ * from what the repository has.
  */
 #include "cli/import_bundle.h"
 
@@ -30,6 +30,7 @@
 
 struct import_manifest {
 	char repo[129], tag[129], media_type[128];
+	bool image; /* takes the name of the command line */
 	struct digest digest;
 	struct buf body;
 	struct manifest parsed;
@@ -54,7 +55,7 @@ struct import {
 	struct place *places;
 	size_t place_count;
 	bool places_known;
-	size_t sent;
+	bool quiet, json;
 };
 
 bool import_is_bundle(const char *source)
@@ -141,22 +142,24 @@ static int check_signature(const struct args *args, struct import *x, const stru
 	return rc;
 }
 
-/* Where it goes: as the bundle says, or as --name says when it says less. */
-static int take_name(const struct args *args, yyjson_val *annotations, struct import_manifest *m, struct error *err)
+/* Where it goes, as the bundle says. With a name from the command line it need not say. */
+static int take_name(bool named, yyjson_val *annotations, struct import_manifest *m, struct error *err)
 {
 	struct str reference = {0}, repo = {0}, tag = {0}, own = {0};
-	const char *name = args_value(args, "name");
 	if (annotations) {
 		json_str(annotations, "org.opencontainers.image.ref.name", &reference, NULL);
 		json_str(annotations, "mdn.repository", &own, NULL);
 	}
 	if (own.len && !reference.len)
 		repo = own; /* attached to another: by its digest alone */
-	else if (name && !own.len && !oci_reference_parse(str_from(name), &repo, &tag))
-		return error_set(err, E_INVAL, "`%s` is not NAME:TAG", name);
-	else if (!(name && !own.len) && (!memchr(reference.base ? reference.base : "", ':', reference.len) ||
-	                                 !oci_reference_parse(reference, &repo, &tag)))
-		return error_set(err, E_INVAL, "the bundle does not say NAME:TAG of an image; say it with --name");
+	else if (named)
+		m->image = true;
+	else if (!memchr(reference.base ? reference.base : "", ':', reference.len) ||
+	         !oci_reference_parse(reference, &repo, &tag))
+		return error_set(err, E_INVAL,
+		                 "the bundle does not say NAME:TAG of an image; say it after the bundle's file");
+	if (m->image)
+		return 0;
 	if (!oci_repo_valid(repo) || !str_copy(repo, m->repo, sizeof m->repo) || !str_copy(tag, m->tag, sizeof m->tag))
 		return error_set(err, E_INVAL, "the bundle has an image of a name that a repository cannot have");
 	return 0;
@@ -180,15 +183,35 @@ static int take_manifest(const struct args *args, struct import *x, yyjson_val *
 	if (!rc)
 		rc = json_obj(item, "annotations", &annotations, err);
 	if (!rc)
-		rc = take_name(args, annotations, m, err);
+		rc = take_name(args_operand(args, 1) != NULL, annotations, m, err);
 	if (!rc)
 		rc = read_blob(x, &m->digest, LIMIT_MANIFEST, &m->body, err);
 	if (!rc)
 		rc = manifest_parse(buf_str(&m->body), &m->parsed, err);
 	if (!rc && m->parsed.index)
-		rc = error_set(err, E_UNSUPPORTED, "%s is an index of several images, which cannot be imported",
-		               m->repo);
+		rc = error_set(err, E_UNSUPPORTED, "an index of several images cannot be imported");
 	return rc;
+}
+
+/* The one image of the bundle, and what is attached to it, under another name. */
+static int rename_image(struct import *x, const char *name, struct error *err)
+{
+	struct str repo, tag;
+	size_t images = 0;
+	if (!oci_reference_parse(str_from(name), &repo, &tag))
+		return error_set(err, E_INVAL, "`%s` is not NAME:TAG", name);
+	for (size_t i = 0; i < x->manifest_count; i++)
+		images += x->manifests[i].image;
+	if (images != 1)
+		return error_set(err, E_INVAL, "the bundle has %zu models, so one name does not fit; leave it out",
+		                 images);
+	for (size_t i = 0; i < x->manifest_count; i++) {
+		struct import_manifest *m = &x->manifests[i];
+		str_copy(repo, m->repo, sizeof m->repo);
+		if (m->image)
+			str_copy(tag, m->tag, sizeof m->tag);
+	}
+	return 0;
 }
 
 static int read_lists(const struct args *args, struct import *x, struct error *err)
@@ -221,6 +244,8 @@ static int read_lists(const struct args *args, struct import *x, struct error *e
 			break;
 		rc = take_manifest(args, x, item, err);
 	}
+	if (!rc && args_operand(args, 1))
+		rc = rename_image(x, args_operand(args, 1), err);
 	yyjson_doc_free(doc);
 	buf_fini(&index);
 	buf_fini(&contents);
@@ -361,13 +386,31 @@ static int build_delta(struct import *x, const struct bundle_blob *b, const stru
 	return rc;
 }
 
+/* Nobody finds it by a name, and no link that lies there already is followed. Beside the bundle, where there is room
+ * for large things; where nothing can be written, in $TMPDIR. */
+static int scratch_open(const char *bundle, int *ret_fd, struct error *err)
+{
+	const char *temporary = getenv("TMPDIR");
+	char path[PATH_MAX];
+	snprintf(path, sizeof path, "%s.XXXXXX", bundle);
+	int fd = mkostemp(path, O_CLOEXEC);
+	if (fd < 0) {
+		snprintf(path, sizeof path, "%s/mdn-import-XXXXXX", temporary && temporary[0] ? temporary : "/tmp");
+		fd = mkostemp(path, O_CLOEXEC);
+	}
+	if (fd < 0)
+		return error_errno(err, errno, "cannot write %s, where the delta is to be put together", path);
+	unlink(path);
+	*ret_fd = fd;
+	return 0;
+}
+
 static int send_delta(struct import *x, const char *repo, const struct bundle_blob *b, const char *digest,
                       struct progress *progress, struct error *err)
 {
-	char path[PATH_MAX];
 	struct buf text = {0};
 	struct chunk_list list;
-	int rc = read_blob(x, &b->chunks, CHUNK_LIST_MAX, &text, err);
+	int fd = -1, rc = read_blob(x, &b->chunks, CHUNK_LIST_MAX, &text, err);
 	if (!rc)
 		rc = chunk_list_parse(buf_str(&text), &list, err);
 	buf_fini(&text);
@@ -375,19 +418,16 @@ static int send_delta(struct import *x, const char *repo, const struct bundle_bl
 		return rc;
 	if (!digest_equal(&list.file, &b->digest) || list.size != b->size)
 		rc = error_set(err, E_INVAL, "a chunk list of the bundle is not of %s", digest);
-	snprintf(path, sizeof path, "%s.%.16s.part", x->in.path, digest + 7);
-	int fd = rc ? -1 : open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (!rc && fd < 0)
-		rc = error_errno(err, errno, "cannot write %s", path);
-	if (fd >= 0) {
-		unlink(path);
+	if (!rc)
+		rc = scratch_open(x->in.path, &fd, err);
+	if (!rc)
 		rc = build_delta(x, b, &list, fd, err);
-		if (!rc && lseek(fd, 0, SEEK_SET) < 0)
-			rc = error_errno(err, errno, "cannot read %s", path);
-		if (!rc)
-			rc = blob_push(x->c, &x->at, repo, digest, fd, b->size, STR(""), progress, err);
+	if (!rc && lseek(fd, 0, SEEK_SET) < 0)
+		rc = error_errno(err, errno, "cannot read the delta that was put together");
+	if (!rc)
+		rc = blob_push(x->c, &x->at, repo, digest, fd, b->size, STR(""), progress, err);
+	if (fd >= 0)
 		close(fd);
-	}
 	chunk_list_fini(&list);
 	return rc;
 }
@@ -424,13 +464,13 @@ static bool mounted(struct import *x, const char *repo, const char *digest)
 static int send_item(struct import *x, const char *repo, const struct manifest_item *item, struct error *err)
 {
 	char digest[DIGEST_TEXT_SIZE];
-	struct progress progress;
+	struct progress shown, *progress = x->quiet ? NULL : &shown;
 	digest_format(&item->digest, digest);
 	if (item->elsewhere || is_there(x, repo, digest))
 		return 0;
 	const struct bundle_entry *e = bundle_find_blob(x->entries, x->entry_count, &item->digest);
 	const struct bundle_blob *delta = e ? NULL : delta_of(x, &item->digest);
-	progress_start(&progress, "importing", item->size);
+	progress_start(&shown, "importing", item->size);
 	int rc = 0, fd = -1;
 	if (e && e->size != item->size) {
 		rc = error_set(err, E_INVAL, "%s in the bundle has not the size that its manifest says", digest);
@@ -439,17 +479,16 @@ static int send_item(struct import *x, const char *repo, const struct manifest_i
 	} else if (e) {
 		rc = bundle_in_stream(&x->in, e->offset, e->size, &fd, err);
 		if (!rc) {
-			rc = blob_push(x->c, &x->at, repo, digest, fd, e->size, STR(""), &progress, err);
+			rc = blob_push(x->c, &x->at, repo, digest, fd, e->size, STR(""), progress, err);
 			close(fd);
 		}
 	} else if (delta) {
-		rc = send_delta(x, repo, delta, digest, &progress, err);
+		rc = send_delta(x, repo, delta, digest, progress, err);
 	} else if (!mounted(x, repo, digest)) {
 		rc = error_set(err, E_NOTFOUND, "neither the bundle nor the repository has %s", digest);
 	}
-	if (!rc)
-		progress_end(&progress, item->size);
-	x->sent += !rc;
+	if (!rc && progress)
+		progress_end(progress, item->size);
 	return rc;
 }
 
@@ -483,16 +522,15 @@ static int send_all(struct import *x, struct error *err)
 			continue;
 		rc = put_manifest(x, &x->manifests[i], true, err);
 		if (!rc)
-			printf("%s:%s is in the repository\n", x->manifests[i].repo, x->manifests[i].tag);
+			printf(x->json ? "{\"model\":\"%s:%s\"}\n" : "%s:%s is in the repository\n",
+			       x->manifests[i].repo, x->manifests[i].tag);
 	}
 	return rc;
 }
 
 int import_bundle(const struct args *args, const char *source, struct error *err)
 {
-	struct import x = {0};
-	if (args_value(args, "key") && args_value(args, "root"))
-		return error_set(err, E_INVAL, "--key or --root, one of them");
+	struct import x = {.quiet = args_has(args, "quiet") || args_has(args, "json"), .json = args_has(args, "json")};
 	int rc = bundle_in_open(&x.in, source, err);
 	struct bundle_reader reader = {bundle_in_read, &x.in, bundle_in_size(&x.in)};
 	if (!rc)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bundles for places without a network: whole and split, interrupted and gone on with, signed, hostile, only what is new;
 read and written by other people's tools."""
+import hashlib
 import io
 import json
 import os
@@ -95,6 +96,11 @@ def test_models_and_their_signatures_cross_the_gap(net, far, models, in_folder, 
         found = arrives(far, model, digest)
         assert blob(far, name, found["files"][0]["digest"]) == Path(one if model.endswith("v1") else two).read_bytes()
     assert "as it was signed" in far.mdn("verify", f"{name}:v1", "--key", public)
+    assert "has 2 models" in refused(far, "import", "b.tar", f"{name}-there:v9")
+    if not split:
+        net.mdn("export", f"{name}:v1", "-o", "one.tar")
+        assert json.loads(far.mdn("import", "one.tar", f"{name}-there:v9", "--json")) == {"model": f"{name}-there:v9"}
+        assert "as it was signed" in far.mdn("verify", f"{name}-there:v9", "--key", public)
     assert "nothing was overwritten" in refused(net, "export", f"{name}:v1", "-o", "b.tar",
                                                 *(["--split", split] if split else []))
     # the same again does no harm and sends nothing
@@ -115,8 +121,8 @@ def test_skopeo_reads_ours_and_we_read_skopeos(net, far, models, in_folder):
     subprocess.run(["skopeo", "copy", "--preserve-digests", "--src-tls-verify=false",
                     f"docker://{net.repository.config['repository_listen']}/gap/skopeo:v1", "oci-archive:theirs.tar:v1"],
                    check=True, capture_output=True, timeout=60)
-    assert "say it with --name" in refused(far, "import", "theirs.tar")
-    far.mdn("import", "theirs.tar", "--name", "from/skopeo:v7")
+    assert "say it after the bundle's file" in refused(far, "import", "theirs.tar")
+    far.mdn("import", "theirs.tar", "from/skopeo:v7")
     arrives(far, "from/skopeo:v7", digest)
 
 
@@ -185,11 +191,18 @@ def test_a_delta_bundle_holds_only_what_the_other_side_lacks(net, far, big, in_f
     eventually(lambda: version(far, "gap/delta:v1"), 10)
     Path("have.json").write_text(far.mdn("export", "--have-list"))
     private, public = key()
+    victim = in_folder / "victim"  # a bundle's folder may come from strangers, with links in it
+    Path("two.tar.part").symlink_to(victim)
+    assert "symbolic link" in refused(net, "export", "gap/delta:v2", "-o", "two.tar", "--against", "have.json")
+    Path("two.tar.part").unlink()
     net.mdn("export", "gap/delta:v2", "-o", "two.tar", "--against", "have.json", "--key", private)
+    victim.write_text("mine")
+    Path(f"two.tar.{hashlib.sha256(data).hexdigest()[:16]}.part").symlink_to(victim)
     assert Path("two.tar").stat().st_size < Path(big).stat().st_size / 4
     far.mdn("import", "two.tar", "--key", public)
     found = arrives(far, "gap/delta:v2", digest)
     assert blob(far, "gap/delta", found["files"][0]["digest"]) == bytes(data)
+    assert victim.read_text() == "mine"
 
     # on a side that lacks what it builds on, it is refused and says so
     nothing = {"mdn_have": 1, "blobs": [], "chunks": []}
