@@ -47,7 +47,8 @@ int cmd_keygen(const struct args *args)
 		rc = file_write(paths[1].base, 0644, buf_str(&open), &err);
 	if (!rc)
 		printf("%s signs: keep it secret.\n%s verifies: give it to everybody.\n", paths[0].base, paths[1].base);
-	explicit_bzero(secret.base, secret.len);
+	if (secret.base)
+		explicit_bzero(secret.base, secret.len);
 	buf_fini(&secret);
 	buf_fini(&open);
 	buf_fini(&paths[0]);
@@ -94,8 +95,38 @@ static int files_of(const char *path, const char *left_out, struct signed_model 
 /* ---- signing -------------------------------------------------------------------------------------- */
 
 struct signing {
+	uint64_t shard_size, counter; /* counter 0: the time in seconds */
+	int64_t life_us;
 	struct buf key, chain, payload, bundle;
 };
+
+/* An option that would not be heeded is refused: who gave it believes that it was. */
+static int signing_usage(const struct args *args, bool local, struct signing *s)
+{
+	static const char *const of_paths[] = {"output", "method", "shard-size", "ignore", "allow-symlinks"};
+	static const char *const of_channels[] = {"expires", "counter"};
+	const char *method = args_value(args, "method"), *shard = args_value(args, "shard-size");
+	const char *life = args_value(args, "expires"), *counter = args_value(args, "counter");
+	*s = (struct signing){.shard_size = SIGNATURE_SHARD_SIZE};
+	if (!args_value(args, "key"))
+		return args_usage(args, "say with which key: --key FILE (mdn keygen makes one)");
+	for (size_t i = 0; !local && i < sizeof of_paths / sizeof *of_paths; i++)
+		if (args_has(args, of_paths[i]))
+			return args_usage(args, "--%s goes with a folder or file, not with a model of the repository",
+			                  of_paths[i]);
+	for (size_t i = 0; !args_has(args, "channel") && i < sizeof of_channels / sizeof *of_channels; i++)
+		if (args_has(args, of_channels[i]))
+			return args_usage(args, "--%s goes with --channel", of_channels[i]);
+	if (shard && (!method || strcmp(method, "shards")))
+		return args_usage(args, "--shard-size goes with --method shards");
+	if (shard && (str_to_bytes(str_from(shard), &s->shard_size) || s->shard_size == 0))
+		return args_usage(args, "--shard-size is bytes: 1000000000, 64M");
+	if (str_to_duration_us(str_from(life ? life : "7d"), &s->life_us) || s->life_us <= 0)
+		return args_usage(args, "--expires is a duration: 7d, 12h");
+	if (counter && (str_to_u64(str_from(counter), &s->counter) || !s->counter || s->counter > INT64_MAX))
+		return args_usage(args, "--counter is a number from 1 on, higher than the one before");
+	return EXIT_DONE;
+}
 
 static void signing_fini(struct signing *s)
 {
@@ -109,23 +140,18 @@ static void signing_fini(struct signing *s)
 
 static int signing_open(const struct args *args, struct signing *s, struct error *err)
 {
-	*s = (struct signing){0};
 	int rc = read_named(args, "key", &s->key, err);
 	return rc ? rc : read_named(args, "cert", &s->chain, err);
 }
 
 static int sign_path(const struct args *args, const char *path, struct signing *s, struct error *err)
 {
-	const char *method = args_value(args, "method"), *shard = args_value(args, "shard-size");
-	const char *output = args_value(args, "output");
-	struct signed_model m = {.shard_size = SIGNATURE_SHARD_SIZE,
+	const char *method = args_value(args, "method"), *output = args_value(args, "output");
+	struct signed_model m = {.shards = method && !strcmp(method, "shards"),
+	                         .shard_size = s->shard_size,
 	                         .allow_symlinks = args_has(args, "allow-symlinks")};
 	if (!output)
 		output = "model.sig";
-	m.shards = method && !strcmp(method, "shards");
-	if (shard && (!m.shards || str_to_bytes(str_from(shard), &m.shard_size) || m.shard_size == 0))
-		return error_set(err, E_INVAL,
-		                 "--shard-size is bytes (1000000000, 64M), and goes with --method shards");
 	take_ignores(args, &m);
 	int rc = files_of(path, output, &m, err);
 	if (!rc)
@@ -143,27 +169,16 @@ static int sign_path(const struct args *args, const char *path, struct signing *
 	return rc;
 }
 
-static int make_statement(const struct args *args, const struct version *v, struct signing *s, struct error *err)
+static void make_statement(const struct version *v, struct signing *s, struct channel *ret_channel)
 {
 	struct channel c;
-	const char *life = args_value(args, "expires"), *counter = args_value(args, "counter");
-	int64_t life_us;
-	uint64_t number;
-	if (str_to_duration_us(str_from(life ? life : "7d"), &life_us) || life_us <= 0)
-		return error_set(err, E_INVAL, "--expires is a duration: 7d, 12h");
 	channel_of_version(v, &c);
 	c.issued_wall_us = clock_wall_us();
-	c.expires_wall_us = c.issued_wall_us + life_us;
-	c.counter = (uint64_t)(c.issued_wall_us / US_PER_S); /* rises by itself, whoever signs */
-	int rc = 0;
-	if (counter && (str_to_u64(str_from(counter), &number) || number == 0 || number > INT64_MAX))
-		rc = error_set(err, E_INVAL, "--counter is a number from 1 on, higher than the one before");
-	else if (counter)
-		c.counter = number;
-	if (!rc)
-		channel_format(&c, &s->payload);
-	channel_fini(&c);
-	return rc;
+	c.expires_wall_us = c.issued_wall_us + s->life_us;
+	/* the time rises by itself, whoever signs */
+	c.counter = s->counter ? s->counter : (uint64_t)(c.issued_wall_us / US_PER_S);
+	channel_format(&c, &s->payload);
+	*ret_channel = c;
 }
 
 static void format_referrer(const struct version *v, uint64_t manifest_size, const char *type, const struct signing *s,
@@ -234,7 +249,8 @@ static int sign_version(const struct args *args, const char *model, struct signi
 	struct client *c;
 	struct repository_at at;
 	struct version v;
-	char type[128], digest[DIGEST_TEXT_SIZE];
+	struct channel stated = {0};
+	char type[128], digest[DIGEST_TEXT_SIZE], until[25];
 	uint64_t size;
 	bool channel = args_has(args, "channel");
 	int rc = repository_client(args, &c, err);
@@ -246,7 +262,7 @@ static int sign_version(const struct args *args, const char *model, struct signi
 	if (!rc) {
 		rc = check_manifest(c, &at, &v, type, &size, err);
 		if (!rc && channel)
-			rc = make_statement(args, &v, s, err);
+			make_statement(&v, s, &stated);
 		if (!rc && !channel) {
 			struct signed_model m;
 			signed_model_of_version(&v, &m);
@@ -258,8 +274,13 @@ static int sign_version(const struct args *args, const char *model, struct signi
 		if (!rc)
 			rc = attach(c, &at, &v, s, type, size, channel, err);
 		digest_format(&v.manifest, digest);
-		if (!rc)
-			printf("%s:%s is %s: %s\n", v.name, v.tag, channel ? "stated" : "signed", digest);
+		clock_format(stated.expires_wall_us, until);
+		if (!rc && channel)
+			printf("%s:%s names %s until %s, by statement %llu\n", v.name, v.tag, digest, until,
+			       (unsigned long long)stated.counter);
+		else if (!rc)
+			printf("%s:%s is signed: %s\n", v.name, v.tag, digest);
+		channel_fini(&stated);
 		version_fini(&v);
 	}
 	client_close(c);
@@ -278,10 +299,9 @@ int cmd_sign(const struct args *args)
 	struct error err = {0};
 	const char *what = args_operand(args, 0);
 	bool local = !args_has(args, "channel") && (args_has(args, "output") || is_path(what));
-	if (!args_value(args, "key"))
-		return args_usage(args, "say with which key: --key FILE (mdn keygen makes one)");
-	if (!args_has(args, "channel") && (args_has(args, "expires") || args_has(args, "counter")))
-		return args_usage(args, "--expires and --counter belong to --channel");
+	int usage = signing_usage(args, local, &s);
+	if (usage)
+		return usage;
 	int rc = signing_open(args, &s, &err);
 	if (!rc)
 		rc = local ? sign_path(args, what, &s, &err) : sign_version(args, what, &s, &err);
@@ -291,28 +311,23 @@ int cmd_sign(const struct args *args)
 
 /* ---- verifying ------------------------------------------------------------------------------------ */
 
-static int verify_envelope(const struct args *args, struct str json, struct signed_model *ret_model, char *ret_who,
-                           struct error *err)
+/* E_NOTFOUND: a good envelope around something else, a statement on a channel. */
+static int verify_envelope(const struct envelope_trust *trust, struct str json, struct signed_model *ret_model,
+                           char *ret_who, struct error *err)
 {
-	struct buf key = {0}, roots = {0};
 	struct envelope e;
-	const char *subject = args_value(args, "subject");
-	int rc = read_named(args, "key", &key, err);
+	int rc = envelope_parse(json, &e, err);
+	if (rc)
+		return rc;
+	rc = envelope_verify(&e, trust, ret_who, err);
 	if (!rc)
-		rc = read_named(args, "root", &roots, err);
-	struct envelope_trust trust = {buf_str(&key), buf_str(&roots), subject ? str_from(subject) : STR("")};
-	if (!rc && !(rc = envelope_parse(json, &e, err))) {
-		rc = envelope_verify(&e, &trust, ret_who, err);
-		if (!rc)
-			rc = signed_model_parse(buf_str(&e.payload), ret_model, err);
-		envelope_fini(&e);
-	}
-	buf_fini(&key);
-	buf_fini(&roots);
+		rc = signed_model_parse(buf_str(&e.payload), ret_model, err);
+	envelope_fini(&e);
 	return rc;
 }
 
-static int verify_path(const struct args *args, const char *path, char *ret_who, struct error *err)
+static int verify_path(const struct args *args, const char *path, const struct envelope_trust *trust, char *ret_who,
+                       struct error *err)
 {
 	const char *file = args_value(args, "signature");
 	struct buf json = {0};
@@ -320,8 +335,10 @@ static int verify_path(const struct args *args, const char *path, char *ret_who,
 	if (!file)
 		file = "model.sig";
 	int rc = file_read(file, LIMIT_SIGNATURE, &json, err);
+	if (rc)
+		error_prefix(err, "the signature (-s FILE says which): ");
 	if (!rc)
-		rc = verify_envelope(args, buf_str(&json), &want, ret_who, err);
+		rc = verify_envelope(trust, buf_str(&json), &want, ret_who, err);
 	buf_fini(&json);
 	if (rc)
 		return rc;
@@ -340,7 +357,8 @@ static int verify_path(const struct args *args, const char *path, char *ret_who,
 }
 
 /* One good signature is enough. */
-static int verify_version(const struct args *args, const char *model, char *ret_who, struct error *err)
+static int verify_version(const struct args *args, const char *model, const struct envelope_trust *trust, char *ret_who,
+                          struct error *err)
 {
 	struct client *c;
 	struct repository_at at;
@@ -352,14 +370,20 @@ static int verify_version(const struct args *args, const char *model, char *ret_
 	if (!rc)
 		rc = repository_version(c, &at, model, &v, err);
 	if (!rc) {
-		int good = error_set(err, E_FORBIDDEN, "%s:%s has no signature", v.name, v.tag);
+		int good = error_set(err, E_FORBIDDEN, "%s:%s has no signature; mdn sign makes one", v.name, v.tag);
 		for (size_t i = 0; good && !rc && i < v.signature_count; i++) {
 			struct buf json = {0};
 			struct signed_model m;
+			struct error why = {0};
 			rc = repository_get_blob(c, &at, v.name, &v.signatures[i].digest, LIMIT_SIGNATURE, &json, err);
-			if (!rc && !(good = verify_envelope(args, buf_str(&json), &m, ret_who, err))) {
-				good = signed_model_covers(&m, &v, err);
+			int one = rc ? rc : verify_envelope(trust, buf_str(&json), &m, ret_who, &why);
+			if (!one) {
+				one = signed_model_covers(&m, &v, &why);
 				signed_model_fini(&m);
+			}
+			if (!rc && one != E_NOTFOUND) { /* that is a statement on a channel, and says nothing against */
+				good = one;
+				*err = why;
 			}
 			buf_fini(&json);
 		}
@@ -380,8 +404,19 @@ int cmd_verify(const struct args *args)
 		return args_usage(args, "say whom to believe: --key PUBLIC.pem or --root CA.pem");
 	if (args_value(args, "subject") && !args_value(args, "root"))
 		return args_usage(args, "--subject goes with --root");
-	int rc = local ? verify_path(args, what, who, &err) : verify_version(args, what, who, &err);
+	if (!local && (args_has(args, "ignore") || args_has(args, "allow-symlinks")))
+		return args_usage(args, "--ignore and --allow-symlinks go with a folder or file");
+	struct buf key = {0}, roots = {0};
+	const char *subject = args_value(args, "subject");
+	int rc = read_named(args, "key", &key, &err);
+	if (!rc)
+		rc = read_named(args, "root", &roots, &err);
+	struct envelope_trust trust = {buf_str(&key), buf_str(&roots), subject ? str_from(subject) : STR("")};
+	if (!rc)
+		rc = local ? verify_path(args, what, &trust, who, &err) : verify_version(args, what, &trust, who, &err);
 	if (!rc)
 		printf("%s is as it was signed by %s\n", what, who);
+	buf_fini(&key);
+	buf_fini(&roots);
 	return rc ? args_fail(args, &err) : EXIT_DONE;
 }

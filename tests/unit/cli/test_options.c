@@ -70,6 +70,26 @@ static void test_slips_are_answered_with_the_nearest(void **state)
 	check("config explain dns_tll", EXIT_NOTFOUND, "the nearest is \"dns_ttl\"");
 }
 
+static void test_options_that_would_not_be_heeded_are_refused(void **state)
+{
+	check("sign no-model:v1", EXIT_USAGE, "say with which key");
+	check("sign no-model:v1 --key k --method shards", EXIT_USAGE, "--method goes with a folder or file");
+	check("sign no-model:v1 --key k --ignore x", EXIT_USAGE, "--ignore goes with a folder or file");
+	check("sign --channel no-model:v1 --key k -o x", EXIT_USAGE, "--output goes with a folder or file");
+	check("sign no-model:v1 --key k --expires 7d", EXIT_USAGE, "--expires goes with --channel");
+	check("sign --channel no-model:v1 --key k --expires soon", EXIT_USAGE, "--expires is a duration");
+	check("sign --channel no-model:v1 --key k --counter 0", EXIT_USAGE, "--counter is a number");
+	check("sign . --key k --shard-size 1M", EXIT_USAGE, "--shard-size goes with --method shards");
+	check("sign . --key k --method shards --shard-size big", EXIT_USAGE, "--shard-size is bytes");
+	check("sign . --key k --method md5", EXIT_USAGE, "none of files|shards");
+	check("verify no-model:v1 --key k --ignore x", EXIT_USAGE, "go with a folder or file");
+	check("import a.tar --key k --root r", EXIT_USAGE, "--key or --root, one of them");
+	check("import a.tar --subject x", EXIT_USAGE, "--subject goes with --root");
+	check("import hf:a/b --key k", EXIT_USAGE, "--key goes with a bundle");
+	check("import /proc/self/exe --sha256 00", EXIT_USAGE, "--sha256 goes with hf: and https: sources");
+	check("export --have-list -o x", EXIT_USAGE, "--have-list goes alone");
+}
+
 static void test_operands_are_counted_by_the_table(void **state)
 {
 	check("completion", EXIT_USAGE, "bash|zsh is missing");
@@ -206,6 +226,7 @@ int main(void)
 	unsetenv("MDN_CONFIG");
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_slips_are_answered_with_the_nearest),
+	    cmocka_unit_test(test_options_that_would_not_be_heeded_are_refused),
 	    cmocka_unit_test(test_operands_are_counted_by_the_table),
 	    cmocka_unit_test(test_every_configuration_key_is_an_option),
 	    cmocka_unit_test(test_check_names_file_line_and_key),
