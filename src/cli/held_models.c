@@ -107,6 +107,26 @@ bool held_models_needs(const struct held_models *h, const struct gateway *gatewa
 	return false;
 }
 
+bool held_models_lingers(const struct held_models *h, const struct digest *manifest)
+{
+	for (size_t i = 0; i < h->lingering_count; i++)
+		if (digest_equal(&h->lingering[i].manifest, manifest))
+			return true;
+	return false;
+}
+
+bool held_models_take_gone(struct held_models *h, const struct gateway *gateway, struct version *ret_version)
+{
+	for (size_t i = 0; i < h->lingering_count; i++) {
+		if (is_used(gateway, &h->lingering[i]))
+			continue;
+		*ret_version = h->lingering[i];
+		h->lingering[i] = h->lingering[--h->lingering_count];
+		return true;
+	}
+	return false;
+}
+
 static void linger(struct held_models *to, const struct version *v, const struct gateway *gateway)
 {
 	if (!is_used(gateway, v) || held_models_has_manifest(to, &v->manifest))

@@ -35,6 +35,9 @@ bool held_models_loads(const struct held_models *h, const struct version *like);
 bool held_models_has_file(const struct held_models *h, const struct digest *d);
 /* A file, its chunk list, or a signature of a version that is assigned, or that an engine still uses. */
 bool held_models_needs(const struct held_models *h, const struct gateway *gateway, const struct digest *d);
+/* One that is no longer assigned, and that no engine uses any more, becomes the caller's. False: there is none. */
+bool held_models_take_gone(struct held_models *h, const struct gateway *gateway, struct version *ret_version);
+bool held_models_lingers(const struct held_models *h, const struct digest *manifest);
 bool held_models_has_manifest(const struct held_models *h, const struct digest *manifest);
 /* "name:tag", cut to fit what a report takes. */
 void held_name(const struct version *v, char ret_text[static NODE_TEXT_SIZE]);

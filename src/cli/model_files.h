@@ -16,8 +16,9 @@
 int model_files_path(struct sealed_files *sealed, const char *data, const struct version *v, char **ret_path,
                      struct error *err);
 bool model_files_has(const struct version *v, const struct digest *file);
-void model_files_forget(const char *data, const struct version *v); /* what is loaded stays loaded */
-void model_files_sweep(const char *data);                           /* at start: links of an earlier run */
+/* What is loaded stays loaded, but is not found again by its path. */
+void model_files_forget(const char *data, const struct version *v);
+void model_files_sweep(const char *data); /* at start: links of an earlier run */
 
 /* immutable_tags and repository_quotas into the catalog. E_INVAL names the key. */
 int catalog_rules_apply(struct catalog *c, const struct config *config, struct error *err);

@@ -357,11 +357,25 @@ static void set_rates(struct node *n, const struct config *c)
 	peer_set_send_rate(n->peer, sends == CALENDAR_NONE ? 0 : sends ? sends : 1);
 }
 
+/* What an engine reads a version by stays as long as one may: it is opened again when a newer version fails. */
+static void forget_gone(struct node *n)
+{
+	struct version gone;
+	while (held_models_take_gone(&n->held, n->gateway, &gone)) {
+		if (!held_models_lingers(&n->held, &gone.manifest))
+			model_files_forget(n->config->data, &gone);
+		version_fini(&gone);
+		sealed_files_keep(n->sealed, is_needed_blob, n);
+	}
+}
+
 static void on_second(void *arg)
 {
 	struct node *n = arg;
 	if (n->limits.count)
 		set_rates(n, n->current);
+	if (n->gateway)
+		forget_gone(n);
 }
 
 static void on_model_here(void *arg, const struct version *v);
@@ -397,10 +411,10 @@ static void on_assign(void *arg, const struct assignment *a)
 		held_name(v, name);
 		if (!held_models_loads(&n->held, v))
 			gateway_model_remove(n->gateway, str_from(name));
-		if (!held_models_has_manifest(&n->held, &v->manifest))
+		if (!held_models_has_manifest(&n->held, &v->manifest) && !held_models_lingers(&n->held, &v->manifest))
 			model_files_forget(n->config->data, v);
 	}
-	sealed_files_keep(n->sealed, is_assigned_file, n);
+	sealed_files_keep(n->sealed, is_needed_blob, n);
 	fetch_assigned(n);
 	load_newly_wanted(n, &before);
 	held_models_fini(&before);

@@ -19,7 +19,8 @@ void sealed_files_free(struct sealed_files *f);
 /* A path the engine can open: the blob's own, or of its copy in memory. E_BUSY: it is being decrypted, and on_ready
  * tells when to ask again, or why not (err not NULL). */
 int sealed_files_path(struct sealed_files *f, const struct digest *d, char **ret_path, struct error *err);
-/* Only these are needed from now on. What an engine has mapped stays until it lets go. */
+/* Only these are needed from now on. What an engine has mapped stays until it lets go, but its path names nothing any
+ * more, or something else: keep what may be opened again. */
 void sealed_files_keep(struct sealed_files *f, bool (*needed)(void *arg, const struct digest *d), void *arg);
 
 #endif

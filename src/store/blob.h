@@ -46,8 +46,8 @@ uint64_t blob_file_size(const struct blob_file *f);
 int blob_file_fd(const struct blob_file *f); /* the content as it is, for sendfile and mmap; -1: encrypted */
 /* All of it or an error; E_CORRUPT when it was changed on the disk. */
 int blob_file_read(const struct blob_file *f, uint64_t offset, void *out, size_t len, struct error *err);
-/* Decrypted into memory that has a path (/proc/self/fd/N) as long as *ret_fd is open: for an engine that maps files.
- * Takes as long as reading does. */
+/* Decrypted into memory that has a path (/proc/self/fd/N) as long as *ret_fd is open, and cannot be changed: for an
+ * engine that maps files. Takes as long as reading does. */
 int blob_file_in_memory(const struct blob_file *f, int *ret_fd, struct error *err);
 
 /* Encryption at rest (store/seal.h): with this key, what is sealed can be read; seals: what is written from now on is

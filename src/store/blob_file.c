@@ -177,10 +177,13 @@ static int add_to_memory(void *arg, struct str piece, struct error *err)
 
 int blob_file_in_memory(const struct blob_file *f, int *ret_fd, struct error *err)
 {
-	int fd = memfd_create("mdn-blob", MFD_CLOEXEC);
+	const int for_good = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	int fd = memfd_create("mdn-blob", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
 		return error_errno(err, errno, "cannot make a file in memory");
 	int rc = each_piece(f, add_to_memory, &fd, err);
+	if (!rc && fcntl(fd, F_ADD_SEALS, for_good)) /* whoever opens it through /proc must not change it */
+		rc = error_errno(err, errno, "cannot make a file in memory read-only");
 	if (rc)
 		close(fd);
 	else

@@ -235,6 +235,8 @@ static void test_sealed_blob_reads_as_its_content(void **state)
 		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
 		assert_int_equal(open(path, O_RDONLY | O_CLOEXEC), fd + 1);
 		close(fd + 1);
+		assert_int_equal(pwrite(fd, "x", 1, 0), -1); /* nor by anybody through /proc */
+		assert_int_equal(ftruncate(fd, (off_t)size + 1), -1);
 		close(fd);
 		blob_file_close(f);
 		assert_int_equal(blob_read_all(s, &d, 1 << 20, &all, NULL), 0);
