@@ -34,12 +34,9 @@ export class FlowMap {
 	constructor() {
 		const layers = ["sites", "edges", "nodes"].map((name) => svg("g", {class: name}));
 		this.disc = svg("circle");
-		this.root = svg("svg", {class: "map", role: "group"},
-			svg("defs", {},
-				svg("clipPath", {id: "disc"}, this.disc),
-				svg("marker", {id: "arrow", viewBox: "0 0 10 10", refX: 2, refY: 5, markerWidth: 11, markerHeight: 11,
-					markerUnits: "userSpaceOnUse", orient: "auto"}, svg("path", {class: "head", d: "M0 0.8 L10 5 L0 9.2 Z"}))),
-			...layers);
+		this.tip = svg("marker", {id: "arrow", viewBox: "0 0 10 10", refX: 2, refY: 5, markerUnits: "userSpaceOnUse", orient: "auto"},
+			svg("path", {class: "head", d: "M0 0.8 L10 5 L0 9.2 Z"}));
+		this.root = svg("svg", {class: "map", role: "group"}, svg("defs", {}, svg("clipPath", {id: "disc"}, this.disc), this.tip), ...layers);
 		this.detail = html("p", {class: "detail", id: "detail"});
 		this.frameElement = html("div", {class: "map-frame"}, this.root);
 		this.element = html("section", {class: "map-section", "aria-label": "Map"}, this.frameElement, this.detail);
@@ -66,10 +63,11 @@ export class FlowMap {
 	draw() {
 		const width = Math.max(280, this.frameElement.clientWidth);
 		const room = Math.max(300, window.innerHeight - this.frameElement.getBoundingClientRect().top - window.scrollY - 72);
-		const frame = this.frame = layout(sitesOf(this.picture.nodes), width, room);
+		const frame = this.frame = this.place(sitesOf(this.picture.nodes), width, room);
 		set(this.root, "viewBox", `0 0 ${frame.width} ${frame.height}`);
 		set(this.root, "height", frame.height);
 		set(this.disc, "r", frame.radius);
+		for (const side of ["markerWidth", "markerHeight"]) set(this.tip, side, Math.min(12, Math.max(5, frame.radius / 2.6)));
 		this.sites.show(frame.sites);
 		this.nodes.show(this.picture.nodes);
 		this.drawEdges(frame);
@@ -77,16 +75,24 @@ export class FlowMap {
 		this.look();
 	}
 
+	/** Anew only when somebody comes or goes, or the window changes. */
+	place(sites, width, room) {
+		const key = JSON.stringify([width, room, sites.map((site) => [site.name, site.nodes.map((node) => node.id)])]);
+		if (key !== this.placedKey) [this.placedKey, this.placed] = [key, layout(sites, width, room)];
+		return this.placed;
+	}
+
 	drawEdges(frame) {
 		const list = arrows(this.picture).filter(({from, to}) => this.end(from, frame) && this.end(to, frame));
-		const most = Math.max(1, ...list.map((arrow) => arrow.rate)), thick = Math.max(3, frame.radius / 4.5);
+		const most = Math.max(1, ...list.map((arrow) => arrow.rate)), thick = Math.max(2, frame.radius / 5.5);
 		const name = (end) => end.site ?? this.picture.nodes.find((node) => node.id === end.node)?.name ?? end.node;
 		set(this.root, "data-flows", list.length <= MOVING_MAX ? "moving" : "still");
 		this.edges.show(list.map((arrow) => ({
 			...arrow,
 			a: this.end(arrow.from, frame),
 			b: this.end(arrow.to, frame),
-			width: 1.4 + thick * Math.sqrt(arrow.rate / most),
+			share: arrow.rate / most,
+			width: 1.2 + thick * Math.sqrt(arrow.rate / most),
 			label: list.length <= LABELS_MAX && frame.width > 640,
 			names: `${name(arrow.from)} to ${name(arrow.to)}`,
 		})));

@@ -48,6 +48,6 @@ export function updateNode(element, node, frame, words) {
 	set(sign, "transform", `scale(${r / 27})`);
 	set(share, "font-size", Math.max(10, r * 0.46));
 	setText(share, counts ? percent(node.share) : "");
-	set(name, "y", r + 19);
+	set(name, "y", r + 20);
 	setText(name, frame.named ? shorten(node.name, Math.floor(frame.cell / 7)) : "");
 }

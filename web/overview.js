@@ -43,7 +43,7 @@ export class Overview {
 	show(models) {
 		const rank = (model) => ORDER.indexOf(stateOf(model));
 		const name = (model) => `${model.name}:${model.tag}`;
-		set(this.empty, "hidden", models.length ? null : "");
+		set(this.empty, "hidden", models.length ? "" : null);
 		this.cards.showOrdered([...models].sort((a, b) => rank(a) - rank(b) || name(a).localeCompare(name(b), "en", {numeric: true})));
 	}
 }

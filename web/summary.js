@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The head of a model's page: name, how far all nodes are, rate, time left, deadline, roll-out.
 import {html, set, setText} from "./dom.js";
-import {bytes, clock, left, percent, PHASES, plural, rate} from "./words.js";
+import {bytes, clock, left, percent, PHASES, rate, STATES} from "./words.js";
 
 function figure(name) {
 	const value = html("dd"), more = html("dd", {class: "more"});
@@ -49,14 +49,14 @@ export class Summary {
 
 	show(document) {
 		const nodes = document.nodes, ready = nodes.filter((node) => node.state === "ready").length;
-		const held = nodes.filter((node) => node.state === "cached").length;
 		const failed = nodes.filter((node) => node.state === "failed").length;
 		const share = document.total_bytes ? document.have_bytes / document.total_bytes : 0;
 		this.bar.firstElementChild.style.width = `${share * 100}%`;
 		set(this.bar, "aria-valuenow", Math.floor(share * 100));
 		set(this.bar, "data-state", failed ? "failed" : share >= 1 ? "ready" : "fetching");
-		const more = [held ? `${held} on disk` : "", failed ? `${failed} failed` : ""].filter(Boolean).join(", ");
-		this.put(this.ready, `${ready} of ${nodes.length}`, more || plural(nodes.length, "node"));
+		const others = ["waiting", "fetching", "loading", "paused", "cached", "failed"].map((state) => [state, nodes.filter((node) => node.state === state).length]);
+		const more = others.filter(([, count]) => count).map(([state, count]) => `${count} ${STATES[state]}`).join(", ");
+		this.put(this.ready, `${ready} of ${nodes.length}`, more || (nodes.length ? "all" : "no node"));
 		this.put(this.moved, percent(share), `${bytes(document.have_bytes)} of ${bytes(document.total_bytes)}`);
 		this.put(this.rate, document.fetch_rate >= 1 ? rate(document.fetch_rate) : "–", document.fetch_rate >= 1 ? `${(document.fetch_rate * 8 / 1e6).toPrecision(3)} Mbit/s` : "nothing moves");
 		const nothing = document.total_bytes === 0;
@@ -78,7 +78,8 @@ export class Summary {
 		set(this.deadline.element, "hidden", document.verdict ? null : "");
 		if (!document.verdict) return;
 		set(this.deadline.element, "data-verdict", verdictKind(document.verdict));
-		this.put(this.deadline, clock(document.by_us), document.verdict);
+		const words = document.verdict.replace(/\d{4}-\d\d-\d\dT[\d:]+Z/g, (time) => clock(Date.parse(time) * 1000));
+		this.put(this.deadline, clock(document.by_us), words);
 	}
 
 	showChips(document) {
