@@ -391,26 +391,38 @@ int catalog_each_version(struct catalog *c, void (*fn)(void *arg, const struct v
 	return rc;
 }
 
+/* serial and rows of one moment */
+static int append_versions(sqlite3 *db, struct buf *out, uint64_t *ret_serial, struct error *err)
+{
+	sqlite3_stmt *serial = NULL, *rows = NULL;
+	int step = SQLITE_DONE, rc = sql_exec(db, "BEGIN", err);
+	if (!rc)
+		rc = sql_prepare(db, statements[GET_SERIAL], &serial, err);
+	if (!rc)
+		rc = sql_prepare(db, statements[EACH_VERSION], &rows, err);
+	if (!rc && sqlite3_step(serial) != SQLITE_ROW)
+		rc = sql_fail(db, "cannot read the catalog", err);
+	if (!rc)
+		*ret_serial = (uint64_t)sqlite3_column_int64(serial, 0);
+	for (const char *comma = ""; !rc && (step = sqlite3_step(rows)) == SQLITE_ROW; comma = ",") {
+		buf_append_str(out, str_from(comma));
+		buf_append_str(out, sql_bytes(rows, 0));
+	}
+	if (!rc && step != SQLITE_DONE)
+		rc = sql_fail(db, "cannot read the catalog", err);
+	sqlite3_finalize(serial);
+	sqlite3_finalize(rows);
+	return rc;
+}
+
 int catalog_append_versions(struct catalog *c, struct buf *out, uint64_t *ret_serial, struct error *err)
 {
-	const char *comma = "";
-	pthread_mutex_lock(&c->read_lock);
-	int step, rc = sql_exec(c->reader, "BEGIN", err); /* serial and rows of one moment */
-	uint64_t serial = rc ? 0 : read_serial(c);
-	while (!rc && (step = sqlite3_step(c->stmt[EACH_VERSION])) != SQLITE_DONE) {
-		if (step != SQLITE_ROW) {
-			rc = sql_fail(c->reader, "cannot read the catalog", err);
-			break;
-		}
-		buf_append_str(out, str_from(comma));
-		buf_append_str(out, sql_bytes(c->stmt[EACH_VERSION], 0));
-		comma = ",";
-	}
-	sql_reset(c->stmt[EACH_VERSION]);
-	sql_exec(c->reader, "COMMIT", NULL);
-	pthread_mutex_unlock(&c->read_lock);
-	if (!rc)
-		*ret_serial = serial;
+	sqlite3 *db;
+	int rc = sql_open_reader(sqlite3_db_filename(c->reader, "main"), &db, err);
+	if (rc)
+		return rc;
+	rc = append_versions(db, out, ret_serial, err);
+	sqlite3_close(db);
 	return rc;
 }
 

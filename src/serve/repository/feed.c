@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* GET /mdn/v1/catalog: the versions, at once or when they change (docs/wire.md). The document is made once for all who
- * wait. A client that is ahead of us (the catalog was restored from a copy) is answered at once. */
+ * wait, in a job: of many versions it is megabytes. A client that is ahead of us (the catalog was restored from a copy)
+ * is answered at once. */
 #include "serve/repository/repository_private.h"
 
 #include "base/limits.h"
@@ -17,29 +18,83 @@ struct feed_wait {
 	uint64_t after;
 };
 
-static int make_document(struct repository *r, struct error *err)
+/* An exchange that is answered when a document is made that is no older than `serial`; unwatched, so it stays until
+ * then. */
+struct feed_ask {
+	struct feed_ask *next;
+	struct http_exchange *x;
+	uint64_t serial;
+};
+
+struct make {
+	struct task t;
+	struct buf document;
+	uint64_t serial;
+};
+
+static void make_work(struct task *t)
 {
-	if (r->feed.len && r->feed_serial == catalog_serial(r->catalog))
-		return 0;
+	struct make *m = (struct make *)t;
 	struct buf versions = {0};
-	int rc = catalog_append_versions(r->catalog, &versions, &r->feed_serial, err);
-	buf_clear(&r->feed);
-	if (!rc) {
-		buf_printf(&r->feed, "{\"serial\":%llu,\"versions\":[", (unsigned long long)r->feed_serial);
-		buf_append_str(&r->feed, buf_str(&versions));
-		buf_append_str(&r->feed, STR("]}\n"));
+	t->rc = catalog_append_versions(t->r->catalog, &versions, &m->serial, &t->err);
+	if (!t->rc) {
+		buf_printf(&m->document, "{\"serial\":%llu,\"versions\":[", (unsigned long long)m->serial);
+		buf_append_str(&m->document, buf_str(&versions));
+		buf_append_str(&m->document, STR("]}\n"));
 	}
 	buf_fini(&versions);
-	return rc;
+}
+
+static void add_ask(struct repository *r, struct feed_ask *a);
+
+static void make_done(struct task *t)
+{
+	struct make *m = (struct make *)t;
+	struct repository *r = t->r;
+	struct feed_ask *asks = r->feed_asks;
+	r->feed_asks = NULL;
+	for (struct feed_ask *a = asks, *next; a; a = next) {
+		next = a->next;
+		if (!t->rc && a->serial > m->serial) {
+			add_ask(r, a); /* something was pushed since this job began */
+			continue;
+		}
+		if (t->rc)
+			http_respond_error(a->x, &t->err);
+		else
+			http_respond(a->x, 200, "application/json", buf_str(&m->document));
+		free(a);
+	}
+	if (!t->rc && !r->freed) {
+		buf_fini(&r->feed);
+		r->feed = m->document;
+		r->feed_serial = m->serial;
+	} else {
+		buf_fini(&m->document);
+	}
+	free(m);
+}
+
+/* The first of a list starts the job. */
+static void add_ask(struct repository *r, struct feed_ask *a)
+{
+	a->next = r->feed_asks;
+	r->feed_asks = a;
+	if (a->next)
+		return;
+	struct make *m = task_new(r, NULL, STR(""), sizeof *m);
+	task_run(&m->t, make_work, make_done);
 }
 
 static void answer(struct repository *r, struct http_exchange *x)
 {
-	struct error err = {0};
-	if (make_document(r, &err))
-		http_respond_error(x, &err);
-	else
+	if (r->feed.len && r->feed_serial == catalog_serial(r->catalog)) {
 		http_respond(x, 200, "application/json", buf_str(&r->feed));
+		return;
+	}
+	struct feed_ask *a = NEW(struct feed_ask);
+	*a = (struct feed_ask){.x = x, .serial = catalog_serial(r->catalog)};
+	add_ask(r, a);
 }
 
 static struct http_exchange *wait_end(struct feed_wait *w)

@@ -33,6 +33,7 @@ struct keeper {
 	char *origins;
 	struct loop_timer *timer;
 	struct run *run;
+	struct http_exchange *waiting; /* for the end of a run that nobody waits for */
 	bool freed;
 };
 
@@ -68,8 +69,15 @@ void keeper_free(struct keeper *k)
 {
 	if (!k)
 		return;
+	struct error err = {0};
+	error_set(&err, E_UNAVAILABLE, "the node stops; ask again in a moment");
 	loop_timer_free(k->timer);
 	k->freed = true;
+	if (k->waiting) {
+		http_watch(k->waiting, NULL, NULL, NULL);
+		http_respond_error(k->waiting, &err);
+		k->waiting = NULL;
+	}
 	if (!k->run)
 		drop(k);
 }
@@ -161,7 +169,10 @@ static void on_fault(void *arg, const struct fsck_fault *fault)
 
 static void log_over(const struct run *r)
 {
-	if (r->rc) {
+	if (r->rc == E_CANCELED) {
+		log_info("keeper", "%s ended early: %s", r->gc ? "collecting garbage" : "checking the store",
+		         r->err.text);
+	} else if (r->rc) {
 		log_error("keeper", "%s ended early: %s", r->gc ? "collecting garbage" : "checking the store",
 		          r->err.text);
 	} else if (r->gc) {
@@ -174,6 +185,16 @@ static void log_over(const struct run *r)
 		log_info("keeper", "store checked: %llu blobs, %llu faults, %llu repaired",
 		         (unsigned long long)f->blobs, (unsigned long long)f->faults, (unsigned long long)f->repaired);
 	}
+}
+
+static void start_waiting(struct keeper *k)
+{
+	struct http_exchange *x = k->waiting;
+	k->waiting = NULL;
+	if (!x)
+		return;
+	http_watch(x, NULL, NULL, NULL);
+	keeper_handle(k, x);
 }
 
 static void run_over(struct run *r)
@@ -202,6 +223,8 @@ static void run_over(struct run *r)
 	free(r);
 	if (k->freed)
 		drop(k);
+	else
+		start_waiting(k);
 }
 
 static void work(void *arg)
@@ -217,8 +240,11 @@ static void worked(void *arg)
 {
 	struct run *r = arg;
 	int64_t now = loop_now_us(r->k->loop);
-	if (!r->rc && r->more && (r->gone || r->k->freed)) {
-		r->rc = error_set(&r->err, E_CANCELED, r->gone ? "who asked for it is gone" : "the node stops");
+	if (!r->rc && r->more && (r->gone || r->k->waiting || r->k->freed)) {
+		r->rc = error_set(&r->err, E_CANCELED, "%s",
+		                  r->gone       ? "who asked for it is gone"
+		                  : r->k->freed ? "the node stops"
+		                                : "an operator asks for something else; the next one makes up for it");
 		r->more = false;
 	}
 	if (r->rc || !r->more) {
@@ -275,6 +301,11 @@ static void on_gone(void *arg)
 	r->gone = true;
 }
 
+static void on_waiting_gone(void *arg)
+{
+	((struct keeper *)arg)->waiting = NULL;
+}
+
 static bool asks(struct http_exchange *x, const char *name)
 {
 	struct str value;
@@ -297,11 +328,16 @@ bool keeper_handle(struct keeper *k, struct http_exchange *x)
 		error_set(&err, E_METHOD, "the store is looked after with POST");
 	else if (collects && !k->o.catalog)
 		error_set(&err, E_UNSUPPORTED, "only a repository has garbage to collect; this node is none");
-	else if (k->run)
+	else if (k->run && (k->run->x || k->waiting))
 		error_set(&err, E_CONFLICT, "the store is being %s already; wait for its end",
 		          k->run->gc ? "collected" : "checked");
 	if (err.code)
 		return refuse(x, &err);
+	if (k->run) {
+		k->waiting = x;
+		http_watch(x, NULL, on_waiting_gone, k);
+		return true;
+	}
 	http_respond_begin(x, 200, "text/event-stream", -1);
 	if (collects) {
 		gc_begin(k, x, asks(x, "dry_run"), asks(x, "untagged"));

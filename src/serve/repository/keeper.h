@@ -3,8 +3,8 @@
  *
  * Runs in jobs of some milliseconds (a step of a check reads 128 MiB), one run at a time. POST /mdn/v1/gc and
  * /mdn/v1/fsck answer with server-sent events: `progress`, `fault`, and at last `result` or `error`; docs/wire.md.
- * A run whose caller goes is given up. Who may call is decided before keeper_handle. Store and catalog are borrowed and
- * must live until the loop is freed. Loop thread.
+ * A run whose caller goes is given up, and so is one by the clock when somebody asks for one. Who may call is decided
+ * before keeper_handle. Store and catalog are borrowed and must live until the loop is freed. Loop thread.
  */
 #ifndef MDN_SERVE_REPOSITORY_KEEPER_H
 #define MDN_SERVE_REPOSITORY_KEEPER_H

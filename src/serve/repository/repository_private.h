@@ -11,6 +11,7 @@
 #define REPO_NAME_SIZE 129
 
 struct upload;
+struct feed_ask;
 struct feed_wait;
 struct quantizer;
 struct mirror;
@@ -49,7 +50,8 @@ struct repository {
 	struct mirror *mirror; /* NULL: nothing is taken from elsewhere */
 	struct feed_wait *waits;
 	size_t wait_count;
-	struct buf feed; /* the answer for feed_serial; empty: to be made */
+	struct feed_ask *feed_asks; /* wait for the document that a job makes */
+	struct buf feed;            /* the answer for feed_serial; empty: to be made */
 	uint64_t feed_serial;
 };
 
