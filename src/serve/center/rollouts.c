@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "core/hash.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -347,6 +348,11 @@ static enum rollout_have have(const struct model_report *m)
 	}
 }
 
+static uint64_t node_key(const struct held_rollout *h, const char *id)
+{
+	return hash_join(hash_str(str_from(h->name_tag)), hash_str(str_from(id)));
+}
+
 static void look_at(struct center *c, const struct held_rollout *h, const struct registered *r, struct rollout_node *n)
 {
 	struct placement_node view = registry_view(r);
@@ -356,7 +362,7 @@ static void look_at(struct center *c, const struct held_rollout *h, const struct
 	const struct grant *g = grant_find(h, r->id);
 	*n = (struct rollout_node){
 	    .name = r->id,
-	    .key = hash_join(hash_str(str_from(h->name_tag)), hash_str(str_from(r->id))),
+	    .key = node_key(h, r->id),
 	    .canary = h->r.policy.canary && selector_match(&h->canary, &view),
 	    .away = !e || loop_now_us(c->loop) - e->received_us > AWAY_FOR_ROLLOUT_US,
 	    .old = have(old),
@@ -366,8 +372,10 @@ static void look_at(struct center *c, const struct held_rollout *h, const struct
 	};
 }
 
+/* After places_refresh, which looks itself: it must not happen half way. */
 static void look(struct center *c, struct held_rollout *h)
 {
+	assert(!c->places_stale);
 	free(h->nodes);
 	h->nodes = mem_new((c->node_count + 1) * sizeof(*h->nodes));
 	h->node_count = 0;
@@ -434,8 +442,8 @@ static void tell(const struct held_rollout *h, enum rollout_phase before, uint32
 		         rollout_phase_name(h->r.phase), h->r.wave + 1, rollout_waves(&h->r.policy));
 }
 
-/* Nothing is done that could not be written down. */
-static void step(struct center *c, struct held_rollout *h)
+/* Nothing is done that could not be written down. True when nodes are to be told of it. */
+static bool step(struct center *c, struct held_rollout *h)
 {
 	struct error err = {0};
 	struct rollout before = h->r;
@@ -445,7 +453,7 @@ static void step(struct center *c, struct held_rollout *h)
 	if (!changed) {
 		if (h->measures_stale && loop_now_us(c->loop) - h->measured_us > MEASURES_EVERY_US)
 			record_store(c, h, NULL);
-		return;
+		return false;
 	}
 	struct grant *grants = h->grants;
 	size_t grant_count = h->grant_count;
@@ -458,22 +466,25 @@ static void step(struct center *c, struct held_rollout *h)
 		h->grant_count = grant_count;
 		h->r = before;
 		look(c, h);
-		return;
+		return false;
 	}
 	free(grants);
 	tell(h, before.phase, before.wave);
-	center_touch(c);
+	return true;
 }
 
 void rollouts_tick(struct center *c)
 {
 	if (c->rollout_count == 0 || loop_now_us(c->loop) - c->begun_us < GRACE_US)
 		return;
+	bool changed = false;
 	places_refresh(c);
 	for (size_t i = 0; i < c->rollout_count; i++) {
 		if (is_moving(&c->rollouts[i]) || c->rollouts[i].r.phase == ROLLOUT_RETURNING)
-			step(c, &c->rollouts[i]);
+			changed |= step(c, &c->rollouts[i]);
 	}
+	if (changed)
+		center_touch(c);
 }
 
 static void on_soon(void *arg)
@@ -490,11 +501,29 @@ void rollouts_soon(struct center *c)
 	loop_timer_start(c->rollouts_timer, 50 * US_PER_MS, 0);
 }
 
+/* The first of the nodes, which are in order of rank, that does not come before this one. */
+static size_t rank_of(const struct held_rollout *h, bool canary, uint64_t key)
+{
+	size_t low = 0, high = h->node_count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		const struct rollout_node *n = &h->nodes[middle];
+		if (n->canary != canary ? n->canary : n->key < key)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Asked for each node in turn, so not by a walk over all. */
 static const struct rollout_node *node_find(const struct held_rollout *h, const char *id)
 {
-	for (size_t i = 0; i < h->node_count; i++)
-		if (strcmp(h->nodes[i].name, id) == 0)
-			return &h->nodes[i];
+	uint64_t key = node_key(h, id);
+	for (int canary = 0; canary < 2; canary++)
+		for (size_t i = rank_of(h, canary, key); i < h->node_count && h->nodes[i].key == key; i++)
+			if (strcmp(h->nodes[i].name, id) == 0)
+				return &h->nodes[i];
 	return NULL;
 }
 

@@ -260,6 +260,29 @@ static void test_a_killed_center_goes_on_with_its_roll_outs(void **unused)
 	}
 }
 
+/* What the first one's step makes stale must not be made anew under the second one's eyes. */
+static void test_two_roll_outs_go_on_in_the_same_second(void **unused)
+{
+	struct net n;
+	struct version other[2] = {version_of("one."), version_of("two.")};
+	net_init(&n, 5, RULE);
+	put(&n, "rule", "k2", "{\"model\":\"a:stable\",\"on\":\"site=nowhere\",\"rollout\":{\"soak_us\":0}}");
+	center_free(n.center);
+	start(&n);
+	for (int i = 0; i < 2; i++) {
+		snprintf(other[i].name, sizeof(other[i].name), "a");
+		version_set(n.center, &other[i], "n-repo");
+		version_fini(&other[i]);
+	}
+	version_set(n.center, &n.versions[1], "n-repo");
+	assert_int_equal(n.center->rollout_count, 2);
+	for (int i = 0; i < 3; i++)
+		rollouts_tick(n.center);
+	assert_int_equal(rollouts_find(n.center, "a:stable")->r.phase, ROLLOUT_DONE);
+	assert_int_equal(rollouts_find(n.center, "m:stable")->node_count, NODES);
+	net_fini(&n);
+}
+
 static void test_a_tag_that_moves_back_ends_the_roll_out(void **unused)
 {
 	struct net n;
@@ -295,6 +318,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_a_killed_center_goes_on_with_its_roll_outs),
+	    cmocka_unit_test(test_two_roll_outs_go_on_in_the_same_second),
 	    cmocka_unit_test(test_a_tag_that_moves_back_ends_the_roll_out),
 	    cmocka_unit_test(test_replicas_stay_over_restarts),
 	};
