@@ -14,6 +14,7 @@ thread, so the other threads do not notice; new ones are born where their maker 
 """
 import contextlib
 import ctypes
+import json
 import os
 import re
 import select
@@ -40,6 +41,10 @@ def ip(*words, **more):
     if done.returncode:
         raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def interface(namespace, name):
+    return json.loads(ip("-n", namespace, "-s", "-j", "link", "show", name))[0]["stats64"]
 
 
 def why_not():
@@ -127,6 +132,7 @@ class Place:
         lab.add_namespace(self.namespace)
         self.fd = os.open(f"/run/netns/{self.namespace}", os.O_RDONLY | os.O_CLOEXEC)
         outside, port = f"o{number}", f"b{number}"
+        self.hub, self.port = lab.hub, port
         # One segment a frame, or the kernel hands 64 KB over as one and loses them as one.
         ip("-n", lab.hub, "-batch", "-", input=f"""\
 link add {outside} up type veth peer name eth0 netns {self.namespace}
@@ -140,6 +146,12 @@ address add {self.address}/24 dev eth0
 link set eth0 up
 """)
         self.link = Link(lab.hub, outside, port)
+
+    def line_bytes(self):
+        """(in, out) since the beginning: what the kernel counted where the line ends, at each side."""
+        inside = interface(self.namespace, "eth0")
+        outside = interface(self.hub, self.port + "x")
+        return inside["rx"]["bytes"], outside["rx"]["bytes"]
 
     def __enter__(self):
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -208,17 +220,21 @@ class LabNode(Node):
 
 class LabNetwork(Network):
     """The repository and the scheduler are at "core", where the tests and the operator are as well; every other node
-    is at a place of its own name. Addresses are the places', and distances are measured, not configured."""
+    is at a place of its own name, or, `by_site`, all edges of a site at one. Addresses are the places', and distances are
+    measured, not configured."""
+
+    by_site = False
 
     def __init__(self, lab, folder, **more):
         self.lab = lab
         super().__init__(folder, **more)
 
     def _add(self, name, roles, site, **config):
-        place = self.lab.place("core" if name in ("repository", "scheduler") else name)
+        at = site if self.by_site and "edge" in roles else name
+        place = self.lab.place("core" if name in ("repository", "scheduler") else at)
         for i, key in enumerate(("repository_listen", "scheduler_listen", "dns_listen", "api_listen")):
             if key in config:
-                config[key] = f"{place.address}:{8080 + i}"
+                config[key] = f"{place.address}:{8080 + 10 * len(self.nodes) + i}"
         if "scheduler" in roles:
             del config["distances"]
             config["zones"] = [f"{place.address}/32=core", "198.51.100.0/24=south"]
