@@ -4,11 +4,14 @@
   sending    GB per CPU second of the server while curl takes the whole file; peer: nginx with sendfile
   receiving  GB/s by the clock, every chunk verified and written; the source is nginx for both. Peers: SHA-256 of one
              core (openssl speed), and curl into a file followed by sha256sum of it
-  memory     of a node that receives MEMORY_GIB (20) of a sparse file: what is not page cache
+  memory     of what receives MEMORY_GIB (20) of a sparse file: what is not page cache
+  node       the same of whole nodes, repository and edge, TLS between them, from `mdn place` to loaded: a model of NODE_MIB
+             (2048) of random weights, and one of an eighth of that: memory must not follow the size
 
 What is sent lies in the page cache, what is received goes to memory (TMPFS, default /dev/shm): the network, the hash and
 the copies are measured, not the disk. Only the last figure writes to TMPDIR.
 """
+import json
 import os
 import re
 import shutil
@@ -17,11 +20,12 @@ import sys
 import time
 from pathlib import Path
 
-from lib import BUILD, SUBJECT, cpu_s, figure, folder, free_port, introduce, median, need, output, rounds, say, start
+from lib import BUILD, MDN, SUBJECT, cpu_s, figure, folder, free_port, introduce, median, need, output, rounds, say, start
 from lib import stop, wait_port
 
 SIZE = int(os.environ.get("SIZE_MIB", 2048)) << 20
 MEMORY = int(os.environ.get("MEMORY_GIB", 20)) << 30
+NODE_SIZE = int(os.environ.get("NODE_MIB", 2048)) << 20
 NODE = BUILD / "bench/bench_transfer_node"
 fast = Path(os.environ.get("TMPFS", "/dev/shm")) / folder.name
 
@@ -165,10 +169,77 @@ def memory_of_a_large_one():
     figure("transfer_memory", "MiB", [most / (1 << 20)], goal="<= 64", met=most <= 64 << 20)
 
 
+class Pair:
+    """A center with a repository and one edge, as an operator would start them."""
+
+    def __init__(self, home):
+        self.home, self.operator = home, home / "operator"
+        home.mkdir()
+        ports = [free_port() for _ in range(4)]
+        self.center, self.repository = f"https://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[2]}"
+        self.config("origin", ports[0], "roles: [center, repository]", f"repository_listen: 127.0.0.1:{ports[2]}")
+        self.config("edge", ports[1], "roles: [edge]", f"center: {self.center}", f"api_listen: 127.0.0.1:{ports[3]}",
+                    "open: true", "engine: synthetic")
+        self.mdn("init", "--config", home / "origin.yaml", "--operator", self.operator)
+        self.origin = self.serve("origin", ports[0])
+        token = json.loads(self.mdn("token", "--json"))["token"]
+        self.mdn("join", self.center, token, "--config", home / "edge.yaml")
+        self.edge = self.serve("edge", ports[1])
+
+    def config(self, name, port, *more):
+        lines = [f"name: {name}", f"data: {self.home / name}", f"node_listen: 127.0.0.1:{port}", "log_level: warn", *more]
+        (self.home / f"{name}.yaml").write_text("\n".join(lines) + "\n")
+
+    def serve(self, name, port):
+        child = start(MDN, "serve", "--config", self.home / f"{name}.yaml", log=f"{name}.log")
+        wait_port(port, child)
+        return child
+
+    def mdn(self, *args):
+        done = subprocess.run([str(a) for a in (MDN, *args)], capture_output=True, text=True,
+                              env=os.environ | {"MDN_OPERATOR": str(self.operator)})
+        if done.returncode:
+            raise SystemExit(f"bench: mdn {args[0]}: {done.stderr}")
+        return done.stdout
+
+    def state(self, model):
+        return [n["state"] for n in json.loads(self.mdn("models", model, "--json"))["nodes"]]
+
+    def move(self, file, model):
+        """Most memory of the repository and of the edge, from placed to loaded."""
+        self.mdn("push", file, model, "--repository", self.repository, "--quiet")
+        self.mdn("place", model, "--on", "role=edge")
+        most, asked = [0, 0], 0
+        while True:
+            most = [max(m, memory(child.pid)) for m, child in zip(most, (self.origin, self.edge))]
+            if time.monotonic() - asked > 1:
+                asked = time.monotonic()
+                if self.state(model) == ["ready"]:
+                    return most
+            time.sleep(0.05)
+
+
+def memory_of_nodes():
+    from distribution import model_file
+    pair, found = Pair(folder / "pair"), {}
+    for size in (NODE_SIZE // 8, NODE_SIZE):
+        file, length = model_file(size)
+        began = time.monotonic()
+        found[size] = pair.move(file, f"m{size >> 20}:v1")
+        file.unlink()
+        say(f"  {length >> 20} MiB in {time.monotonic() - began:.0f} s with the push: repository "
+            f"{found[size][0] / (1 << 20):.1f} MiB, edge {found[size][1] / (1 << 20):.1f} MiB")
+    stop(pair.edge)
+    stop(pair.origin)
+    for i, who in enumerate(("repository", "edge")):
+        most = found[NODE_SIZE][i]
+        figure(f"transfer_memory_{who}", "MiB", [most / (1 << 20)], goal="<= 64", met=most <= 64 << 20)
+
+
 def main():
     need("nginx", "curl", "sha256sum", "openssl")
     introduce("transfer: a large file over loopback")
-    what = sys.argv[1:] or ["send", "receive", "memory"]
+    what = sys.argv[1:] or ["send", "receive", "memory", "node"]
     fast.mkdir(parents=True)
     try:
         if {"send", "receive"} & set(what):
@@ -184,6 +255,8 @@ def main():
             receiving(store, words, SIZE)
         if "memory" in what:
             memory_of_a_large_one()
+        if "node" in what:
+            memory_of_nodes()
     finally:
         shutil.rmtree(fast, ignore_errors=True)
 
