@@ -6,6 +6,8 @@
 #include "base/clock.h"
 #include "cli/progress.h"
 #include "core/report.h"
+#include "serve/repository/compose.h"
+#include "serve/repository/model.h"
 #include "store/ociname.h"
 
 #include <dirent.h>
@@ -16,9 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CONFIG_TYPE "application/vnd.cncf.model.config.v1+json"
 #define SHOWN_FROM (UINT64_C(64) << 20) /* hashing smaller files of a folder shows no progress */
-#define MANIFEST_TYPE "application/vnd.oci.image.manifest.v1+json"
 
 int name_tag_split(const char *text, char *ret_name, size_t name_size, char *ret_tag, size_t tag_size,
                    struct error *err)
@@ -316,18 +316,6 @@ static bool ends_with(const char *path, const char *end)
 	return str_ends(str_from(path), str_from(end));
 }
 
-static const char *type_of(const char *path)
-{
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-	if (ends_with(path, ".gguf") || ends_with(path, ".safetensors") || ends_with(path, ".bin"))
-		return "application/vnd.cncf.model.weight.v1.raw";
-	if (ends_with(path, ".md") || strncmp(name, "LICENSE", 7) == 0 || strncmp(name, "NOTICE", 6) == 0)
-		return "application/vnd.cncf.model.doc.v1.raw";
-	if (ends_with(path, ".py"))
-		return "application/vnd.cncf.model.code.v1.raw";
-	return "application/vnd.cncf.model.weight.config.v1.raw";
-}
-
 static const char *format_of(const struct push_list *l)
 {
 	bool safetensors = false;
@@ -339,78 +327,40 @@ static const char *format_of(const struct push_list *l)
 	return safetensors ? "safetensors" : "";
 }
 
-static void format_config(const struct push_options *o, const struct push_list *l, struct buf *out)
+static int list_versioned(const struct push_list *l, struct version_file **ret_files, struct error *err)
 {
-	buf_append_str(out, STR("{\"descriptor\":{\"name\":"));
-	buf_append_json(out, str_from(o->name));
-	buf_append_str(out, STR(",\"version\":"));
-	buf_append_json(out, str_from(o->tag));
-	if (o->license) {
-		buf_append_str(out, STR(",\"licenses\":["));
-		buf_append_json(out, str_from(o->license));
-		buf_append_str(out, STR("]"));
-	}
-	buf_printf(out, "},\"config\":{\"format\":\"%s\"},\"modelfs\":{\"type\":\"layers\",\"diffIds\":[",
-	           format_of(l));
+	struct version_file *files = mem_new(l->count * sizeof *files);
 	for (size_t i = 0; i < l->count; i++) {
-		char digest[DIGEST_TEXT_SIZE];
-		digest_format(&l->files[i].digest, digest);
-		buf_printf(out, "%s\"%s\"", i ? "," : "", digest);
+		const struct push_file *f = &l->files[i];
+		files[i].digest = f->digest;
+		files[i].size = f->size;
+		if (str_copy(str_from(f->path), files[i].path, sizeof files[i].path))
+			continue;
+		free(files);
+		return error_set(err, E_INVAL, "%s: the path of a file has at most %zu bytes", f->path,
+		                 sizeof files[i].path - 1);
 	}
-	buf_append_str(out, STR("]}}"));
+	*ret_files = files;
+	return 0;
 }
 
-static void append_annotation(struct buf *out, struct str key, struct str value)
+static void format_manifest(const struct push_options *o, struct str config, const struct version_file *files,
+                            size_t count, struct buf *out)
 {
-	buf_append_str(out, out->base[out->len - 1] == '{' ? STR("") : STR(","));
-	buf_append_json(out, key);
-	buf_append_str(out, STR(":"));
-	buf_append_json(out, value);
-}
-
-static void append_layer(const struct push_file *f, struct buf *out)
-{
-	char digest[DIGEST_TEXT_SIZE];
-	digest_format(&f->digest, digest);
-	buf_printf(out, "{\"mediaType\":\"%s\",\"digest\":\"%s\",\"size\":%llu,\"annotations\":{", type_of(f->path),
-	           digest, (unsigned long long)f->size);
-	append_annotation(out, STR("org.cncf.model.filepath"), str_from(f->path));
-	append_annotation(out, STR("org.opencontainers.image.title"), str_from(f->path));
-	buf_append_str(out, STR("}}"));
-}
-
-static void append_annotations(const struct push_options *o, struct buf *out)
-{
-	buf_append_str(out, STR(",\"annotations\":{"));
-	if (o->license)
-		append_annotation(out, STR("org.opencontainers.image.licenses"), str_from(o->license));
-	if (o->base)
-		append_annotation(out, STR("mdn.base-model"), str_from(o->base));
-	if (o->distilled)
-		append_annotation(out, STR("mdn.distilled-from"), str_from(o->distilled));
+	struct compose_note *notes = mem_new((3 + o->label_count) * sizeof *notes);
+	notes[0] = (struct compose_note){"org.opencontainers.image.licenses", compose_some(o->license)};
+	notes[1] = (struct compose_note){MODEL_BASE, compose_some(o->base)};
+	notes[2] = (struct compose_note){MODEL_DISTILLED, compose_some(o->distilled)};
 	for (size_t i = 0; i < o->label_count; i++) {
 		struct str value, key = str_cut(str_from(o->labels[i]), '=', &value);
-		append_annotation(out, key, value);
+		notes[3 + i] = (struct compose_note){str_dup(key), str_dup(value)};
 	}
-	buf_append_str(out, STR("}"));
-}
-
-static void format_manifest(const struct push_options *o, const struct push_list *l, const char *config,
-                            size_t config_size, struct buf *out)
-{
-	buf_printf(out,
-	           "{\"schemaVersion\":2,\"mediaType\":\"" MANIFEST_TYPE
-	           "\",\"artifactType\":\"application/vnd.cncf.model.manifest.v1+json\",\"config\":{\"mediaType\":"
-	           "\"" CONFIG_TYPE "\",\"digest\":\"%s\",\"size\":%zu},\"layers\":[",
-	           config, config_size);
-	for (size_t i = 0; i < l->count; i++) {
-		buf_append_str(out, i ? STR(",") : STR(""));
-		append_layer(&l->files[i], out);
+	compose_manifest(config, files, count, notes, 3 + o->label_count, out);
+	for (size_t i = 3; i < 3 + o->label_count; i++) {
+		free((char *)notes[i].key);
+		free((char *)notes[i].value);
 	}
-	buf_append_str(out, STR("]"));
-	if (o->license || o->base || o->distilled || o->label_count)
-		append_annotations(o, out);
-	buf_append_str(out, STR("}"));
+	free(notes);
 }
 
 static int manifest_push(struct client *c, const struct repository_at *at, const struct push_options *o,
@@ -422,7 +372,7 @@ static int manifest_push(struct client *c, const struct repository_at *at, const
 	    .method = "PUT",
 	    .url = url,
 	    .node_id = at->id[0] ? at->id : NULL,
-	    .content_type = MANIFEST_TYPE,
+	    .content_type = COMPOSE_MANIFEST,
 	    .body = manifest,
 	    .timeout_us = 600 * US_PER_S, /* the repository reads the weights once, to cut them into chunks */
 	};
@@ -474,18 +424,22 @@ int push_model(struct client *c, const struct repository_at *at, const struct pu
                struct digest *ret_manifest, struct error *err)
 {
 	struct push_list l;
-	struct digest config_digest;
-	char config[DIGEST_TEXT_SIZE];
-	struct buf config_text = {0}, manifest = {0};
+	struct version_file *files = NULL;
+	struct digest d;
+	char digest[DIGEST_TEXT_SIZE];
+	struct buf config = {0}, manifest = {0};
 	int rc = list_make(&l, o->file, err);
 	if (rc == 0)
 		rc = hash_files(o, &l, err);
+	if (rc == 0)
+		rc = list_versioned(&l, &files, err);
 	if (rc == 0) {
-		format_config(o, &l, &config_text);
-		config_digest = digest_of(config_text.base, config_text.len);
-		digest_format(&config_digest, config);
-		format_manifest(o, &l, config, config_text.len, &manifest);
-		rc = blob_push(c, at, o->name, config, 0, 0, buf_str(&config_text), NULL, err);
+		compose_config(str_from(o->name), str_from(o->tag), str_from(format_of(&l)), str_from(o->license),
+		               files, l.count, &config);
+		format_manifest(o, buf_str(&config), files, l.count, &manifest);
+		d = digest_of(config.base, config.len);
+		digest_format(&d, digest);
+		rc = blob_push(c, at, o->name, digest, 0, 0, buf_str(&config), NULL, err);
 	}
 	if (rc == 0)
 		rc = push_files(c, at, o, &l, err);
@@ -494,7 +448,8 @@ int push_model(struct client *c, const struct repository_at *at, const struct pu
 	if (rc == 0)
 		*ret_manifest = digest_of(manifest.base, manifest.len);
 	list_fini(&l);
-	buf_fini(&config_text);
+	free(files);
+	buf_fini(&config);
 	buf_fini(&manifest);
 	return rc;
 }

@@ -10,31 +10,35 @@ static const char *type_of(const struct version_file *f)
 		struct str end;
 		const char *type;
 	} types[] = {
-	    {STR(".gguf"), LAYER "weight.v1.raw"},
-	    {STR(".safetensors"), LAYER "weight.v1.raw"},
-	    {STR(".bin"), LAYER "weight.v1.raw"},
-	    {STR(".md"), LAYER "doc.v1.raw"},
-	    {STR(".txt"), LAYER "doc.v1.raw"},
-	    {STR("LICENSE"), LAYER "doc.v1.raw"},
-	    {STR(".json"), LAYER "weight.config.v1.raw"},
+	    {STR(".gguf"), LAYER "weight.v1.raw"}, {STR(".safetensors"), LAYER "weight.v1.raw"},
+	    {STR(".bin"), LAYER "weight.v1.raw"},  {STR(".md"), LAYER "doc.v1.raw"},
 	    {STR(".py"), LAYER "code.v1.raw"},
 	};
+	const char *slash = strrchr(f->path, '/');
+	struct str name = str_from(slash ? slash + 1 : f->path);
 	if (f->media_type[0])
 		return f->media_type;
+	if (str_starts(name, STR("LICENSE")) || str_starts(name, STR("NOTICE")))
+		return LAYER "doc.v1.raw";
 	for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-		if (str_ends(str_from(f->path), types[i].end))
+		if (str_ends(name, types[i].end))
 			return types[i].type;
 	return LAYER "weight.config.v1.raw";
 }
 
-void compose_config(struct str name, struct str tag, struct str format, const struct version_file *files, size_t count,
-                    struct buf *out)
+void compose_config(struct str name, struct str tag, struct str format, struct str license,
+                    const struct version_file *files, size_t count, struct buf *out)
 {
 	char digest[DIGEST_TEXT_SIZE];
 	buf_append_str(out, STR("{\"descriptor\":{\"name\":"));
 	buf_append_json(out, name);
 	buf_append_str(out, STR(",\"version\":"));
 	buf_append_json(out, tag);
+	if (license.len) {
+		buf_append_str(out, STR(",\"licenses\":["));
+		buf_append_json(out, license);
+		buf_append_str(out, STR("]"));
+	}
 	buf_append_str(out, STR("},\"config\":{\"format\":"));
 	buf_append_json(out, format);
 	buf_append_str(out, STR("},\"modelfs\":{\"type\":\"layers\",\"diffIds\":["));
@@ -74,7 +78,7 @@ void compose_manifest(struct str config, const struct version_file *files, size_
 	}
 	buf_append_str(out, STR("],\"annotations\":{"));
 	for (size_t i = 0; i < note_count; i++) {
-		if (!notes[i].value || !notes[i].value[0])
+		if (!notes[i].value)
 			continue;
 		buf_append_str(out, first ? STR("") : STR(","));
 		first = false;

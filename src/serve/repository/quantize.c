@@ -17,6 +17,7 @@
 #include "net/child.h"
 #include "net/sse.h"
 #include "serve/repository/access.h"
+#include "serve/repository/compose.h"
 #include "serve/repository/model.h"
 #include "serve/repository/versions.h"
 
@@ -34,9 +35,6 @@
 #define TELL_US (250 * US_PER_MS)
 #define ALIVE_US (2 * US_PER_S)
 #define PIECE (1u << 20)
-#define MANIFEST_TYPE "application/vnd.oci.image.manifest.v1+json"
-#define CONFIG_TYPE "application/vnd.cncf.model.config.v1+json"
-#define WEIGHT_TYPE "application/vnd.cncf.model.weight.v1.raw"
 
 enum job_state { WAITING, PREPARING, RUNNING, STORING, DONE, FAILED, CANCELED };
 static const char *const state_names[] = {"waiting", "preparing", "running", "storing", "done", "failed", "canceled"};
@@ -251,69 +249,40 @@ static int store_file(struct job *j, struct digest *ret_digest, struct error *er
 	return rc;
 }
 
-static void append_layer(struct buf *out, const char *type, const struct digest *d, uint64_t size, const char *path)
+/* The result's files. Those of the parent that are not weights come along: licence, model card. */
+static struct version_file *list_files(const struct job *j, const struct digest *weights, size_t *ret_count)
 {
-	char digest[DIGEST_TEXT_SIZE];
-	digest_format(d, digest);
-	buf_append_str(out, STR("{\"mediaType\":"));
-	buf_append_json(out, str_from(type));
-	buf_printf(out, ",\"digest\":\"%s\",\"size\":%llu,\"annotations\":{\"org.opencontainers.image.title\":", digest,
-	           (unsigned long long)size);
-	buf_append_json(out, str_from(path));
-	buf_append_str(out, STR(",\"org.cncf.model.filepath\":"));
-	buf_append_json(out, str_from(path));
-	buf_append_str(out, STR("}}"));
-}
-
-static void append_annotation(struct buf *out, const char *key, const char *value)
-{
-	if (!value[0])
-		return;
-	buf_append_str(out, out->base[out->len - 1] == '{' ? STR("") : STR(","));
-	buf_append_json(out, str_from(key));
-	buf_append_str(out, STR(":"));
-	buf_append_json(out, str_from(value));
-}
-
-/* Files that are not weights come along: licence, model card. */
-static void append_layers(const struct job *j, const struct digest *weights, struct buf *out)
-{
-	char path[256], type[16];
+	struct version_file *files = mem_new((j->parent.file_count + 1) * sizeof *files);
+	char type[16];
 	const char *last = strrchr(j->to_name, '/');
+	size_t count = 1;
 	for (size_t i = 0; i < sizeof type; i++)
 		type[i] = (char)toupper((unsigned char)j->type[i]);
-	snprintf(path, sizeof path, "%s-%s.gguf", last ? last + 1 : j->to_name, type);
-	append_layer(out, WEIGHT_TYPE, weights, j->size, path);
+	files[0] = (struct version_file){.digest = *weights, .size = j->size};
+	snprintf(files[0].path, sizeof files[0].path, "%s-%s.gguf", last ? last + 1 : j->to_name, type);
 	for (size_t i = 0; i < j->parent.file_count; i++) {
 		const struct version_file *f = &j->parent.files[i];
-		if (str_ends(str_from(f->path), STR(".gguf")) || f == version_main_file(&j->parent))
-			continue;
-		buf_append_str(out, STR(","));
-		append_layer(out, f->media_type[0] ? f->media_type : "application/octet-stream", &f->digest, f->size,
-		             f->path);
+		if (!str_ends(str_from(f->path), STR(".gguf")) && f != version_main_file(&j->parent))
+			files[count++] = *f;
 	}
+	*ret_count = count;
+	return files;
 }
 
-static void format_manifest(const struct job *j, const struct digest *config, size_t config_size,
-                            const struct digest *weights, struct buf *out)
+static void format_manifest(const struct job *j, struct str config, const struct version_file *files, size_t count,
+                            struct buf *out)
 {
 	char digest[DIGEST_TEXT_SIZE], parent[300];
-	digest_format(config, digest);
-	buf_printf(out,
-	           "{\"schemaVersion\":2,\"mediaType\":\"" MANIFEST_TYPE
-	           "\",\"artifactType\":\"application/vnd.cncf.model.manifest.v1+json\",\"config\":{\"mediaType\":"
-	           "\"" CONFIG_TYPE "\",\"digest\":\"%s\",\"size\":%zu},\"layers\":[",
-	           digest, config_size);
-	append_layers(j, weights, out);
-	buf_append_str(out, STR("],\"annotations\":{"));
-	snprintf(parent, sizeof parent, "%s:%s", j->name, j->tag);
-	append_annotation(out, MODEL_QUANTIZED, parent);
-	append_annotation(out, MODEL_BASE, j->parent.base_model);
-	append_annotation(out, MODEL_DISTILLED, j->parent.distilled_from);
-	append_annotation(out, "org.opencontainers.image.licenses", j->parent.license);
 	digest_format(&j->parent.manifest, digest);
-	append_annotation(out, "quantized-from-digest", digest);
-	buf_append_str(out, STR("}}"));
+	snprintf(parent, sizeof parent, "%s:%s", j->name, j->tag);
+	const struct compose_note notes[] = {
+	    {MODEL_QUANTIZED, parent},
+	    {MODEL_BASE, compose_some(j->parent.base_model)},
+	    {MODEL_DISTILLED, compose_some(j->parent.distilled_from)},
+	    {"org.opencontainers.image.licenses", compose_some(j->parent.license)},
+	    {"quantized-from-digest", digest},
+	};
+	compose_manifest(config, files, count, notes, sizeof notes / sizeof *notes, out);
 }
 
 static int link_all(struct job *j, const struct manifest *m, struct error *err)
@@ -333,6 +302,7 @@ static int publish(struct job *j, struct str text, struct error *err)
 	int rc = manifest_parse(text, &m, err);
 	if (rc)
 		return rc;
+	manifest_resolve(&m, r->catalog);
 	rc = link_all(j, &m, err);
 	if (!rc)
 		rc = model_version(r->store, r->catalog, r->chunk_size, &m, &is_model, &v, err);
@@ -344,7 +314,7 @@ static int publish(struct job *j, struct str text, struct error *err)
 		str_copy(str_from(j->to_tag), v.tag, sizeof v.tag);
 		v.manifest = j->manifest;
 		rc = catalog_push_as(r->catalog, str_from(j->who), str_from(j->to_name), &j->manifest,
-		                     STR(MANIFEST_TYPE), text.len, str_from(j->to_tag), &v, err);
+		                     STR(COMPOSE_MANIFEST), text.len, str_from(j->to_tag), &v, err);
 	}
 	version_fini(&v);
 	manifest_fini(&m);
@@ -354,23 +324,20 @@ static int publish(struct job *j, struct str text, struct error *err)
 static int store(struct job *j, struct error *err)
 {
 	struct digest weights, config;
-	char digest[DIGEST_TEXT_SIZE];
 	struct buf text = {0}, manifest = {0};
+	size_t count;
 	int rc = store_file(j, &weights, err);
 	if (rc)
 		return rc;
-	digest_format(&weights, digest);
-	buf_append_str(&text, STR("{\"descriptor\":{\"name\":"));
-	buf_append_json(&text, str_from(j->to_name));
-	buf_append_str(&text, STR(",\"version\":"));
-	buf_append_json(&text, str_from(j->to_tag));
-	buf_printf(&text, "},\"config\":{\"format\":\"gguf\"},\"modelfs\":{\"type\":\"layers\",\"diffIds\":[\"%s\"]}}",
-	           digest);
+	struct version_file *files = list_files(j, &weights, &count);
+	compose_config(str_from(j->to_name), str_from(j->to_tag), STR("gguf"), str_from(j->parent.license), files,
+	               count, &text);
 	rc = blob_put(j->r->store, buf_str(&text), &config, err);
 	if (!rc) {
-		format_manifest(j, &config, text.len, &weights, &manifest);
+		format_manifest(j, buf_str(&text), files, count, &manifest);
 		rc = publish(j, buf_str(&manifest), err);
 	}
+	free(files);
 	buf_fini(&text);
 	buf_fini(&manifest);
 	return rc;

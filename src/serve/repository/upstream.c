@@ -344,9 +344,9 @@ static int compose(struct upstream *u, struct error *err)
 	else /* without what may be a secret in it */
 		snprintf(source, sizeof source, "%.*s", (int)strcspn(u->from.url, "?#"), u->from.url);
 	struct compose_note notes[] = {{"org.opencontainers.image.source", source},
-	                               {"org.opencontainers.image.revision", u->commit}};
+	                               {"org.opencontainers.image.revision", compose_some(u->commit)}};
 	compose_config(str_from(u->from.to_name), str_from(u->commit[0] ? u->commit : u->from.to_tag),
-	               str_from(format_of(u)), u->files, u->file_count, &config);
+	               str_from(format_of(u)), STR(""), u->files, u->file_count, &config);
 	int rc = blob_put(r->store, buf_str(&config), &d, err);
 	if (!rc)
 		rc = catalog_link_blob(r->catalog, str_from(u->from.to_name), &d, err);
