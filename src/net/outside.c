@@ -381,7 +381,7 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
 {
 	struct outside_call *c = arg;
 	size_t n = size * count;
-	if (!tell_head(c))
+	if (c->canceled || !tell_head(c)) /* canceled: its owner is gone, and libcurl has bytes left */
 		return 0;
 	if (c->follows)
 		return n;
