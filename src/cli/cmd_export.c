@@ -263,7 +263,9 @@ static int add_model(struct export *x, const char *model, struct error *err)
 	str_copy(tag, tag_text, sizeof tag_text);
 	snprintf(reference, sizeof reference, "%s:%s", name, tag_text);
 	int rc = add_manifest(x, name, tag_text, reference, err);
-	return rc ? rc : add_referrers(x, name, &x->manifests[x->manifest_count - 1]->digest, err);
+	if (rc)
+		return error_prefix(err, "%s: ", reference);
+	return add_referrers(x, name, &x->manifests[x->manifest_count - 1]->digest, err);
 }
 
 /* ---- the tar ---------------------------------------------------------------------------------------- */

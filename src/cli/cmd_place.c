@@ -177,10 +177,11 @@ int cmd_place(const struct args *args)
 
 /* ---- one word to the center ------------------------------------------------------------------------------ */
 
-/* POST /mdn/v1/KIND/MODEL/VERB */
-static int say(const struct args *args, const char *kind, const char *verb, const char *done)
+/* POST /mdn/v1/KIND/MODEL/VERB; `instead`: what to say when rules went and no roll-out goes back. */
+static int say(const struct args *args, const char *kind, const char *verb, const char *done, const char *instead)
 {
 	struct client *c;
+	yyjson_doc *doc = NULL;
 	struct error err = {0};
 	struct buf path = {0};
 	if (client_open(args_value(args, "operator"), &c, &err))
@@ -189,9 +190,11 @@ static int say(const struct args *args, const char *kind, const char *verb, cons
 	append_model(&path, args_operand(args, 0));
 	buf_printf(&path, "/%s", verb);
 	buf_append(&path, "", 1);
-	int rc = client_json(c, "POST", path.base, STR("{}"), NULL, &err);
+	int rc = client_json(c, "POST", path.base, STR("{}"), instead ? &doc : NULL, &err);
+	bool removed = doc && answer_number(yyjson_doc_get_root(doc), "rules_removed") > 0;
 	if (rc == 0)
-		printf("%s: %s\n", args_operand(args, 0), done);
+		printf("%s: %s\n", args_operand(args, 0), removed ? instead : done);
+	yyjson_doc_free(doc);
 	client_close(c);
 	buf_fini(&path);
 	return rc ? args_fail(args, &err) : EXIT_DONE;
@@ -199,32 +202,33 @@ static int say(const struct args *args, const char *kind, const char *verb, cons
 
 int cmd_pause(const struct args *args)
 {
-	return say(args, "models", "pause", "nodes fetch no more of it until `mdn resume`");
+	return say(args, "models", "pause", "nodes fetch no more of it until `mdn resume`", NULL);
 }
 
 int cmd_resume(const struct args *args)
 {
-	return say(args, "models", "resume", "nodes fetch it again");
+	return say(args, "models", "resume", "nodes fetch it again", NULL);
 }
 
 int cmd_cancel(const struct args *args)
 {
-	return say(args, "models", "cancel", "nodes go back to what they had before");
+	return say(args, "models", "cancel", "nodes go back to what they had before",
+	           "no roll-out was under way, so it is placed nowhere any more; `mdn place` places it again");
 }
 
 int cmd_rollout_halt(const struct args *args)
 {
-	return say(args, "rollouts", "halt", "halted; nodes that have the new version keep it");
+	return say(args, "rollouts", "halt", "halted; nodes that have the new version keep it", NULL);
 }
 
 int cmd_rollout_continue(const struct args *args)
 {
-	return say(args, "rollouts", "continue", "goes on");
+	return say(args, "rollouts", "continue", "goes on", NULL);
 }
 
 int cmd_rollout_rollback(const struct args *args)
 {
-	return say(args, "rollouts", "rollback", "nodes go back to the version before");
+	return say(args, "rollouts", "rollback", "nodes go back to the version before", NULL);
 }
 
 /* ---- rollout list, show ------------------------------------------------------------------------------------- */

@@ -140,8 +140,14 @@ static void signing_fini(struct signing *s)
 
 static int signing_open(const struct args *args, struct signing *s, struct error *err)
 {
+	struct buf tried = {0};
 	int rc = read_named(args, "key", &s->key, err);
-	return rc ? rc : read_named(args, "cert", &s->chain, err);
+	if (!rc)
+		rc = read_named(args, "cert", &s->chain, err);
+	if (!rc) /* before a terabyte is read for nothing */
+		rc = envelope_sign(STR("{}"), buf_str(&s->key), buf_str(&s->chain), &tried, err);
+	buf_fini(&tried);
+	return rc;
 }
 
 static int sign_path(const struct args *args, const char *path, struct signing *s, struct error *err)

@@ -27,6 +27,7 @@
 
 #define MANIFESTS_MAX 4096
 #define PEM_MAX (1 << 20)
+#define SHOWN_FROM (1 << 20) /* bytes: what is smaller is there before a line could be read */
 
 struct import_manifest {
 	char repo[129], tag[129], media_type[128];
@@ -464,7 +465,7 @@ static bool mounted(struct import *x, const char *repo, const char *digest)
 static int send_item(struct import *x, const char *repo, const struct manifest_item *item, struct error *err)
 {
 	char digest[DIGEST_TEXT_SIZE];
-	struct progress shown, *progress = x->quiet ? NULL : &shown;
+	struct progress shown, *progress = x->quiet || item->size < SHOWN_FROM ? NULL : &shown;
 	digest_format(&item->digest, digest);
 	if (item->elsewhere || is_there(x, repo, digest))
 		return 0;
@@ -528,11 +529,23 @@ static int send_all(struct import *x, struct error *err)
 	return rc;
 }
 
+static int check_kind(struct import *x, const char *source, struct error *err)
+{
+	char magic[4];
+	if (bundle_in_size(&x->in) < sizeof magic || bundle_in_read(&x->in, 0, magic, sizeof magic, NULL) ||
+	    memcmp(magic, "GGUF", sizeof magic))
+		return 0;
+	return error_set(err, E_INVAL,
+	                 "%s is a model and no bundle: `mdn push FILE NAME:TAG` puts it into the repository", source);
+}
+
 int import_bundle(const struct args *args, const char *source, struct error *err)
 {
 	struct import x = {.quiet = args_has(args, "quiet") || args_has(args, "json"), .json = args_has(args, "json")};
 	int rc = bundle_in_open(&x.in, source, err);
 	struct bundle_reader reader = {bundle_in_read, &x.in, bundle_in_size(&x.in)};
+	if (!rc)
+		rc = check_kind(&x, source, err);
 	if (!rc)
 		rc = bundle_scan(&reader, &x.entries, &x.entry_count, err);
 	if (!rc)

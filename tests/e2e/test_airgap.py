@@ -278,3 +278,5 @@ def test_a_part_that_is_missing_or_cut_is_told(net, far, big, in_folder):
     assert "cut short" in refused(far, "import", "p.tar")
     assert version(far, "gap/parts:v1") is None
     assert "no bundle" in refused(far, "import", "nothing-here.tar")
+    assert "mdn push" in refused(far, "import", big)
+    assert "gap/never:v1: " in refused(net, "export", "gap/never:v1", "-o", "never.tar")

@@ -161,7 +161,7 @@ def test_people_halt_continue_and_cancel(make_network, tiny, second):
     net.push(tiny, "m:stable", on=None)
     net.mdn("place", "m:stable", "--on", "role=edge", "--percent", "34,100", "--soak", "1h")
     eventually(lambda: phase(net, "m:stable") == "soaking", 60)
-    net.mdn("cancel", "m:stable")  # a first distribution is taken back
+    assert "placed nowhere" in net.mdn("cancel", "m:stable")  # a first distribution is taken back
     eventually(lambda: phase(net, "m:stable") is None)
     net.push(tiny, "m:stable")
     net.mdn("place", "m:stable", "--on", "role=edge", "--percent", "34,100", "--soak", "1h")
