@@ -230,9 +230,10 @@ static bool wave_is_ready(const struct rollout *r, const struct rollout_node *no
 	return there > 0 || target == 0 || !r->policy.gated;
 }
 
+/* One on which the old version does not run any more is as far back as it gets: it holds nobody up. */
 static bool is_coming_back(const struct rollout_node *n)
 {
-	return !n->granted_us && !n->away && n->old != HAVE_READY &&
+	return !n->granted_us && !n->away && n->old != HAVE_READY && n->old != HAVE_FAILED &&
 	       (n->fresh == HAVE_READY || n->old == HAVE_ON_DISK || n->old == HAVE_LOADING);
 }
 
@@ -258,12 +259,36 @@ static bool take_back(struct rollout *r, struct rollout_node *nodes, size_t coun
 	}
 	bool answers = false; /* some node still answers with the new one */
 	for (size_t i = 0; i < count; i++)
-		answers = answers || (!nodes[i].away && nodes[i].fresh == HAVE_READY);
+		answers = answers || (!nodes[i].away && nodes[i].fresh == HAVE_READY && nodes[i].old != HAVE_FAILED);
 	if (granted == 0 && between == 0 && !answers && !changed) {
 		phase_set(r, ROLLOUT_RETURNED, now_us);
 		changed = true;
 	}
 	return changed;
+}
+
+/* For people: the first node that the wave waits for, or better the first that says why. */
+static void say_what_it_waits_for(struct rollout *r, const struct rollout_node *nodes, size_t target)
+{
+	const struct rollout_node *found = NULL;
+	r->why[0] = '\0';
+	if (r->phase != ROLLOUT_MOVING)
+		return;
+	for (size_t i = 0; i < target; i++) {
+		const struct rollout_node *n = &nodes[i];
+		if (n->away || (n->granted_us && n->fresh == HAVE_READY))
+			continue;
+		bool says = n->fresh == HAVE_FAILED;
+		if (!found || (says && found->fresh != HAVE_FAILED))
+			found = n;
+	}
+	if (found && found->fresh == HAVE_FAILED)
+		snprintf(r->why, sizeof(r->why), "waits for node %.60s: %.100s", found->name,
+		         found->error ? found->error : "it failed and says no more");
+	else if (found)
+		snprintf(r->why, sizeof(r->why), "waits for node %.60s", found->name);
+	else if (target > 0)
+		snprintf(r->why, sizeof(r->why), "waits for a node of the wave to be back");
 }
 
 static bool move_on(struct rollout *r, const struct rollout_node *nodes, size_t count, size_t target, int64_t now_us)
@@ -305,6 +330,7 @@ bool rollout_step(struct rollout *r, struct rollout_node *nodes, size_t count, i
 			target = rollout_target(r, nodes, count);
 			if (r->phase != ROLLOUT_DONE)
 				changed = grant(r, nodes, count, target, now_us) || changed;
+			say_what_it_waits_for(r, nodes, target);
 		}
 	}
 	if (r->phase == ROLLOUT_RETURNING)
@@ -337,14 +363,19 @@ int rollout_halt(struct rollout *r, int64_t now_us, const char *why, struct erro
 	return 0;
 }
 
-int rollout_continue(struct rollout *r, int64_t now_us, struct error *err)
+int rollout_continue(struct rollout *r, struct rollout_node *nodes, size_t count, int64_t now_us, struct error *err)
 {
 	if (r->phase == ROLLOUT_MOVING || r->phase == ROLLOUT_SOAKING || r->phase == ROLLOUT_DONE)
 		return error_set(err, E_CONFLICT, "the roll-out is %s: it needs no word to go on",
 		                 rollout_phase_name(r->phase));
 	if (r->phase != ROLLOUT_HALTED)
 		r->wave = 0;
-	r->fresh = (struct rollout_measure){0}; /* what failed the gate was accepted by whoever says so */
+	/* What failed the gate was accepted by whoever says so: a node that failed tries again, all get their time. */
+	r->fresh = (struct rollout_measure){0};
+	for (size_t i = 0; i < count; i++) {
+		if (nodes[i].granted_us && nodes[i].fresh != HAVE_READY)
+			nodes[i].granted_us = nodes[i].fresh == HAVE_FAILED ? 0 : now_us;
+	}
 	because(r, "");
 	phase_set(r, ROLLOUT_MOVING, now_us);
 	return 0;

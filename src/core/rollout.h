@@ -61,7 +61,7 @@ struct rollout {
 	int64_t begun_us, since_us;        /* since: of the phase */
 	struct rollout_measure old, fresh; /* what the caller measured: of the old version since the beginning, of the
 	                                      new one since the wave began */
-	char why[200];                     /* of the last halt or return, or what it waits for */
+	char why[200];                     /* of the last halt or return; while moving, what it waits for */
 };
 
 enum rollout_have { HAVE_NOTHING, HAVE_ON_DISK, HAVE_LOADING, HAVE_READY, HAVE_FAILED };
@@ -87,7 +87,8 @@ uint32_t rollout_waves(const struct rollout_policy *p);
 
 /* By people: E_CONFLICT in words when it makes no sense now. */
 int rollout_halt(struct rollout *r, int64_t now_us, const char *why, struct error *err);
-int rollout_continue(struct rollout *r, int64_t now_us, struct error *err); /* also of one that was rolled back */
+/* Also of one that was rolled back. Nodes that failed lose their grant, and so try again. */
+int rollout_continue(struct rollout *r, struct rollout_node *nodes, size_t count, int64_t now_us, struct error *err);
 int rollout_return(struct rollout *r, int64_t now_us, const char *why, struct error *err);
 const char *rollout_phase_name(enum rollout_phase p);
 int rollout_phase_parse(struct str text, enum rollout_phase *ret_phase);

@@ -298,7 +298,7 @@ void models_answer(struct center *c, struct http_exchange *x)
 		struct way w = {0};
 		int64_t ignored;
 		for (size_t n = 0; n < c->node_count; n++) {
-			const struct registered *r = c->nodes[n];
+			struct registered *r = c->nodes[n];
 			if (r->removed || !places_holds(c, r, k->name_tag, NULL))
 				continue;
 			const struct model_report *m = reported(c, r, k);

@@ -353,7 +353,9 @@ static uint64_t node_key(const struct held_rollout *h, const char *id)
 	return hash_join(hash_str(str_from(h->name_tag)), hash_str(str_from(id)));
 }
 
-static void look_at(struct center *c, const struct held_rollout *h, const struct registered *r, struct rollout_node *n)
+/* `load`: else the model is to be on disk only, and is ready when it is there. */
+static void look_at(struct center *c, const struct held_rollout *h, const struct registered *r, bool load,
+                    struct rollout_node *n)
 {
 	struct placement_node view = registry_view(r);
 	const struct node_entry *e = node_map_find(c->map, str_from(r->id));
@@ -370,6 +372,10 @@ static void look_at(struct center *c, const struct held_rollout *h, const struct
 	    .error = fresh ? fresh->error : NULL,
 	    .granted_us = g ? g->us : 0,
 	};
+	if (!load && n->fresh == HAVE_ON_DISK)
+		n->fresh = HAVE_READY;
+	if (!load && n->old == HAVE_ON_DISK)
+		n->old = HAVE_READY;
 }
 
 /* After places_refresh, which looks itself: it must not happen half way. */
@@ -379,9 +385,11 @@ static void look(struct center *c, struct held_rollout *h)
 	free(h->nodes);
 	h->nodes = mem_new((c->node_count + 1) * sizeof(*h->nodes));
 	h->node_count = 0;
-	for (size_t i = 0; i < c->node_count; i++)
-		if (!c->nodes[i]->removed && places_holds(c, c->nodes[i], h->name_tag, NULL))
-			look_at(c, h, c->nodes[i], &h->nodes[h->node_count++]);
+	for (size_t i = 0; i < c->node_count; i++) {
+		bool load;
+		if (!c->nodes[i]->removed && places_holds(c, c->nodes[i], h->name_tag, &load))
+			look_at(c, h, c->nodes[i], load, &h->nodes[h->node_count++]);
+	}
 	rollout_rank(&h->r, h->nodes, h->node_count);
 	h->target = rollout_target(&h->r, h->nodes, h->node_count);
 }
@@ -442,7 +450,27 @@ static void tell(const struct held_rollout *h, enum rollout_phase before, uint32
 		         rollout_phase_name(h->r.phase), h->r.wave + 1, rollout_waves(&h->r.policy));
 }
 
-/* Nothing is done that could not be written down. True when nodes are to be told of it. */
+/* What was decided is written down, with the grants, or did not happen. */
+static int commit(struct center *c, struct held_rollout *h, const struct rollout *before, struct error *err)
+{
+	struct grant *grants = h->grants;
+	size_t grant_count = h->grant_count;
+	h->grants = NULL;
+	take_grants(h);
+	int rc = record_store(c, h, err);
+	if (rc < 0) {
+		free(h->grants);
+		h->grants = grants;
+		h->grant_count = grant_count;
+		h->r = *before;
+		return rc;
+	}
+	free(grants);
+	tell(h, before->phase, before->wave);
+	return 0;
+}
+
+/* True when nodes are to be told of it. */
 static bool step(struct center *c, struct held_rollout *h)
 {
 	struct error err = {0};
@@ -455,21 +483,11 @@ static bool step(struct center *c, struct held_rollout *h)
 			record_store(c, h, NULL);
 		return false;
 	}
-	struct grant *grants = h->grants;
-	size_t grant_count = h->grant_count;
-	h->grants = NULL;
-	take_grants(h);
-	if (record_store(c, h, &err) < 0) {
+	if (commit(c, h, &before, &err) < 0) {
 		log_error(ROOM, "roll-out of %s cannot go on: %s", h->name_tag, err.text);
-		free(h->grants);
-		h->grants = grants;
-		h->grant_count = grant_count;
-		h->r = before;
 		look(c, h);
 		return false;
 	}
-	free(grants);
-	tell(h, before.phase, before.wave);
 	return true;
 }
 
@@ -644,13 +662,28 @@ int rollouts_one(struct center *c, struct http_exchange *x, struct str rest, str
 	return 0;
 }
 
+static int halt(struct center *c, struct held_rollout *h, struct error *err)
+{
+	struct rollout before = h->r;
+	look(c, h);
+	int rc = rollout_halt(&h->r, clock_wall_us(), "halted by an operator", err);
+	return rc < 0 ? rc : commit(c, h, &before, err);
+}
+
+static int go_on(struct center *c, struct held_rollout *h, struct error *err)
+{
+	struct rollout before = h->r;
+	look(c, h);
+	int rc = rollout_continue(&h->r, h->nodes, h->node_count, clock_wall_us(), err);
+	return rc < 0 ? rc : commit(c, h, &before, err);
+}
+
 /* Going back from a roll-out that is done: every node that may have the new one is taken back in turn. */
 static void grant_all(struct held_rollout *h)
 {
 	int64_t now = clock_wall_us();
 	for (size_t i = 0; i < h->node_count; i++)
 		h->nodes[i].granted_us = now;
-	take_grants(h);
 }
 
 static int go_back(struct center *c, struct held_rollout *h, const char *why, struct error *err)
@@ -666,13 +699,7 @@ static int go_back(struct center *c, struct held_rollout *h, const char *why, st
 	look(c, h);
 	if (done)
 		grant_all(h);
-	if ((rc = record_store(c, h, err)) < 0) {
-		h->r = before;
-		return rc;
-	}
-	tell(h, before.phase, before.wave);
-	center_touch(c);
-	return 0;
+	return commit(c, h, &before, err);
 }
 
 int rollouts_cancel(struct center *c, const char *name_tag, bool *ret_was_one, struct error *err)
@@ -682,7 +709,10 @@ int rollouts_cancel(struct center *c, const char *name_tag, bool *ret_was_one, s
 	*ret_was_one = h && h->has_old && h->r.phase != ROLLOUT_DONE;
 	if (!*ret_was_one || h->r.phase == ROLLOUT_RETURNING || h->r.phase == ROLLOUT_RETURNED)
 		return 0;
-	return go_back(c, h, "cancelled by an operator", err);
+	int rc = go_back(c, h, "cancelled by an operator", err);
+	if (rc == 0)
+		center_touch(c);
+	return rc;
 }
 
 int rollouts_command(struct center *c, struct http_exchange *x, struct str rest, struct error *err)
@@ -693,22 +723,17 @@ int rollouts_command(struct center *c, struct http_exchange *x, struct str rest,
 	int rc = wanted(c, slash ? (struct str){rest.base, (size_t)(slash - rest.base)} : rest, &h, err);
 	if (rc < 0)
 		return rc;
-	struct rollout before = h->r;
-	int64_t now = clock_wall_us();
 	if (str_equal(verb, STR("rollback")))
 		rc = go_back(c, h, "rolled back by an operator", err);
 	else if (str_equal(verb, STR("halt")))
-		rc = rollout_halt(&h->r, now, "halted by an operator", err);
+		rc = halt(c, h, err);
 	else if (str_equal(verb, STR("continue")))
-		rc = rollout_continue(&h->r, now, err);
+		rc = go_on(c, h, err);
 	else
 		rc = error_set(err, E_NOTFOUND,
 		               "there is no such call: POST /mdn/v1/rollouts/NAME:TAG/halt, continue or rollback");
-	if (rc == 0 && (rc = record_store(c, h, err)) < 0)
-		h->r = before;
 	if (rc < 0)
 		return rc;
-	tell(h, before.phase, before.wave);
 	center_touch(c);
 	rollouts_soon(c);
 	http_respond(x, 204, NULL, (struct str){0});

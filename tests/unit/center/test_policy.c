@@ -301,6 +301,23 @@ static void test_a_tag_that_moves_back_ends_the_roll_out(void **unused)
 	net_fini(&n);
 }
 
+/* What is only to be on the disks is never loaded: it is there when it is there. */
+static void test_a_model_that_is_only_to_be_on_disk_is_rolled_out(void **unused)
+{
+	struct net n;
+	size_t silent = 0;
+	net_init(&n, 3,
+	         "{\"model\":\"m:stable\",\"on\":\"role=edge\",\"preheat\":true,"
+	         "\"rollout\":{\"percents\":\"50,100\",\"soak_us\":0}}");
+	for (int i = 0; i < 100; i++)
+		obey(&n, (int)rng_below(&n.rng, NODES));
+	version_set(n.center, &n.versions[1], "n-repo");
+	run(&n, 3000, ROLLOUT_DONE, &silent);
+	assert_int_equal(phase(&n), ROLLOUT_DONE);
+	assert_int_equal(answering(&n, 1), 0);
+	net_fini(&n);
+}
+
 static void test_replicas_stay_over_restarts(void **unused)
 {
 	struct net n;
@@ -320,6 +337,7 @@ int main(void)
 	    cmocka_unit_test(test_a_killed_center_goes_on_with_its_roll_outs),
 	    cmocka_unit_test(test_two_roll_outs_go_on_in_the_same_second),
 	    cmocka_unit_test(test_a_tag_that_moves_back_ends_the_roll_out),
+	    cmocka_unit_test(test_a_model_that_is_only_to_be_on_disk_is_rolled_out),
 	    cmocka_unit_test(test_replicas_stay_over_restarts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

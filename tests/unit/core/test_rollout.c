@@ -215,12 +215,12 @@ static void test_people_halt_continue_and_return(void **unused)
 	struct world w;
 	world_init(&w, &p, 12, 5, 100);
 	until_soaking(&w);
-	assert_int_equal(rollout_continue(&w.r, w.now, NULL), E_CONFLICT);
+	assert_int_equal(rollout_continue(&w.r, w.nodes, w.count, w.now, NULL), E_CONFLICT);
 	assert_int_equal(rollout_halt(&w.r, w.now, "lunch", NULL), 0);
 	for (int s = 0; s < 100; s++)
 		second(&w);
 	assert_int_equal(count_new(&w), 2);
-	assert_int_equal(rollout_continue(&w.r, w.now, NULL), 0);
+	assert_int_equal(rollout_continue(&w.r, w.nodes, w.count, w.now, NULL), 0);
 	for (int s = 0; s < 300; s++)
 		second(&w);
 	assert_int_equal(w.r.phase, ROLLOUT_DONE);
@@ -230,10 +230,71 @@ static void test_people_halt_continue_and_return(void **unused)
 		second(&w);
 	assert_int_equal(w.r.phase, ROLLOUT_RETURNED);
 	assert_int_equal(count_new(&w), 0);
-	assert_int_equal(rollout_continue(&w.r, w.now, NULL), 0);
+	assert_int_equal(rollout_continue(&w.r, w.nodes, w.count, w.now, NULL), 0);
 	for (int s = 0; s < 300; s++)
 		second(&w);
 	assert_int_equal(w.r.phase, ROLLOUT_DONE);
+}
+
+static void test_a_node_that_failed_tries_again_when_people_go_on(void **unused)
+{
+	struct rollout_policy p = gated("100", false);
+	p.halt_only = true;
+	struct world w;
+	world_init(&w, &p, 3, 5, 100);
+	w.broken = true;
+	for (int s = 0; s < 100 && w.r.phase != ROLLOUT_HALTED; s++)
+		second(&w);
+	assert_int_equal(w.r.phase, ROLLOUT_HALTED);
+	assert_non_null(strstr(w.r.why, "no such architecture"));
+	w.broken = false; /* somebody mended it */
+	w.now += p.patience_us + S;
+	assert_int_equal(rollout_continue(&w.r, w.nodes, w.count, w.now, NULL), 0);
+	rollout_step(&w.r, w.nodes, w.count, w.now);
+	assert_int_equal(w.r.phase, ROLLOUT_MOVING);
+	for (size_t i = 0; i < w.count; i++)
+		if (w.nodes[i].fresh == HAVE_FAILED)
+			w.nodes[i].fresh = HAVE_ON_DISK; /* told to run the old one, it forgot */
+	for (int s = 0; s < 300; s++)
+		second(&w);
+	assert_int_equal(w.r.phase, ROLLOUT_DONE);
+}
+
+static void test_a_node_that_cannot_go_back_holds_nobody_up(void **unused)
+{
+	struct rollout_policy p = gated("100", false);
+	struct rollout r;
+	struct rollout_node nodes[2] = {{.name = "0", .key = 0, .old = HAVE_FAILED, .fresh = HAVE_READY},
+	                                {.name = "1", .key = 1, .old = HAVE_ON_DISK, .fresh = HAVE_READY}};
+	rollout_begin(&r, &p, S);
+	nodes[1].granted_us = S;
+	assert_int_equal(rollout_return(&r, S, "regret", NULL), 0);
+	rollout_step(&r, nodes, 2, 2 * S);
+	assert_int_equal(nodes[1].granted_us, 0);
+	nodes[1].old = HAVE_READY;
+	nodes[1].fresh = HAVE_NOTHING;
+	rollout_step(&r, nodes, 2, 3 * S);
+	assert_int_equal(r.phase, ROLLOUT_RETURNED);
+}
+
+static void test_it_says_what_it_waits_for(void **unused)
+{
+	struct rollout_policy p = gated("100", false);
+	struct rollout r;
+	struct rollout_node nodes[2] = {
+	    {.name = "slow", .key = 0, .old = HAVE_READY},
+	    {.name = "full", .key = 1, .old = HAVE_READY, .fresh = HAVE_FAILED, .error = "disk is full"}};
+	rollout_begin(&r, &p, S);
+	rollout_step(&r, nodes, 2, 2 * S);
+	assert_string_equal(r.why, "waits for node full: disk is full");
+	nodes[1].fresh = HAVE_READY;
+	rollout_step(&r, nodes, 2, 3 * S);
+	assert_string_equal(r.why, "waits for node slow");
+	nodes[0].fresh = HAVE_READY;
+	for (int64_t s = 4; s < 7; s++)
+		rollout_step(&r, nodes, 2, s * S);
+	assert_int_equal(r.phase, ROLLOUT_SOAKING);
+	assert_string_equal(r.why, "");
 }
 
 static void test_a_node_that_is_away_holds_nobody_up_and_comes_to_its_wave_later(void **unused)
@@ -273,6 +334,9 @@ int main(void)
 	    cmocka_unit_test(test_random_schedules_end_well_and_keep_most_nodes_answering),
 	    cmocka_unit_test(test_gates_close_on_errors_and_latency_and_go_back),
 	    cmocka_unit_test(test_people_halt_continue_and_return),
+	    cmocka_unit_test(test_a_node_that_failed_tries_again_when_people_go_on),
+	    cmocka_unit_test(test_a_node_that_cannot_go_back_holds_nobody_up),
+	    cmocka_unit_test(test_it_says_what_it_waits_for),
 	    cmocka_unit_test(test_a_node_that_is_away_holds_nobody_up_and_comes_to_its_wave_later),
 	    cmocka_unit_test(test_percents),
 	};
