@@ -19,7 +19,7 @@ Scenarios, as arguments (default: crowd slow kill cut origin sites):
   sites     9 receivers on three sites, 20 ms apart by a WAN of 50 Mbit/s each: copies over each WAN link
   star      curl
 
-ROUNDS (3) of each; SIZE_MIB (256) for a quick look; PEERS=0 leaves out aria2 and the chain.
+ROUNDS (3) of each; SIZE_MIB (256) and BIG_MIB (2048) for a quick look; PEERS=0 leaves out aria2 and the chain.
 """
 import contextlib
 import hashlib
@@ -36,6 +36,7 @@ from lib import BUILD, MDN, ROOT, children, cpu_s, figure, folder, introduce, me
 
 RATE, SLOW_RATE, WAN_MBIT, WAN_DELAY_MS = 100_000_000, 20_000_000, 50, 5
 SIZE = int(os.environ.get("SIZE_MIB", 256)) << 20
+BIG = int(os.environ.get("BIG_MIB", 2048)) << 20
 WIRE = 1514 / 1448  # a full frame carries 1448 bytes and takes 1514 on the wire (tbf counts no preamble)
 PEERS = os.environ.get("PEERS", "1") != "0"
 TAG = f"mb{os.getpid() % 10000}"  # of the namespaces of this run
@@ -402,7 +403,7 @@ def crowd(receivers, size, name):
     figure(f"{name}_last", "s", last, "floor", [floor] * len(last), ratio_goal=1.10, at_least=False)
     for peer, times in peers.items():
         figure(f"{name}_last", "s", last, peer, times, **({"ratio_goal": 1, "at_least": False} if peer == "aria2" else {}))
-    figure(f"{name}_origin", "copies", copies, goal="<= 1.10", met=median(copies) <= 1.10)
+    figure(f"{name}_origin_copies", "copies", copies, goal="<= 1.10", met=median(copies) <= 1.10)
 
 
 def mishaps(name, goal, prepare=None, mishap=None, spared=(), dies=False):
@@ -482,8 +483,8 @@ def curl_star():
 SCENARIOS = {
     "crowd": lambda: crowd(8, SIZE, "distribution"),
     "crowd24": lambda: crowd(24, SIZE, "distribution_24"),
-    "big": lambda: crowd(8, 2 << 30, "distribution_2g"),
-    "big24": lambda: crowd(24, 2 << 30, "distribution_2g_24"),
+    "big": lambda: crowd(8, BIG, "distribution_2g"),
+    "big24": lambda: crowd(24, BIG, "distribution_2g_24"),
     "slow": lambda: mishaps("slow", 1.15, prepare=lambda net: net.rate("r8", SLOW_RATE), spared=("r8",)),
     "kill": lambda: mishaps("kill", 1.25, mishap=kill_relay, spared=("r3",), dies=True),
     "cut": lambda: mishaps("cut", 1.25, mishap=cut_link, spared=("r3",)),

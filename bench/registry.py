@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small things in a registry, against Debian's docker-registry: 1,000 blobs pushed one after the other and by eight
 clients at once, and a list of 100,000 tags. Both keep their data on the same disk and answer over plain HTTP on
-loopback; the server has one core, the clients have the others. A push is what clients do that know nothing: POST, PUT.
+loopback; the server has one core, the clients have the others. A push is what clients do that know nothing: POST, PUT. ROUNDS (5); BLOBS and TAGS for a
+quick look.
 """
 import hashlib
 import http.client
@@ -14,7 +15,8 @@ import time
 
 import lib
 
-BLOBS, BLOB_BYTES, CLIENTS, TAGS = 1000, 1024, 8, 100_000
+BLOBS, BLOB_BYTES, CLIENTS = int(os.environ.get("BLOBS", 1000)), 1024, 8
+TAGS = int(os.environ.get("TAGS", 100_000))
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 NAME = "bench/many"
 
