@@ -53,9 +53,12 @@ def test_distances_are_measured_and_the_near_site_is_chosen(net):
         nodes = {n["name"]: n for n in net.json("nodes")["nodes"]}
         rtts = {(n["name"], r["id"]): r["rtt_us"] / 1000 for n in nodes.values() for r in n["rtts"]}
         pairs = [rtts.get((a, nodes[b]["id"])) for a, b in (("near", "far"), ("far", "near"), ("near", "scheduler"))]
-        return None not in pairs and pairs
-    there, back, core = eventually(measured, what="round trips are reported")
-    assert 40 <= there < 55 and 40 <= back < 55 and core < 15, (there, back, core)
+        if None in pairs:
+            return False
+        there, back, core = pairs  # a machine that is busy measures its own waiting at first
+        assert 40 <= there and 40 <= back, pairs
+        return there < 55 and back < 55 and core < 15
+    eventually(measured, what="round trips are reported")
 
     eventually(lambda: choice(net, site="north") == "near" and choice(net, site="south") == "far")
     from_north = net.route("tiny", site="north").json()
