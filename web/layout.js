@@ -11,7 +11,7 @@ const ROOMS = [2.6, 2, 1.5, 1], SHARES = [1, 0.8, 0.6, 0.45, 0.34];
 function siteBox(site, [cell], width) {
 	const count = site.nodes.length;
 	const most = Math.max(1, Math.floor((width - 2 * PAD) / cell));
-	const columns = Math.min(count, most, Math.ceil(Math.sqrt(count * 2.2)));
+	const columns = Math.ceil(count / Math.ceil(count / Math.min(most, Math.ceil(Math.sqrt(count * 2.2)))));
 	const w = Math.max(columns * cell, Math.min(site.name.length * LETTER + 64, width - 2 * PAD)) + 2 * PAD;
 	return {site, columns, w, h: Math.ceil(count / columns) * cell + HEAD + PAD};
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The head of a model's page: name, how far all nodes are, rate, time left, deadline, roll-out.
 import {html, set, setText} from "./dom.js";
-import {bytes, clock, left, percent, PHASES, rate, STATES} from "./words.js";
+import {bits, bytes, clock, left, percent, PHASES, rate, STATES} from "./words.js";
 
 function figure(name) {
 	const value = html("dd"), more = html("dd", {class: "more"});
@@ -27,7 +27,7 @@ function rolloutWords(rollout) {
 	let text = `Roll-out: ${PHASES[rollout.phase] ?? rollout.phase}`;
 	if (rollout.phase === "soaking" && rollout.soaked_us) text += ` until ${clock(rollout.soaked_us)}`;
 	text += `, ${rollout.ready} of ${rollout.placed} have the new version`;
-	return rollout.why ? `${text}. ${rollout.why}` : text;
+	return rollout.why ? `${text}: ${rollout.why}` : text;
 }
 
 export class Summary {
@@ -58,7 +58,7 @@ export class Summary {
 		const more = others.filter(([, count]) => count).map(([state, count]) => `${count} ${STATES[state]}`).join(", ");
 		this.put(this.ready, `${ready} of ${nodes.length}`, more || (nodes.length ? "all" : "no node"));
 		this.put(this.moved, percent(share), `${bytes(document.have_bytes)} of ${bytes(document.total_bytes)}`);
-		this.put(this.rate, document.fetch_rate >= 1 ? rate(document.fetch_rate) : "–", document.fetch_rate >= 1 ? `${(document.fetch_rate * 8 / 1e6).toPrecision(3)} Mbit/s` : "nothing moves");
+		this.put(this.rate, document.fetch_rate >= 1 ? rate(document.fetch_rate) : "–", document.fetch_rate >= 1 ? bits(document.fetch_rate) : "nothing moves");
 		const nothing = document.total_bytes === 0;
 		this.put(this.left, document.eta_us === 0 ? "–" : left(document.eta_us),
 			document.eta_us > 0 ? `done at ${clock(document.eta_us)}` : document.eta_us === 0 && !nothing ? "all is there" : "");

@@ -16,6 +16,17 @@ export function rate(perSecond) {
 	return `${bytes(perSecond)}/s`;
 }
 
+/** The same as links are measured. */
+export function bits(perSecond) {
+	const units = ["kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"];
+	let unit = 0, value = perSecond * 8 / 1000;
+	while (value >= 1000 && unit < units.length - 1) {
+		value /= 1000;
+		unit++;
+	}
+	return `${value < 100 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+}
+
 export function percent(share) {
 	return `${Math.floor(share * 100 + 1e-9)} %`;
 }

@@ -58,7 +58,7 @@ struct dev {
 		int64_t us;
 	} sites[SITES_MAX];
 	size_t site_count;
-	int repository_port, scheduler_port, dns_port;
+	int repository_port, scheduler_port, dns_port, console_port;
 	char model[2 * NODE_TEXT_SIZE], name[NODE_TEXT_SIZE], tag[NODE_TEXT_SIZE];
 	struct client *client;
 	struct client *plain;
@@ -181,6 +181,7 @@ static void plan_nodes(struct dev *d, unsigned edges)
 	d->repository_port = usual ? 5000 : next++;
 	d->scheduler_port = usual ? 8090 : next++;
 	d->dns_port = usual ? 5353 : next++;
+	d->console_port = usual ? 8099 : next++;
 }
 
 static bool port_is_free(int port, int type)
@@ -197,7 +198,7 @@ static bool port_is_free(int port, int type)
 
 static int check_ports(const struct dev *d, struct error *err)
 {
-	int ports[2 * (FIXED + EDGES_MAX) + 3], count = 0;
+	int ports[2 * (FIXED + EDGES_MAX) + 4], count = 0;
 	for (size_t i = 0; i < d->count; i++) {
 		ports[count++] = d->nodes[i].node_port;
 		if (is_edge(&d->nodes[i]))
@@ -206,6 +207,7 @@ static int check_ports(const struct dev *d, struct error *err)
 	ports[count++] = d->repository_port;
 	ports[count++] = d->scheduler_port;
 	ports[count++] = d->dns_port;
+	ports[count++] = d->console_port;
 	for (int i = 0; i < count; i++)
 		if (ports[i] > 65535 || !port_is_free(ports[i], SOCK_STREAM) ||
 		    (ports[i] == d->dns_port && !port_is_free(ports[i], SOCK_DGRAM)))
@@ -251,6 +253,8 @@ static int write_config(const struct dev *d, const struct dev_node *n, struct er
 		buf_printf(&out,
 		           "api_listen: 127.0.0.1:%d\nopen: true\nengine: %s\nslots: 4\ncontext: 2048\nthreads: %ld\n",
 		           n->api_port, engine ? engine : "llama", threads_each(d));
+	if (strcmp(n->roles, "center") == 0)
+		buf_printf(&out, "console_listen: 127.0.0.1:%d\n", d->console_port);
 	if (strcmp(n->roles, "repository") == 0)
 		buf_printf(&out, "repository_listen: 127.0.0.1:%d\nchunk_size: 1M\n", d->repository_port);
 	if (strcmp(n->roles, "scheduler") == 0) {
@@ -585,9 +589,10 @@ static void print_hints(const struct dev *d)
 	       "  %s chat %s 'Why is the sky blue?' --temperature 0 --stats\n\n"
 	       "Why that node?  curl 'http://127.0.0.1:%d/v1/route?model=%s'\n"
 	       "Run the network: MDN_OPERATOR=%s %s nodes\n"
+	       "See models move: MDN_OPERATOR=%s %s console\n"
 	       "Logs: %s/logs. Ctrl-C ends everything.\n\n",
 	       api, d->model, api, d->model, program_invocation_name, d->model, d->scheduler_port, d->model,
-	       d->operator_dir, program_invocation_name, d->folder);
+	       d->operator_dir, program_invocation_name, d->operator_dir, program_invocation_name, d->folder);
 	if (d->scheduler_port != 8090)
 		printf("(mdn chat: add --scheduler http://127.0.0.1:%d)\n\n", d->scheduler_port);
 }

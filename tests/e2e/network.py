@@ -175,7 +175,8 @@ class Network:
         self.nodes, self.clients = {}, []
         self._operator_http = None
         edges = edges if edges is not None else {"edge-1": "north", "edge-2": "north", "edge-3": "south"}
-        self.center = self._add("center", ["center"], "core", **(center or {}))
+        self.center = self._add("center", ["center"], "core",
+                                **({"console_listen": f"127.0.0.1:{free_port()}"} | (center or {})))
         self.repository = self._add("repository", ["repository"], "core", chunk_size="1M",
                                     repository_listen=f"127.0.0.1:{free_port()}", **(repository or {}))
         self.scheduler = self._add("scheduler", ["scheduler"], "core", scheduler_listen=f"127.0.0.1:{free_port()}",

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from browser import Browser, chromium
-from network import free_port
 
 needs_chromium = pytest.mark.skipif(not chromium(), reason="no chromium: tools/setup test")
 EDGES = {"edge-1": "north", "edge-2": "north", "edge-3": "south", "edge-4": "south"}
@@ -38,9 +37,8 @@ def pictures(folder):
 
 @pytest.fixture
 def net(make_network):
-    listen = f"127.0.0.1:{free_port()}"
-    net = make_network(edges=EDGES, edge={"fetch_rate": "2M"}, center={"console_listen": listen})
-    net.console = f"http://{listen}"
+    net = make_network(edges=EDGES, edge={"fetch_rate": "2M"})
+    net.console = "http://" + net.center.config["console_listen"]
     return net
 
 

@@ -219,7 +219,7 @@ def listening(pid):
 def test_nothing_listens_but_what_the_configuration_says(net):
     for node in net.nodes.values():
         expected = {("tcp", node.config["node_listen"])}
-        expected |= {("tcp", node.config[k]) for k in ("api_listen", "repository_listen", "scheduler_listen")
+        expected |= {("tcp", node.config[k]) for k in ("api_listen", "repository_listen", "scheduler_listen", "console_listen")
                      if k in node.config}
         if "dns_listen" in node.config:
             expected |= {("tcp", node.config["dns_listen"]), ("udp", node.config["dns_listen"])}
@@ -229,7 +229,7 @@ def test_nothing_listens_but_what_the_configuration_says(net):
 def test_the_defaults_listen_on_loopback_only(folder):
     shown = json.loads(subprocess.run([MDN, "config", "show", "--json", "--data", folder], check=True,
                                       capture_output=True, cwd=folder).stdout)
-    for key in ("node_listen", "repository_listen", "scheduler_listen", "dns_listen", "api_listen"):
+    for key in ("node_listen", "repository_listen", "scheduler_listen", "dns_listen", "api_listen", "console_listen"):
         assert shown[key].startswith("127.0.0.1:"), key
 
 
