@@ -454,21 +454,35 @@ static int over(struct str space, uint64_t has, uint64_t wants, uint64_t quota, 
 	                 STR_ARG(space), (unsigned long long)quota, (unsigned long long)has, (unsigned long long)wants);
 }
 
+/* In a transaction. *ret_size 0: it was known, or the blob is not here. */
+static int note_size(struct catalog *c, const struct digest *d, uint64_t *ret_size, struct error *err)
+{
+	int rc = 0;
+	*ret_size = 0;
+	sql_bind_digest(c->stmt[HAS_SIZE], 1, d);
+	if (c->rules.size_of && !row_exists(c->stmt[HAS_SIZE]) && !c->rules.size_of(c->rules.size_arg, d, ret_size)) {
+		sql_bind_digest(c->stmt[PUT_SIZE], 1, d);
+		sqlite3_bind_int64(c->stmt[PUT_SIZE], 2, (int64_t)*ret_size);
+		rc = catalog_run(c, PUT_SIZE, err);
+	}
+	sql_reset(c->stmt[HAS_SIZE]);
+	return rc;
+}
+
+int catalog_count_blob(struct catalog *c, const struct digest *d, struct error *err)
+{
+	uint64_t size;
+	int rc = catalog_write_begin(c, err);
+	return rc ? rc : catalog_write_end(c, note_size(c, d, &size, err), err);
+}
+
 int catalog_check_quota(struct catalog *c, struct str repo, const struct digest *d, struct error *err)
 {
 	struct str space = catalog_space_of(repo);
-	uint64_t size = 0, quota = quota_of(c, space);
-	sql_bind_digest(c->stmt[HAS_SIZE], 1, d);
-	if (c->rules.size_of && !row_exists(c->stmt[HAS_SIZE]) && !c->rules.size_of(c->rules.size_arg, d, &size)) {
-		sql_bind_digest(c->stmt[PUT_SIZE], 1, d);
-		sqlite3_bind_int64(c->stmt[PUT_SIZE], 2, (int64_t)size);
-		int rc = catalog_run(c, PUT_SIZE, err);
-		if (rc)
-			return rc;
-	}
-	sql_reset(c->stmt[HAS_SIZE]);
-	if (quota == UINT64_MAX)
-		return 0;
+	uint64_t size, quota = quota_of(c, space);
+	int rc = note_size(c, d, &size, err);
+	if (rc || quota == UINT64_MAX)
+		return rc;
 	uint64_t now = used(c, USED, space);
 	return now > quota ? over(space, size < now ? now - size : 0, size, quota, err) : 0;
 }

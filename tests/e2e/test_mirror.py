@@ -269,6 +269,22 @@ def test_a_name_of_our_own_is_not_asked_for_elsewhere(mirror, net, world):
     assert not world.requests
 
 
+def test_what_is_mirrored_counts_towards_the_quota(make_network, world, weights):
+    size = len(weights) + 100_000
+    network = make_network(edges={}, repository={"outside_hosts": world.host, "mirror_oci": world.url,
+                                                 "mirror_hf": world.url, "repository_quotas": [f"team={size}"]})
+    base = network.repository_url
+    assert httpx.get(f"{base}/v2/team/words/manifests/v1").status_code == 200
+    assert httpx.get(f"{base}/v2/team/words/blobs/{sha256(weights)}", timeout=60).content == weights
+    used = lambda: next(s["used"] for s in network.json("quota")["spaces"] if s["name"] == "team")
+    eventually(lambda: used() >= len(weights), 10)
+    event, answer = ask_import(network, **{"from": "hf:team/words@v1", "to": "team/more:x"})
+    assert event == "result", answer  # the same bytes count once
+    artifact.push_files(world.target, "team/other:v1", FILES | {"other.bin": os.urandom(1 << 20)})
+    event, answer = ask_import(network, **{"from": "hf:team/other@v1"})
+    assert event == "error" and "quota" in answer["message"], answer
+
+
 def test_blobs_that_nobody_asked_for_yet_are_no_fault(mirror, world, weights):
     assert httpx.get(f"{mirror.repository_url}/v2/team/words/manifests/v1").status_code == 200
     mirror.mdn("gc")

@@ -176,7 +176,7 @@ static void on_taken(void *arg, const struct upstream_found *found, const struct
 	bool same = !err && names_version(s->m.r, &a->source, &now) && digest_equal(&now, &found->manifest);
 	if (err || (a->source.key[0] && (a->source.tag_at_once || same))) {
 		if (!err && !same)
-			s->m.on_blob(&s->m, str_from(a->source.to_name));
+			s->m.on_blob(&s->m, str_from(a->source.to_name), NULL);
 		ask_free(a);
 		return;
 	}
@@ -202,6 +202,8 @@ struct completing {
 	char repo[REPO_NAME_SIZE];
 	char tags[PAGE][129];
 	size_t tag_count;
+	bool came;
+	struct digest digest; /* came: of what did */
 	bool any;
 };
 
@@ -243,6 +245,8 @@ static void complete_work(void *arg)
 	struct str repo = str_from(c->repo);
 	struct digest d;
 	char after[129] = "";
+	if (c->came)
+		catalog_count_blob(c->r->catalog, &c->digest, NULL);
 	do {
 		c->tag_count = 0;
 		catalog_tags(c->r->catalog, repo, str_from(after), PAGE, take_tag, c, NULL);
@@ -270,11 +274,14 @@ static void complete_done(void *arg)
 
 /* The last blob of a manifest that came because clients asked makes a version of it, to be placed like any other. Also
  * looked for when a manifest came: its blobs may all be here, of another name or of a run that was killed. */
-static void on_blob(struct mirror *m, struct str repo)
+static void on_blob(struct mirror *m, struct str repo, const struct digest *d)
 {
 	struct completing *c = NEW(struct completing);
 	c->r = m->r;
 	str_copy(repo, c->repo, sizeof c->repo);
+	c->came = d != NULL;
+	if (d)
+		c->digest = *d;
 	m->r->refs++;
 	loop_job(m->r->loop, complete_work, complete_done, c);
 }

@@ -164,7 +164,7 @@ static void end(struct through *t, const struct error *err)
 	loop_timer_stop(t->retry);
 	t->m->through_count--;
 	for (size_t i = 0; i < t->name_count && !err; i++)
-		t->m->on_blob(t->m, str_from(t->names[i]));
+		t->m->on_blob(t->m, str_from(t->names[i]), &t->digest);
 	for (struct reader *reader = t->readers, *next; reader; reader = next) {
 		next = reader->next;
 		pump(reader);
@@ -637,6 +637,9 @@ int through_open(struct mirror *m, struct str repo, const struct digest *d, cons
 	if (m->through_count >= THROUGHS_MAX)
 		return error_set(err, E_BUSY, "%d blobs are being fetched from elsewhere; try again later",
 		                 THROUGHS_MAX);
+	int rc = catalog_quota_room(m->r->catalog, repo, from->size, err);
+	if (rc)
+		return rc;
 	struct through *t = NEW(struct through);
 	t->m = m;
 	t->digest = *d;

@@ -21,10 +21,10 @@ struct mirror {
 	struct origins *origins;
 	struct through *throughs; /* list */
 	size_t through_count;
-	void (*on_blob)(struct mirror *m, struct str repo); /* one came */
+	void (*on_blob)(struct mirror *m, struct str repo, const struct digest *d); /* one came */
 };
 
-/* The running one, or a new one. E_BUSY: too many run. */
+/* The running one, or a new one. E_BUSY: too many run; E_FORBIDDEN: past the quota of the repository's namespace. */
 int through_open(struct mirror *m, struct str repo, const struct digest *d, const struct origin *from,
                  struct through **ret_through, struct error *err);
 /* Called once, when it is a blob (err NULL) or failed; not when unwatched before. */
