@@ -255,6 +255,7 @@ void rollouts_free(struct center *c);
 struct held_rollout *rollouts_find(struct center *c, const char *name_tag); /* NULL: none */
 /* The tag moved; within the caller's transaction. */
 void rollouts_moved(struct center *c, const char *name_tag, const struct version *old, const struct version *fresh);
+/* Nothing ran before; only gates make it a roll-out. The rule may be NULL, or not be kept yet. */
 void rollouts_begin_first(struct center *c, const struct rule *rule, const struct version *fresh);
 void rollouts_forget(struct center *c, const char *name_tag);
 void rollouts_rank(struct center *c);                         /* nodes or rules changed */

@@ -280,6 +280,61 @@ void places_tick(struct center *c)
 			measure_demand(c, &c->rules[i]);
 }
 
+/* ---- paused ------------------------------------------------------------------------------------------------- */
+
+static int no_rule(const struct center *c, const char *model, struct error *err)
+{
+	struct buf there = {0};
+	for (size_t i = 0; i < c->rule_count && there.len < 200; i++) {
+		if (strcmp(c->rules[i].where.model, model) != 0)
+			continue;
+		buf_append_str(&there, there.len ? STR(" and ") : STR("; it is placed on "));
+		selector_format(&c->rules[i].where.on, &there);
+	}
+	int rc = error_set(err, E_NOTFOUND, "no rule places %s there%.300s", model,
+	                   there.len ? there.base : ", or anywhere");
+	buf_fini(&there);
+	return rc;
+}
+
+static size_t paused_at(const struct center *c, const char *name_tag)
+{
+	size_t i = 0;
+	while (i < c->paused_count && strcmp(c->paused[i], name_tag) != 0)
+		i++;
+	return i;
+}
+
+bool places_paused(const struct center *c, const char *name_tag)
+{
+	return paused_at(c, name_tag) < c->paused_count;
+}
+
+static int set_paused(struct center *c, const char *name_tag, bool on, struct error *err)
+{
+	size_t at = paused_at(c, name_tag);
+	int rc = 0;
+	if (on == (at < c->paused_count))
+		return 0;
+	if (on && !places_rule(c, name_tag, false))
+		return no_rule(c, name_tag, err);
+	if (on)
+		rc = state_put(c->state, "pause", str_from(name_tag), STR("{}"), err);
+	else
+		rc = state_delete(c->state, "pause", str_from(name_tag), err);
+	if (rc < 0)
+		return rc;
+	if (on) {
+		c->paused = mem_resize(c->paused, c->paused_count + 1, sizeof(*c->paused));
+		str_copy(str_from(name_tag), c->paused[c->paused_count++], NAME_TAG_SIZE);
+	} else {
+		memcpy(c->paused[at], c->paused[--c->paused_count], NAME_TAG_SIZE);
+	}
+	log_info(ROOM, "distribution of %s is %s by an operator", name_tag, on ? "paused" : "resumed");
+	center_touch(c);
+	return 0;
+}
+
 /* ---- POST place ----------------------------------------------------------------------------------------- */
 
 static size_t rule_find(const struct center *c, const char *key)
@@ -341,8 +396,11 @@ static int rule_add(struct center *c, struct http_exchange *x, struct rule *rule
 	if (at == c->rule_count && c->rule_count >= LIMIT_PLACEMENT_RULES)
 		rc = error_set(err, E_BUSY, "there are %d placement rules, the most there can be: remove some",
 		               LIMIT_PLACEMENT_RULES);
-	if (rc == 0)
-		rc = rule_store(c, rule, err);
+	/* Before the rule: one without its gates must never be found by a center that was killed in between. */
+	if (rc == 0 && first && k)
+		rollouts_begin_first(c, rule, &k->version);
+	if (rc == 0 && (rc = rule_store(c, rule, err)) < 0 && first)
+		rollouts_forget(c, rule->where.model);
 	if (rc < 0) {
 		rule_fini(rule);
 		return rc;
@@ -355,26 +413,9 @@ static int rule_add(struct center *c, struct http_exchange *x, struct rule *rule
 		c->rules[c->rule_count++] = *rule;
 		*rule = (struct rule){0};
 	}
-	if (first && k && c->rules[at].has_policy && c->rules[at].policy.gated)
-		rollouts_begin_first(c, &c->rules[at], &k->version);
 	center_touch(c);
 	answer_nodes(c, x, &c->rules[at]);
 	return 0;
-}
-
-static int no_rule(const struct center *c, const char *model, struct error *err)
-{
-	struct buf there = {0};
-	for (size_t i = 0; i < c->rule_count && there.len < 200; i++) {
-		if (strcmp(c->rules[i].where.model, model) != 0)
-			continue;
-		buf_append_str(&there, there.len ? STR(" and ") : STR("; it is placed on "));
-		selector_format(&c->rules[i].where.on, &there);
-	}
-	int rc = error_set(err, E_NOTFOUND, "no rule places %s there%.300s", model,
-	                   there.len ? there.base : ", or anywhere");
-	buf_fini(&there);
-	return rc;
 }
 
 static int rule_drop(struct center *c, size_t at, struct error *err)
@@ -387,10 +428,12 @@ static int rule_drop(struct center *c, size_t at, struct error *err)
 	memcpy(model, c->rules[at].where.model, sizeof(model));
 	rule_fini(&c->rules[at]);
 	c->rules[at] = c->rules[--c->rule_count];
-	if (!places_rule(c, model, false))
-		rollouts_forget(c, model); /* nothing is left to roll out */
+	if (!places_rule(c, model, false)) { /* nothing is left to roll out, or to pause */
+		rollouts_forget(c, model);
+		rc = set_paused(c, model, false, err);
+	}
 	center_touch(c);
-	return 0;
+	return rc;
 }
 
 static int rule_remove(struct center *c, struct http_exchange *x, const struct rule *rule, struct error *err)
@@ -518,44 +561,6 @@ int places_place(struct center *c, struct http_exchange *x, yyjson_val *body, st
 }
 
 /* ---- pause, resume, cancel -------------------------------------------------------------------------------- */
-
-static size_t paused_at(const struct center *c, const char *name_tag)
-{
-	size_t i = 0;
-	while (i < c->paused_count && strcmp(c->paused[i], name_tag) != 0)
-		i++;
-	return i;
-}
-
-bool places_paused(const struct center *c, const char *name_tag)
-{
-	return paused_at(c, name_tag) < c->paused_count;
-}
-
-static int set_paused(struct center *c, const char *name_tag, bool on, struct error *err)
-{
-	size_t at = paused_at(c, name_tag);
-	int rc = 0;
-	if (on == (at < c->paused_count))
-		return 0;
-	if (on && !places_rule(c, name_tag, false))
-		return no_rule(c, name_tag, err);
-	if (on)
-		rc = state_put(c->state, "pause", str_from(name_tag), STR("{}"), err);
-	else
-		rc = state_delete(c->state, "pause", str_from(name_tag), err);
-	if (rc < 0)
-		return rc;
-	if (on) {
-		c->paused = mem_resize(c->paused, c->paused_count + 1, sizeof(*c->paused));
-		str_copy(str_from(name_tag), c->paused[c->paused_count++], NAME_TAG_SIZE);
-	} else {
-		memcpy(c->paused[at], c->paused[--c->paused_count], NAME_TAG_SIZE);
-	}
-	log_info(ROOM, "distribution of %s is %s by an operator", name_tag, on ? "paused" : "resumed");
-	center_touch(c);
-	return 0;
-}
 
 /* A roll-out goes back to what ran before; a first distribution, which has no before, is taken back. */
 static int cancel(struct center *c, struct http_exchange *x, const char *name_tag, struct error *err)

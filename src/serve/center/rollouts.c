@@ -4,7 +4,7 @@
  * is told; what nodes are told follows from the record, so a center that is killed goes on where it was.
  *
  * A tag that moves again in the middle begins anew from the version that ran before: the one in between was never
- * accepted. A tag that moves back to that version ends the roll-out.
+ * accepted. A tag that moves back to that version ends the roll-out. Where nothing ran before, gates begin anew, too.
  */
 #include "serve/center/inside.h"
 
@@ -225,10 +225,15 @@ static int load_rollout(struct center *c, yyjson_val *o, struct str key, struct 
 		held_fini(&h);
 		return rc;
 	}
+	if (!places_rule(c, h.name_tag, false)) {
+		held_fini(&h);
+		return state_delete(c->state, "rollout", key, err);
+	}
 	insert(c, &h);
 	return 0;
 }
 
+/* After the rules: one without a rule was left when the center was killed between the two. */
 int rollouts_load(struct center *c, struct error *err)
 {
 	return center_load(c, "rollout", "roll-out", load_rollout, err);
@@ -257,10 +262,11 @@ static int record_store(struct center *c, struct held_rollout *h, struct error *
 
 /* ---- beginnings and ends ---------------------------------------------------------------------------------------- */
 
-static void begin(struct center *c, const char *name_tag, const struct version *old, const struct version *fresh)
+/* `rule`: with the policy; NULL: none has one. */
+static void begin(struct center *c, const char *name_tag, const struct rule *rule, const struct version *old,
+                  const struct version *fresh)
 {
 	static const struct rollout_policy everywhere = {.unavailable_percent = 25};
-	const struct rule *rule = places_rule(c, name_tag, true);
 	struct held_rollout h = {.fresh = fresh->manifest, .has_old = old != NULL};
 	struct error err = {0};
 	str_copy(str_from(name_tag), h.name_tag, sizeof(h.name_tag));
@@ -284,26 +290,33 @@ static void begin(struct center *c, const char *name_tag, const struct version *
 void rollouts_moved(struct center *c, const char *name_tag, const struct version *old, const struct version *fresh)
 {
 	struct held_rollout *h = rollouts_find(c, name_tag);
+	const struct rule *rule = places_rule(c, name_tag, true);
 	if (!places_rule(c, name_tag, false))
 		return;
 	if (!h || h->r.phase == ROLLOUT_DONE) {
-		begin(c, name_tag, old, fresh);
+		begin(c, name_tag, rule, old, fresh);
 		return;
 	}
-	if (!h->has_old || digest_equal(&h->old.manifest, &fresh->manifest)) {
+	if (!h->has_old) {
+		rollouts_forget(c, name_tag);
+		rollouts_begin_first(c, rule, fresh);
+		return;
+	}
+	if (digest_equal(&h->old.manifest, &fresh->manifest)) {
 		log_info(ROOM, "roll-out of %s ends: its tag moved back", name_tag);
 		rollouts_forget(c, name_tag);
 		return;
 	}
 	struct version before;
 	version_copy(&h->old, &before);
-	begin(c, name_tag, &before, fresh);
+	begin(c, name_tag, rule, &before, fresh);
 	version_fini(&before);
 }
 
 void rollouts_begin_first(struct center *c, const struct rule *rule, const struct version *fresh)
 {
-	begin(c, rule->where.model, NULL, fresh);
+	if (rule && rule->has_policy && rule->policy.gated)
+		begin(c, rule->where.model, rule, NULL, fresh);
 }
 
 void rollouts_forget(struct center *c, const char *name_tag)

@@ -131,6 +131,8 @@ void version_set(struct center *c, const struct version *v, const char *source)
 		log_error(ROOM, "cannot keep version %s: %s", k.name_tag, err.text);
 	if (old && !digest_equal(&old->version.manifest, &v->manifest))
 		rollouts_moved(c, k.name_tag, &old->version, v);
+	if (!old)
+		rollouts_begin_first(c, places_rule(c, k.name_tag, true), v);
 	log_info(ROOM, "version %s from repository %s", k.name_tag, source);
 	version_keep(c, &k);
 	center_touch(c);

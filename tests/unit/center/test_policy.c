@@ -318,6 +318,55 @@ static void test_a_model_that_is_only_to_be_on_disk_is_rolled_out(void **unused)
 	net_fini(&n);
 }
 
+/* Killed between the roll-out and its rule, whichever of them was written or deleted first. */
+static void test_a_roll_out_without_a_rule_is_forgotten(void **unused)
+{
+	struct net n;
+	net_init(&n, 11, RULE);
+	version_set(n.center, &n.versions[1], "n-repo");
+	assert_non_null(rollouts_find(n.center, "m:stable"));
+	assert_int_equal(state_delete(n.center->state, "rule", STR("k"), NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		center_free(n.center);
+		start(&n);
+		assert_null(rollouts_find(n.center, "m:stable"));
+		put(&n, "rule", "k", RULE); /* again, later */
+	}
+	net_fini(&n);
+}
+
+static void test_a_version_that_comes_back_meets_the_gates_again(void **unused)
+{
+	struct net n;
+	net_init(&n, 12, RULE);
+	assert_null(rollouts_find(n.center, "m:stable"));
+	n.center->mark++;
+	version_drop_unmarked(n.center, "n-repo");
+	version_set(n.center, &n.versions[1], "n-repo");
+	assert_int_equal(phase(&n), ROLLOUT_MOVING);
+	assert_false(rollouts_find(n.center, "m:stable")->has_old);
+	kill_and_start(&n);
+	net_fini(&n);
+}
+
+static void test_a_pause_goes_with_the_last_rule(void **unused)
+{
+	struct net n;
+	size_t removed;
+	net_init(&n, 13, RULE);
+	put(&n, "pause", "m:stable", "{}");
+	center_free(n.center);
+	start(&n);
+	assert_true(places_paused(n.center, "m:stable"));
+	assert_int_equal(state_delete(n.center->state, "rule", STR("k"), NULL), 0);
+	assert_int_equal(places_remove_all(n.center, "m:stable", &removed, NULL), 0);
+	assert_false(places_paused(n.center, "m:stable"));
+	center_free(n.center);
+	start(&n);
+	assert_false(places_paused(n.center, "m:stable"));
+	net_fini(&n);
+}
+
 static void test_replicas_stay_over_restarts(void **unused)
 {
 	struct net n;
@@ -338,6 +387,9 @@ int main(void)
 	    cmocka_unit_test(test_two_roll_outs_go_on_in_the_same_second),
 	    cmocka_unit_test(test_a_tag_that_moves_back_ends_the_roll_out),
 	    cmocka_unit_test(test_a_model_that_is_only_to_be_on_disk_is_rolled_out),
+	    cmocka_unit_test(test_a_roll_out_without_a_rule_is_forgotten),
+	    cmocka_unit_test(test_a_version_that_comes_back_meets_the_gates_again),
+	    cmocka_unit_test(test_a_pause_goes_with_the_last_rule),
 	    cmocka_unit_test(test_replicas_stay_over_restarts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
