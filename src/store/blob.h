@@ -2,7 +2,8 @@
 /* blob.h - content-addressed files: finished blobs, uploads on their way, and partial blobs in chunks.
  *
  * Folder layout under `root`: blobs/sha256/ab/abcd... (finished, read only), uploads/ID (+ nothing else: the
- * offset is the file's size), partial/HEX (data, full length, sparse) + partial/HEX.map (what is held, durable).
+ * offset is the file's size), partial/HEX (data, full length, sparse) + partial/HEX.map (what is held, durable), and
+ * partial/HEX.spool likewise (spool.h).
  * An encrypted blob has the ending ".sealed"; its digest is still that of the content.
  * A blob appears by fsync + rename + directory fsync, so kill -9 never shows half a blob; blob_store_open
  * sweeps uploads that were not kept. All calls block on the disk: loop users call them in jobs, except
@@ -161,8 +162,8 @@ int blob_partial_write(struct blob_partial *p, uint32_t chunk, struct str data, 
 /* For re-serving held chunks: a file of its own over the same bytes, the caller's to close. */
 int blob_partial_file(const struct blob_partial *p, struct blob_file **ret_file, struct error *err);
 int blob_partial_fd(const struct blob_partial *p); /* dup before keeping; -1: encrypted */
-/* All chunks held: whole-file digest checked, then renamed to a finished blob; the caller still closes p. E_CORRUPT:
- * the chunk list does not describe that file; discard p and ask elsewhere for the list. */
+/* All chunks held: a finished blob; the caller still closes p. Each chunk was checked, the whole is not read again: who
+ * opens a partial blob has the list from somebody whose word for the file counts (a version). */
 int blob_partial_finish(struct blob_partial *p, struct error *err);
 
 #endif
