@@ -56,7 +56,8 @@ int machine_describe(const struct config *c, struct machine *ret_machine, struct
 
 void machine_report(const struct machine *m, struct node_report *report)
 {
-	memcpy(report->labels, m->labels, sizeof report->labels);
+	report->labels = mem_new((m->label_count + 1) * sizeof *report->labels);
+	memcpy(report->labels, m->labels, m->label_count * sizeof *report->labels);
 	report->label_count = m->label_count;
 	report->memory_bytes = m->memory_bytes;
 	memcpy(report->accelerator, m->accelerator, sizeof report->accelerator);

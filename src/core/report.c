@@ -71,13 +71,15 @@ void node_report_fini(struct node_report *r)
 {
 	if (!r)
 		return;
+	free(r->labels);
 	free(r->models);
 	free(r->seen);
 	free(r->rtts);
+	r->labels = NULL;
 	r->models = NULL;
 	r->seen = NULL;
 	r->rtts = NULL;
-	r->model_count = r->seen_count = r->rtt_count = 0;
+	r->label_count = r->model_count = r->seen_count = r->rtt_count = 0;
 }
 
 static void *array_copy(const void *from, size_t count, size_t size)
@@ -91,10 +93,11 @@ static void *array_copy(const void *from, size_t count, size_t size)
 
 int node_report_copy(const struct node_report *from, struct node_report *ret_to)
 {
-	if (from->model_count > LIMIT_NODE_MODELS || from->seen_count > REPORT_PEERS_MAX ||
-	    from->rtt_count > REPORT_PEERS_MAX)
+	if (from->label_count > NODE_LABELS_MAX || from->model_count > LIMIT_NODE_MODELS ||
+	    from->seen_count > REPORT_PEERS_MAX || from->rtt_count > REPORT_PEERS_MAX)
 		return E_LIMIT;
 	*ret_to = *from;
+	ret_to->labels = array_copy(from->labels, from->label_count, sizeof(*from->labels));
 	ret_to->models = array_copy(from->models, from->model_count, sizeof(*from->models));
 	ret_to->seen = array_copy(from->seen, from->seen_count, sizeof(*from->seen));
 	ret_to->rtts = array_copy(from->rtts, from->rtt_count, sizeof(*from->rtts));
@@ -378,10 +381,14 @@ static int parse_labels(yyjson_val *obj, struct node_report *r, struct error *er
 	yyjson_val *array = NULL, *item;
 	size_t i, n;
 	int rc = json_arr(obj, "labels", &array, err);
+	size_t most = array ? yyjson_arr_size(array) : 0;
+	if (rc < 0 || most == 0)
+		return rc;
+	r->labels = mem_new((most < NODE_LABELS_MAX ? most : NODE_LABELS_MAX) * sizeof(*r->labels));
 	yyjson_arr_foreach(array, i, n, item)
 	{
 		struct str text = {yyjson_get_str(item), yyjson_get_len(item)};
-		if (rc < 0 || r->label_count == NODE_LABELS_MAX)
+		if (r->label_count == NODE_LABELS_MAX)
 			break;
 		if (!text.base || !str_copy(text, r->labels[r->label_count], NODE_TEXT_SIZE))
 			return error_set(err, E_INVAL, "\"labels\" of a report must be texts of at most %d bytes",
@@ -389,7 +396,7 @@ static int parse_labels(yyjson_val *obj, struct node_report *r, struct error *er
 		str_blank_controls(r->labels[r->label_count], text.len);
 		r->label_count++;
 	}
-	return rc;
+	return 0;
 }
 
 static int parse_model(yyjson_val *obj, struct model_report *m, struct error *err)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* report.h - what a node says about itself (C-SMA of IETF CATS), and its JSON form.
  *
- * Plain values, fixed arrays bounded by the limit table; a report owns its model array. Sequence
+ * Plain values, bounded by the limit table; a report owns its arrays. Sequence
  * numbers rise within one boot; (boot, seq) orders reports, an older one is ignored. Durations are
  * microseconds, sizes bytes, rates per second. Pure; any thread. Wire form: docs/wire.md, "Report".
  */
@@ -63,9 +63,9 @@ struct node_report {
 	uint64_t boot; /* random per process start, greater than the last (wall clock in us) */
 	uint64_t seq;
 	int64_t wall_us;
-	char node_url[NODE_URL_SIZE];                 /* https://ip:port of the node port */
-	char api_url[NODE_URL_SIZE];                  /* public API; empty when none */
-	char labels[NODE_LABELS_MAX][NODE_TEXT_SIZE]; /* "key:value" */
+	char node_url[NODE_URL_SIZE];   /* https://ip:port of the node port */
+	char api_url[NODE_URL_SIZE];    /* public API; empty when none */
+	char (*labels)[NODE_TEXT_SIZE]; /* "key:value"; heap, since most have none and 16 take 2 KB */
 	size_t label_count;
 	uint64_t memory_bytes; /* that models may take; 0 unknown */
 	char accelerator[32];  /* "none", "cuda"; empty unknown */

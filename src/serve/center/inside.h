@@ -35,7 +35,7 @@ struct registered { /* a node that joined */
 	bool removed, away;
 	/* What placing asks, as last reported and kept: after a restart nothing may be taken from a node for want of
 	 * it. */
-	char labels[NODE_LABELS_MAX][NODE_TEXT_SIZE];
+	char (*labels)[NODE_TEXT_SIZE]; /* the kept record's own */
 	size_t label_count;
 	uint64_t memory_bytes;
 	char accelerator[32];

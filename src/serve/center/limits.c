@@ -247,6 +247,7 @@ static bool count_shares(struct center *c)
 	for (size_t i = 0; i < c->node_count; i++) {
 		struct registered *r = c->nodes[i];
 		bool serves = r->roles & (ROLE_EDGE | ROLE_REPOSITORY | ROLE_CENTER);
+		r->misses = false;
 		if (r->removed || r->away || !serves)
 			continue;
 		struct site_share *s = share_of(c, r->site);

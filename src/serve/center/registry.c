@@ -127,6 +127,8 @@ static int machine_parse(yyjson_val *o, struct registered *r, struct error *err)
 		return rc;
 	r->memory_bytes = (uint64_t)memory;
 	str_copy(accelerator, r->accelerator, sizeof(r->accelerator));
+	if (labels)
+		r->labels = mem_new((yyjson_arr_size(labels) + 1) * sizeof(*r->labels));
 	yyjson_arr_foreach(labels, i, count, item)
 	{
 		struct str label = {yyjson_get_str(item), yyjson_get_len(item)};
@@ -160,10 +162,13 @@ static int record_parse(struct str text, struct registered *ret, struct error *e
 		else
 			rc = error_set(err, E_CORRUPT, "a record is too long");
 	}
+	if (rc < 0)
+		free(r.labels);
 	yyjson_doc_free(doc);
 	return rc;
 }
 
+/* Its labels become the kept one's. */
 static void keep(struct center *c, const struct registered *r, struct registered **ret_kept)
 {
 	struct registered *kept = NEW(struct registered);
@@ -177,7 +182,21 @@ static void keep(struct center *c, const struct registered *r, struct registered
 	*ret_kept = kept;
 }
 
-/* Durable first; then memory follows. `r` may be the kept record itself. */
+static void kept_free(struct registered *r)
+{
+	free(r->labels);
+	free(r);
+}
+
+static char (*labels_copy(const struct registered *r))[NODE_TEXT_SIZE]
+{
+	char(*copy)[NODE_TEXT_SIZE] = mem_new((r->label_count + 1) * sizeof(*copy));
+	memcpy(copy, r->labels ? r->labels : copy, r->label_count * sizeof(*copy));
+	return copy;
+}
+
+/* Durable first; then memory follows. `r` may be the kept record itself, or have its labels or any others: those are
+ * copied. */
 int registry_put(struct center *c, const struct registered *r, struct registered **ret_kept, struct error *err)
 {
 	struct registered *kept = registry_find(c, str_from(r->id));
@@ -190,14 +209,18 @@ int registry_put(struct center *c, const struct registered *r, struct registered
 	buf_fini(&text);
 	if (rc < 0)
 		return rc;
+	struct registered now = *r;
 	if (!kept) {
-		keep(c, r, &kept);
+		now.labels = labels_copy(r);
+		keep(c, &now, &kept);
 	} else if (kept != r) {
-		struct watcher *watcher = kept->watcher;
-		struct feed *feed = kept->feed;
-		*kept = *r;
-		kept->watcher = watcher;
-		kept->feed = feed;
+		if (r->labels != kept->labels) {
+			now.labels = labels_copy(r);
+			free(kept->labels);
+		}
+		now.watcher = kept->watcher;
+		now.feed = kept->feed;
+		*kept = now;
 	}
 	*ret_kept = kept;
 	return 0;
@@ -234,7 +257,7 @@ void registry_free(struct center *c)
 {
 	for (size_t i = 0; i < c->node_count; i++) {
 		feed_stop(c->nodes[i]);
-		free(c->nodes[i]);
+		kept_free(c->nodes[i]);
 	}
 	free(c->nodes);
 }
@@ -247,7 +270,7 @@ void registry_sweep(struct center *c)
 		struct registered *r = c->nodes[i];
 		if (r->removed && now > r->cert_expires_wall_us + CERT_GRACE_US &&
 		    state_delete(c->state, "node", str_from(r->id), NULL) == 0) {
-			free(r);
+			kept_free(r);
 			continue;
 		}
 		c->nodes[kept++] = r;
@@ -342,14 +365,23 @@ static bool set_url(char kept[static NODE_URL_SIZE], const char *now)
 	return true;
 }
 
+static bool same_labels(const struct registered *r, const struct node_report *report)
+{
+	bool same = r->label_count == report->label_count;
+	for (size_t i = 0; i < r->label_count && same; i++)
+		same = strcmp(r->labels[i], report->labels[i]) == 0;
+	return same;
+}
+
+/* The labels are the report's, until registry_put. */
 static bool set_machine(struct registered *r, const struct node_report *report)
 {
 	if (r->memory_bytes == report->memory_bytes && strcmp(r->accelerator, report->accelerator) == 0 &&
-	    r->label_count == report->label_count && memcmp(r->labels, report->labels, sizeof(r->labels)) == 0)
+	    same_labels(r, report))
 		return false;
 	r->memory_bytes = report->memory_bytes;
 	memcpy(r->accelerator, report->accelerator, sizeof(r->accelerator));
-	memcpy(r->labels, report->labels, sizeof(r->labels));
+	r->labels = report->labels;
 	r->label_count = report->label_count;
 	return true;
 }

@@ -367,6 +367,48 @@ static void test_a_pause_goes_with_the_last_rule(void **unused)
 	net_fini(&n);
 }
 
+static void test_labels_are_kept_and_changed_as_a_whole(void **unused)
+{
+	struct net n;
+	char labels[2][NODE_TEXT_SIZE] = {"rack:7", "tier:gold"};
+	struct registered r = {.roles = ROLE_EDGE, .labels = labels, .label_count = 2}, *kept;
+	net_init(&n, 14, RULE);
+	str_copy(STR("n-new"), r.id, sizeof(r.id));
+	assert_int_equal(registry_put(n.center, &r, &kept, NULL), 0);
+	r = *kept;
+	r.memory_bytes = 1;
+	assert_int_equal(registry_put(n.center, &r, &kept, NULL), 0); /* with the labels it has */
+	assert_string_equal(kept->labels[1], "tier:gold");
+	kill_and_start(&n);
+	kept = registry_find(n.center, STR("n-new"));
+	assert_int_equal(kept->label_count, 2);
+	r = *kept;
+	r.labels = labels;
+	r.label_count = 1;
+	assert_int_equal(registry_put(n.center, &r, &kept, NULL), 0);
+	assert_int_equal(kept->label_count, 1);
+	assert_string_equal(kept->labels[0], "rack:7");
+	net_fini(&n);
+}
+
+/* A node refuses an assignment that divides by nobody. */
+static void test_a_limit_is_never_divided_by_nobody(void **unused)
+{
+	struct net n;
+	struct buf text = {0};
+	struct assignment a;
+	net_init(&n, 15, RULE); /* everybody misses the model */
+	told(&n, 0, &text);
+	for (int i = 0; i < NODES; i++)
+		n.center->nodes[i]->away = true;
+	buf_clear(&text);
+	told(&n, 0, &text);
+	assert_int_equal(assignment_parse(buf_str(&text), &a, NULL), 0);
+	assignment_fini(&a);
+	buf_fini(&text);
+	net_fini(&n);
+}
+
 static void test_replicas_stay_over_restarts(void **unused)
 {
 	struct net n;
@@ -390,6 +432,8 @@ int main(void)
 	    cmocka_unit_test(test_a_roll_out_without_a_rule_is_forgotten),
 	    cmocka_unit_test(test_a_version_that_comes_back_meets_the_gates_again),
 	    cmocka_unit_test(test_a_pause_goes_with_the_last_rule),
+	    cmocka_unit_test(test_labels_are_kept_and_changed_as_a_whole),
+	    cmocka_unit_test(test_a_limit_is_never_divided_by_nobody),
 	    cmocka_unit_test(test_replicas_stay_over_restarts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

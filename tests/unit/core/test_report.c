@@ -51,6 +51,7 @@ static struct node_report full(void)
 	strcpy(r.models[0].sources[0].id, "n-9");
 	r.models[0].sources[0].rate = 12500000;
 	r.label_count = 1;
+	r.labels = mem_new(sizeof(*r.labels));
 	strcpy(r.labels[0], "rack:7");
 	r.memory_bytes = UINT64_C(64) << 30;
 	strcpy(r.accelerator, "none");
@@ -86,6 +87,8 @@ static void test_report_survives_the_wire_unchanged(void **unused)
 	assert_memory_equal(back.models, r.models, 2 * sizeof(*r.models));
 	assert_int_equal(node_report_copy(&back, &copy), 0);
 	assert_ptr_not_equal(copy.models, back.models);
+	assert_ptr_not_equal(copy.labels, back.labels);
+	assert_string_equal(copy.labels[0], r.labels[0]);
 	assert_memory_equal(copy.models, back.models, 2 * sizeof(*r.models));
 	node_report_fini(&copy);
 	node_report_fini(&back);
