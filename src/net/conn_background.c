@@ -14,8 +14,8 @@
 #define TOS_LOWER_EFFORT (1 << 2)
 #define PRIORITY_BULK 2 /* TC_PRIO_BULK: pfifo_fast's last band */
 #define YIELDING_CONTROL "lp"
-#define BUFFER_LEAST 16384
-#define BUFFER_MOST (4 << 20)
+#define WAITS_LEAST 16384
+#define WAITS_MOST (4 << 20)
 
 static void set(int fd, int level, int option, const void *value, socklen_t size)
 {
@@ -41,9 +41,12 @@ void conn_background(struct conn *c, uint64_t most_bytes_per_s)
 	c->pacing = most_bytes_per_s;
 	const uint64_t rate = most_bytes_per_s ? most_bytes_per_s : UINT64_MAX;
 	set(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate));
-	/* A deep buffer would take at once what is then sent for seconds, and whoever counts who sends would be wrong.
-	 */
-	const uint64_t deep = rate / 50;
-	const int buffer = deep > BUFFER_MOST ? BUFFER_MOST : deep < BUFFER_LEAST ? BUFFER_LEAST : (int)deep;
-	set(fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+	/* What is written but waits for the pace would be sent for seconds yet, and whoever counts who sends would be
+	 * wrong: so it is bounded, but not the buffer, which also holds what is on its way over a long line. */
+	const uint64_t waits = most_bytes_per_s / 50;
+	const int most = most_bytes_per_s == 0 ? 0 /* as usual */
+	                 : waits > WAITS_MOST  ? WAITS_MOST
+	                 : waits < WAITS_LEAST ? WAITS_LEAST
+	                                       : (int)waits;
+	set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &most, sizeof(most));
 }
