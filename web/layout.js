@@ -4,7 +4,7 @@
 // none fits, the page scrolls. Pure.
 
 const SIZES = [[150, 38], [128, 33], [108, 27], [90, 22], [66, 16], [44, 13], [32, 10], [24, 7], [16, 5]];
-const NAMES_FROM = 20, SCROLLS_FROM = 108, NARROW = 600, SCREENS = 3;
+const NAMES_FROM = 20, SCROLLS_FROM = 108, NARROW = 600, SCREENS = 4;
 const HEAD = 34, PAD = 12, LETTER = 8, GAP = 34;
 const ROOMS = [2.6, 2, 1.5, 1], SHARES = [1, 0.8, 0.6, 0.45, 0.34];
 
@@ -79,7 +79,7 @@ function choose(sites, width, height) {
 		for (const room of ROOMS) {
 			if (narrow && (room > 1 || size[0] > SCROLLS_FROM)) continue;
 			const found = arrange(sites, size, room, width, narrow ? SCREENS * height : height);
-			const worth = found && size[0] * Math.sqrt(room) * Math.exp(-found.off / 2);
+			const worth = found && size[0] * room ** 0.3 * Math.exp(-found.off / 2);
 			if (found && (!best || worth > best.worth)) best = {size, block: found.block, worth};
 		}
 		if (narrow && best) return best;
