@@ -45,7 +45,7 @@ struct client_call {
  * like: client_header after the call. */
 int client_run(struct client *c, const struct client_call *call, int *ret_status, struct buf *ret_body,
                struct error *err);
-/* Waits; E_CANCELED after Ctrl-C. */
+/* Waits; E_CANCELED after Ctrl-C. With 0: only looks, for work that goes long without a call. */
 int client_sleep(struct client *c, int64_t us, struct error *err);
 bool client_header(const struct client *c, const char *name, struct str *ret_value); /* of the last answer */
 

@@ -436,6 +436,8 @@ static int hash_written(struct export *x, uint64_t offset, uint64_t len, struct 
 		if (!rc)
 			digest_stream_add(digest, piece, want);
 		at += want;
+		if (!rc && at % (64 << 20) == 0)
+			rc = client_sleep(x->c, 0, err);
 	}
 	free(piece);
 	return rc;

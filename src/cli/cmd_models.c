@@ -254,7 +254,7 @@ static int pull_blob(struct client *c, const struct repository_at *at, const cha
 	if (rc == 0)
 		progress_end(&progress, size);
 	if (rc == 0)
-		rc = digest_of_file(p.fd, size, "checking", false, &got, err);
+		rc = digest_of_file(c, p.fd, size, "checking", false, &got, err);
 	if (rc == 0 && !digest_equal(&want, &got)) {
 		unlink(part.base);
 		rc = error_set(err, E_CORRUPT, "what came is not %s; nothing was kept, try again", digest);

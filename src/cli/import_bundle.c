@@ -382,6 +382,8 @@ static int build_delta(struct import *x, const struct bundle_blob *b, const stru
 			rc = error_set(err, E_CORRUPT, "chunk %u of the delta is not what its list says", i);
 		if (!rc && write(fd, data.base, data.len) != (ssize_t)data.len)
 			rc = error_errno(err, errno, "cannot put the delta together");
+		if (!rc)
+			rc = client_sleep(x->c, 0, err); /* is it interrupted? */
 		buf_fini(&data);
 	}
 	return rc;

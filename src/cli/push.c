@@ -70,7 +70,8 @@ int repository_find(struct client *c, const char *url, struct repository_at *ret
 	return rc;
 }
 
-int digest_of_file(int fd, uint64_t size, const char *what, bool quiet, struct digest *ret_digest, struct error *err)
+int digest_of_file(struct client *c, int fd, uint64_t size, const char *what, bool quiet, struct digest *ret_digest,
+                   struct error *err)
 {
 	static char piece[1 << 20];
 	struct digest_stream *s = digest_stream_new();
@@ -88,6 +89,8 @@ int digest_of_file(int fd, uint64_t size, const char *what, bool quiet, struct d
 		done += got > 0 ? (uint64_t)got : 0;
 		if (!quiet)
 			progress_show(&p, done);
+		if (rc == 0 && done % (64 * sizeof piece) == 0)
+			rc = client_sleep(c, 0, err);
 	}
 	if (rc == 0)
 		*ret_digest = digest_stream_end(s);
@@ -381,14 +384,14 @@ static int manifest_push(struct client *c, const struct repository_at *at, const
 
 /* ---- the whole -------------------------------------------------------------------------------------- */
 
-static int hash_files(const struct push_options *o, struct push_list *l, struct error *err)
+static int hash_files(struct client *c, const struct push_options *o, struct push_list *l, struct error *err)
 {
 	for (size_t i = 0; i < l->count; i++) {
 		struct push_file *f = &l->files[i];
 		int fd, rc = list_open(l, o->file, i, &fd, err);
 		if (rc)
 			return rc;
-		rc = digest_of_file(fd, f->size, l->count > 1 ? f->path : "hashing",
+		rc = digest_of_file(c, fd, f->size, l->count > 1 ? f->path : "hashing",
 		                    o->quiet || (l->count > 1 && f->size < SHOWN_FROM), &f->digest, err);
 		close(fd);
 		if (rc)
@@ -430,7 +433,7 @@ int push_model(struct client *c, const struct repository_at *at, const struct pu
 	struct buf config = {0}, manifest = {0};
 	int rc = list_make(&l, o->file, err);
 	if (rc == 0)
-		rc = hash_files(o, &l, err);
+		rc = hash_files(c, o, &l, err);
 	if (rc == 0)
 		rc = list_versioned(&l, &files, err);
 	if (rc == 0) {

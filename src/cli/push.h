@@ -45,7 +45,8 @@ int blob_push(struct client *c, const struct repository_at *at, const char *name
 int place_model(struct client *c, const char *model, const char *selector, bool removes, size_t *ret_count,
                 struct error *err);
 
-/* The file's digest, read once, with progress. */
-int digest_of_file(int fd, uint64_t size, const char *what, bool quiet, struct digest *ret_digest, struct error *err);
+/* The file's digest, read once, with progress. E_CANCELED: c was interrupted. */
+int digest_of_file(struct client *c, int fd, uint64_t size, const char *what, bool quiet, struct digest *ret_digest,
+                   struct error *err);
 
 #endif

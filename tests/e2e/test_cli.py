@@ -304,3 +304,21 @@ def test_a_node_whose_port_is_taken_stops_with_words(make_network, tiny):
     edge.start()
     net.wait_up()
     assert time.monotonic() - started < 10
+
+
+def test_ctrl_c_ends_a_push_that_still_hashes(net, folder):
+    """With the operator's connection open a signal is only noted; reading a big file must look at it."""
+    file = folder / "endless.gguf"
+    with open(file, "wb") as big:
+        big.write(b"GGUF")
+        big.truncate(2 << 40)  # a hole: it takes no room
+    process = subprocess.Popen([MDN, "push", file, "endless:v1"], env=os.environ | {"MDN_OPERATOR": str(net.operator)},
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    try:
+        said = process.communicate(timeout=10)[1]
+    finally:
+        process.kill()
+    assert process.returncode == INTERRUPTED and "interrupted" in said
