@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -47,6 +48,7 @@ int blob_file_take(struct blob_store *s, int fd, bool sealed, const struct diges
 		f.size = f.seal.size;
 	*ret_file = NEW(struct blob_file);
 	**ret_file = f;
+	seal_forget(&f.seal);
 	return 0;
 }
 
@@ -308,5 +310,6 @@ int blob_store_rekey(struct blob_store *s, const char *new_key_path, size_t *ret
 		s->site_key = r.to;
 		*ret_count = r.count;
 	}
+	OPENSSL_cleanse(&r.to, sizeof r.to);
 	return r.rc;
 }

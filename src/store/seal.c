@@ -114,6 +114,7 @@ int seal_key_read(const char *path, struct seal_key *ret_key, struct error *err)
 		return rc;
 	key_name(&key);
 	*ret_key = key;
+	OPENSSL_cleanse(&key, sizeof key);
 	return 0;
 }
 
@@ -224,13 +225,14 @@ int seal_header_open(struct str header, const struct seal_key *site, const struc
 	EVP_CIPHER_CTX *ctx = cipher_new();
 	bool good = decrypt(ctx, &p, (struct str){(const char *)copy + AT_KEY, sizeof key}, key);
 	EVP_CIPHER_CTX_free(ctx);
-	if (!good)
-		return error_set(err, E_CORRUPT, "the header of a sealed file was changed, or belongs to another file");
-	memcpy(ret_seal->key, key, sizeof key);
-	ret_seal->size = get_number(copy + 16, 8);
-	ret_seal->sparse = false;
-	OPENSSL_cleanse(key, sizeof key);
-	return 0;
+	if (good) {
+		memcpy(ret_seal->key, key, sizeof key);
+		ret_seal->size = get_number(copy + 16, 8);
+		ret_seal->sparse = false;
+	}
+	OPENSSL_cleanse(key, sizeof key); /* also what a changed tag did not let through */
+	return good ? 0
+	            : error_set(err, E_CORRUPT, "the header of a sealed file was changed, or belongs to another file");
 }
 
 /* ---- segments --------------------------------------------------------------------------------- */
