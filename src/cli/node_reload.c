@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What can be wrong is tried before anything changes; so a configuration is taken whole or not at all. */
+/* What is most likely wrong, files of keys and policies, is tried before anything changes. */
 #include "cli/node_room.h"
 
 #include "base/file.h"
