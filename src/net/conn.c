@@ -146,7 +146,12 @@ static void socket_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_bu
 {
 	struct conn_socket *s = handle->data;
 	(void)suggested;
-	*ret_buf = s->conn ? uv_buf_init(loop_read_buffer(s->conn->loop), LOOP_READ_BUFFER) : uv_buf_init(NULL, 0);
+	struct conn *c = s->conn;
+	if (!c)
+		*ret_buf = uv_buf_init(NULL, 0);
+	else
+		*ret_buf =
+		    uv_buf_init(c->ssl ? loop_cipher_buffer(c->loop) : loop_read_buffer(c->loop), LOOP_READ_BUFFER);
 }
 
 static void socket_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
@@ -220,7 +225,7 @@ size_t conn_buffered(const struct conn *c)
 {
 	size_t size = c->out.len;
 	if (c->ssl)
-		size += BIO_ctrl_pending(c->to_peer);
+		size += c->cipher_out.len;
 	if (c->socket)
 		size += uv_stream_get_write_queue_size((const uv_stream_t *)&c->socket->tcp);
 	if (c->peer)
@@ -277,11 +282,11 @@ void conn_stall_mark(struct conn *c)
 	conn_arm(c);
 }
 
-/* Hands `sending` to libuv, which calls back once the kernel has taken it all. */
-static void socket_wait(struct conn *c)
+/* Hands `sending`, but for what went out of it, to libuv, which calls back once the kernel has taken it all. */
+static void socket_wait(struct conn *c, size_t skip)
 {
 	struct conn_socket *s = c->socket;
-	uv_buf_t one = uv_buf_init(s->sending.base, (unsigned)s->sending.len);
+	uv_buf_t one = uv_buf_init(s->sending.base + skip, (unsigned)(s->sending.len - skip));
 	s->write.data = s;
 	s->writing = true;
 	int rc = uv_write(&s->write, (uv_stream_t *)&s->tcp, &one, 1, socket_wrote);
@@ -291,6 +296,32 @@ static void socket_wait(struct conn *c)
 		return;
 	}
 	conn_stall_mark(c);
+}
+
+/* What the kernel takes at once; -1: the connection broke. */
+static ssize_t socket_try(struct conn *c, const uv_buf_t *bufs, unsigned count)
+{
+	int rc = uv_try_write((uv_stream_t *)&c->socket->tcp, bufs, count);
+	if (rc >= 0 || rc == UV_EAGAIN)
+		return rc < 0 ? 0 : rc;
+	conn_fail(c, rc == UV_EPIPE || rc == UV_ECONNRESET ? E_PEER : E_IO, "the connection broke: %s",
+	          uv_strerror(rc));
+	return -1;
+}
+
+void conn_push_buf(struct conn *c, struct buf *b)
+{
+	struct conn_socket *s = c->socket;
+	assert(!s->writing && !s->sending.len);
+	uv_buf_t one = uv_buf_init(b->base, (unsigned)b->len);
+	ssize_t done = b->len ? socket_try(c, &one, 1) : 0;
+	if (done >= 0 && (size_t)done < b->len) {
+		struct buf empty = s->sending;
+		s->sending = *b;
+		*b = empty;
+		socket_wait(c, (size_t)done);
+	}
+	buffer_trim(b);
 }
 
 void conn_push(struct conn *c, const struct str *parts, size_t count)
@@ -304,20 +335,17 @@ void conn_push(struct conn *c, const struct str *parts, size_t count)
 			bufs[used++] = uv_buf_init((char *)parts[i].base, (unsigned)parts[i].len);
 	if (!used)
 		return;
-	int rc = uv_try_write((uv_stream_t *)&s->tcp, bufs, used);
-	if (rc < 0 && rc != UV_EAGAIN) {
-		conn_fail(c, rc == UV_EPIPE || rc == UV_ECONNRESET ? E_PEER : E_IO, "the connection broke: %s",
-		          uv_strerror(rc));
+	ssize_t rc = socket_try(c, bufs, used);
+	if (rc < 0)
 		return;
-	}
-	size_t done = rc < 0 ? 0 : (size_t)rc;
+	size_t done = (size_t)rc;
 	for (unsigned i = 0; i < used; i++) {
 		size_t skip = done < bufs[i].len ? done : bufs[i].len;
 		buf_append(&s->sending, bufs[i].base + skip, bufs[i].len - skip);
 		done -= skip;
 	}
 	if (s->sending.len)
-		socket_wait(c);
+		socket_wait(c, 0);
 }
 
 static void memory_write(struct conn *c, const struct str *parts, size_t count)

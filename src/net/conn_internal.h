@@ -32,7 +32,9 @@ struct conn {
 	bool memory;
 	struct buf out; /* corked; with TLS: not yet encrypted */
 	SSL *ssl;
-	BIO *from_peer, *to_peer;
+	struct str cipher_in;   /* came, and SSL has not taken it yet: in the loop's buffer or in cipher_rest */
+	struct buf cipher_rest; /* what a pause left over */
+	struct buf cipher_out;
 	bool open; /* on_open was told, or accepted without TLS */
 	bool paused, ended, peer_done, finishing, want_writable;
 	struct error error; /* code 0: the end is a goodbye */
@@ -59,6 +61,7 @@ void conn_read_start(struct conn *c);
 void conn_stall_mark(struct conn *c); /* a write waits for the peer from now on */
 void conn_arm(struct conn *c);
 void conn_push(struct conn *c, const struct str *parts, size_t count); /* bytes for the wire, now */
+void conn_push_buf(struct conn *c, struct buf *b);                     /* the same; empties it */
 void conn_tell_end(struct conn *c);
 
 /* conn_tls.c */

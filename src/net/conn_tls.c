@@ -1,47 +1,96 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* conn_tls.c - TLS in the middle of a connection: OpenSSL between two memory BIOs.
+/* conn_tls.c - TLS in the middle of a connection: OpenSSL on a BIO of our own.
  *
- * What the socket reads goes into from_peer; SSL_read fills the loop's read buffer with as many
- * records as fit before the owner sees them. What SSL writes collects in to_peer and goes to the
- * socket in one piece. The identity is taken once, after the handshake, and compared before on_open.
+ * SSL takes what the socket read from where it lies (cipher_in), and SSL_read fills the loop's read buffer with as many
+ * records as fit before the owner sees them. What SSL writes collects in cipher_out and goes to the socket in one
+ * piece. (OpenSSL's memory BIOs would copy all once more, and write zeros over it each time.) The identity is taken
+ * once, after the handshake, and compared before on_open.
  */
 #include "net/conn_internal.h"
 #include "net/tls_internal.h"
 
 #include <openssl/err.h>
+#include <pthread.h>
 
 #define RECORD_MAX 16384
+#define RECORD_EXTRA 64 /* header, tag and content type are less */
+
+/* ---- the BIO ---- */
+
+static BIO_METHOD *between;
+static pthread_once_t between_once = PTHREAD_ONCE_INIT;
+
+static int between_read(BIO *bio, char *to, size_t size, size_t *ret_got)
+{
+	struct conn *c = BIO_get_data(bio);
+	size_t len = size < c->cipher_in.len ? size : c->cipher_in.len;
+	BIO_clear_retry_flags(bio);
+	if (!len) {
+		BIO_set_retry_read(bio);
+		return 0;
+	}
+	memcpy(to, c->cipher_in.base, len);
+	c->cipher_in = (struct str){c->cipher_in.base + len, c->cipher_in.len - len};
+	*ret_got = len;
+	return 1;
+}
+
+static int between_write(BIO *bio, const char *data, size_t size, size_t *ret_written)
+{
+	struct conn *c = BIO_get_data(bio);
+	buf_append(&c->cipher_out, data, size);
+	*ret_written = size;
+	return 1;
+}
+
+static long between_ctrl(BIO *bio, int command, long number, void *arg)
+{
+	(void)bio, (void)number, (void)arg;
+	return command == BIO_CTRL_FLUSH;
+}
+
+static void between_setup(void)
+{
+	between = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "connection");
+	BIO_meth_set_read_ex(between, between_read);
+	BIO_meth_set_write_ex(between, between_write);
+	BIO_meth_set_ctrl(between, between_ctrl);
+}
+
+/* ---- a connection's ---- */
 
 void conn_tls_begin(struct conn *c, SSL *ssl)
 {
 	c->ssl = ssl;
-	c->from_peer = BIO_new(BIO_s_mem());
-	c->to_peer = BIO_new(BIO_s_mem());
-	SSL_set_bio(ssl, c->from_peer, c->to_peer);
+	pthread_once(&between_once, between_setup);
+	BIO *bio = BIO_new(between);
+	BIO_set_data(bio, c);
+	BIO_set_init(bio, 1);
+	SSL_set_bio(ssl, bio, bio);
 }
 
 void conn_tls_free(struct conn *c)
 {
-	SSL_free(c->ssl); /* and its BIOs */
+	SSL_free(c->ssl); /* and its BIO */
 	c->ssl = NULL;
+	buf_fini(&c->cipher_rest);
+	buf_fini(&c->cipher_out);
 }
 
 void conn_tls_push(struct conn *c)
 {
 	if (!c->socket || c->socket->writing || c->error.code)
 		return;
-	char *base = NULL;
-	long len = BIO_get_mem_data(c->to_peer, &base);
-	if (len <= 0)
-		return;
-	conn_push(c, &(struct str){base, (size_t)len}, 1);
-	(void)BIO_reset(c->to_peer);
+	if (c->cipher_out.len)
+		conn_push_buf(c, &c->cipher_out);
 }
 
 void conn_tls_encrypt(struct conn *c, struct str plain)
 {
 	size_t done = 0;
 	ERR_clear_error();
+	if (plain.len)
+		buf_reserve(&c->cipher_out, plain.len + (plain.len / RECORD_MAX + 1) * RECORD_EXTRA);
 	if (plain.len && SSL_write_ex(c->ssl, plain.base, plain.len, &done) != 1) {
 		char why[256];
 		tls_session_error(c->ssl, why, sizeof(why));
@@ -123,10 +172,29 @@ void conn_tls_pump(void *conn)
 		;
 }
 
+/* The loop's buffer is the next one's when we return. */
+static void cipher_keep(struct conn *c)
+{
+	if (!c->cipher_in.len) {
+		buf_fini(&c->cipher_rest);
+	} else if (!c->cipher_rest.len) {
+		buf_append_str(&c->cipher_rest, c->cipher_in);
+		c->cipher_in = buf_str(&c->cipher_rest);
+	}
+}
+
 void conn_tls_feed(struct conn *c, struct str data)
 {
-	BIO_write(c->from_peer, data.base, (int)data.len);
+	if (c->cipher_in.len) {
+		buf_consume(&c->cipher_rest, c->cipher_rest.len - c->cipher_in.len);
+		buf_append_str(&c->cipher_rest, data);
+		c->cipher_in = buf_str(&c->cipher_rest);
+	} else {
+		buf_clear(&c->cipher_rest);
+		c->cipher_in = data;
+	}
 	conn_tls_pump(c);
+	cipher_keep(c);
 }
 
 /* TCP ended. Without TLS's own goodbye before it, a body that ends with the connection may be cut short. */

@@ -44,7 +44,7 @@ struct loop {
 	uint64_t now_ms;
 	int64_t now_us;
 	bool stopping;
-	char read_buffer[LOOP_READ_BUFFER];
+	char read_buffer[LOOP_READ_BUFFER], cipher_buffer[LOOP_READ_BUFFER];
 };
 
 struct loop_timer {
@@ -178,6 +178,11 @@ struct uv_loop_s *loop_uv(struct loop *loop)
 char *loop_read_buffer(struct loop *loop)
 {
 	return loop->read_buffer;
+}
+
+char *loop_cipher_buffer(struct loop *loop)
+{
+	return loop->cipher_buffer;
 }
 
 /* ---- timers ---- */

@@ -24,5 +24,6 @@ void loop_task_add(struct loop *loop, struct loop_task *task);
 void loop_task_cancel(struct loop_task *task);
 /* LOOP_READ_BUFFER bytes that any read on this loop uses; what is there lasts until the callback returns. */
 char *loop_read_buffer(struct loop *loop);
+char *loop_cipher_buffer(struct loop *loop); /* as long; for what is decrypted into the other */
 
 #endif
