@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* http_file.c - part of a file as a response body.
  *
- * Large parts over plain TCP go with sendfile (conn_file.c). Otherwise a job reads a piece and the loop writes
- * it, one piece at a time and the next only when the connection has room; small files so leave in one
- * write with their head. The file belongs to us from the call on and is closed on every way out.
+ * Large parts over plain TCP go with sendfile (conn_file.c). Otherwise a piece at a time is read and written, the next
+ * only when the connection has room; small files so leave in one write with their head. What lies in the page cache is
+ * read at once, a few pieces in a row; for all else a job reads, for the disk may be slow. The file belongs to us from
+ * the call on and is closed on every way out.
  */
 #include "net/http_server_internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PIECE_BYTES 131072
 #define SENDFILE_LEAST 65536
+#define IN_A_ROW 4 /* then others have their turn */
 
 struct http_file {
 	struct http_exchange *x; /* NULL: let go while a job ran */
@@ -66,31 +69,49 @@ static void file_read(void *arg)
 	while (f->got < 0 && errno == EINTR);
 }
 
+/* As much as needs no waiting. False: nothing, or the system cannot tell. */
+static bool file_read_cached(struct http_file *f)
+{
+	struct iovec piece = {f->piece, f->left < f->size ? (size_t)f->left : f->size};
+	if (f->source.read)
+		return false;
+	f->got = preadv2(f->fd, &piece, 1, (off_t)f->offset, RWF_NOWAIT);
+	return f->got > 0;
+}
+
+/* True: there is more, and room for it. */
+static bool file_write(struct http_file *f)
+{
+	if (f->got <= 0) { /* shorter than declared, or the disk failed: the length was promised already */
+		file_over(f, false);
+		return false;
+	}
+	f->offset += (uint64_t)f->got;
+	f->left -= (uint64_t)f->got;
+	bool room = http_write(f->x, (struct str){f->piece, (size_t)f->got});
+	if (f->left)
+		return room;
+	file_over(f, true);
+	return false;
+}
+
 static void file_next(struct http_file *f);
 
 static void file_read_done(void *arg)
 {
 	struct http_file *f = arg;
 	f->in_job = false;
-	if (!f->x) {
+	if (!f->x)
 		file_free(f);
-		return;
-	}
-	if (f->got <= 0) { /* shorter than declared, or the disk failed: the length was promised already */
-		file_over(f, false);
-		return;
-	}
-	f->offset += (uint64_t)f->got;
-	f->left -= (uint64_t)f->got;
-	bool room = http_write(f->x, (struct str){f->piece, (size_t)f->got});
-	if (f->left == 0)
-		file_over(f, true);
-	else if (room)
+	else if (file_write(f))
 		file_next(f);
 }
 
 static void file_next(struct http_file *f)
 {
+	for (int i = 0; i < IN_A_ROW && file_read_cached(f); i++)
+		if (!file_write(f))
+			return;
 	f->in_job = true;
 	loop_job(f->loop, file_read, file_read_done, f);
 }
@@ -127,7 +148,7 @@ void http_respond_source(struct http_exchange *x, int status, const char *conten
 		return;
 	}
 	size_t size = length < PIECE_BYTES ? (size_t)length : PIECE_BYTES;
-	struct http_file *f = mem_new(sizeof(*f) + size);
+	struct http_file *f = mem_resize(NULL, sizeof(*f) + size, 1); /* the piece need not be zeros */
 	*f = (struct http_file){
 	    .x = x, .loop = x->loop, .fd = -1, .source = *source, .offset = offset, .left = length, .size = size};
 	x->file = f;
@@ -145,7 +166,7 @@ void http_respond_file(struct http_exchange *x, int status, const char *content_
 	}
 	bool by_sendfile = length > SENDFILE_LEAST && conn_can_send_file(x->session->conn);
 	size_t size = by_sendfile ? 0 : length < PIECE_BYTES ? (size_t)length : PIECE_BYTES;
-	struct http_file *f = mem_new(sizeof(*f) + size);
+	struct http_file *f = mem_resize(NULL, sizeof(*f) + size, 1); /* the piece need not be zeros */
 	*f = (struct http_file){.x = x,
 	                        .loop = x->loop,
 	                        .fd = fd,
