@@ -94,7 +94,7 @@ static const char *const statements[STATEMENTS] = {
     [DELETE_SIGNATURE] = "DELETE FROM signatures WHERE repo = ?1 AND referrer = ?2 RETURNING manifest",
     [FORGET_SIGNATURES] = "DELETE FROM signatures WHERE repo = ?1 AND manifest = ?2",
     [SIGNATURES] = "SELECT bundle, size, channel FROM signatures WHERE repo = ?1 AND manifest = ?2 AND channel IN ('', "
-                   "?3) AND EXISTS(SELECT 1 FROM manifests m WHERE m.repo = ?1 AND m.digest = signatures.referrer) "
+		   "?3) AND EXISTS(SELECT 1 FROM manifests m WHERE m.repo = ?1 AND m.digest = signatures.referrer) "
 		   "ORDER BY channel, rank DESC",
     [PUT_NAME] = "INSERT OR REPLACE INTO other_names VALUES(?1, ?2)",
     [PUT_CALLED] = "INSERT OR REPLACE INTO called VALUES(?1, ?2, ?3)",
