@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How: the rate is constant between two edges (begin or end of a span, midnight), so every question is a walk from edge
- * to edge. A week repeats; a walk that sees no progress for longer than that gives up.
+ * to edge. A week repeats; a walk that sees no progress for longer than that gives up, and of many weeks only the first
+ * and the last are walked through.
  */
 #include "core/calendar.h"
 
@@ -12,6 +13,7 @@
 #define US INT64_C(1000000)
 #define DAY_S 86400
 #define DAYS_ALL 0x7f
+#define WEEK_US (INT64_C(7) * DAY_S * US)
 #define YEAR_US (INT64_C(366) * DAY_S * US)
 #define RATE_MOST 1e15
 
@@ -384,20 +386,38 @@ uint64_t calendar_bytes(const struct calendar *c, uint64_t most, int64_t from_us
 	return sum >= 1.8e19 ? UINT64_MAX - 1 : (uint64_t)sum;
 }
 
+/* Of all at that moment, and until when. */
+static uint64_t least_rate(const struct calendar *const *all, size_t count, uint64_t most, int64_t at,
+                           int64_t *ret_next)
+{
+	*ret_next = CALENDAR_NEVER;
+	for (size_t i = 0; i < count; i++) {
+		if (!all[i])
+			continue;
+		uint64_t own = calendar_rate(all[i], at);
+		int64_t change = calendar_next(all[i], at);
+		most = own < most ? own : most;
+		*ret_next = change < *ret_next ? change : *ret_next;
+	}
+	return most;
+}
+
 int64_t calendar_when(const struct calendar *const *all, size_t count, uint64_t most, uint64_t bytes, int64_t from_us)
 {
-	double left = (double)bytes;
+	double left = (double)bytes, week = 0; /* what passed since from_us, until that is a week */
+	bool skipped = false;
 	for (int64_t at = from_us; at - from_us < YEAR_US;) {
-		int64_t next = CALENDAR_NEVER;
-		uint64_t rate = most;
-		for (size_t i = 0; i < count; i++) {
-			if (!all[i])
-				continue;
-			uint64_t own = calendar_rate(all[i], at);
-			int64_t change = calendar_next(all[i], at);
-			rate = own < rate ? own : rate;
-			next = change < next ? change : next;
+		if (!skipped && at - from_us >= WEEK_US) {
+			/* All weeks are alike: of those that will not do, only the last is walked through. */
+			double weeks = week > 0 ? floor(left / week) - 1 : YEAR_US;
+			skipped = true;
+			if (weeks * WEEK_US >= (double)YEAR_US)
+				break;
+			at += weeks > 0 ? (int64_t)weeks * WEEK_US : 0;
+			left -= weeks > 0 ? weeks * week : 0;
 		}
+		int64_t next;
+		uint64_t rate = least_rate(all, count, most, at, &next);
 		if (rate == CALENDAR_NONE || left <= 0)
 			return at;
 		if (rate > 0) {
@@ -407,7 +427,10 @@ int64_t calendar_when(const struct calendar *const *all, size_t count, uint64_t 
 		}
 		if (next == CALENDAR_NEVER)
 			break;
+		if (!skipped && next - from_us > WEEK_US)
+			next = from_us + WEEK_US;
 		left -= pass(rate, next - at);
+		week += pass(rate, next - at);
 		at = next;
 	}
 	return CALENDAR_NEVER;

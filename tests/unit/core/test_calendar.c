@@ -176,6 +176,22 @@ static void test_random_calendars_agree_with_themselves(void **unused)
 	}
 }
 
+/* As a walk through all of it would say. */
+static void test_many_weeks_are_as_good_as_one(void **unused)
+{
+	struct calendar c = parsed("8Mbit/s mon-fri 22:00-06:00, 4Mbit/s sat, stop else"),
+			d = parsed("6Mbit/s, UTC+05:30");
+	const struct calendar *all[] = {&c, &d};
+	int64_t from = at("2026-11-25T03:17Z");
+	for (int weeks = 1; weeks < 50; weeks += 3) {
+		int64_t to = at("2026-11-26T23:30Z") + weeks * 7 * DAY;
+		uint64_t bytes = calendar_bytes(&c, 750000, from, to);
+		assert_in_range(calendar_when(all, 2, CALENDAR_NONE, bytes, from), (uintmax_t)(to - S),
+		                (uintmax_t)(to + S));
+	}
+	assert_true(calendar_when(all, 2, CALENDAR_NONE, UINT64_C(1) << 50, from) == CALENDAR_NEVER);
+}
+
 static void test_moments(void **unused)
 {
 	int64_t now = at("2026-11-25T05:00Z"), us;
@@ -198,6 +214,7 @@ int main(void)
 	    cmocka_unit_test(test_days_spans_over_midnight_and_offsets),
 	    cmocka_unit_test(test_what_is_no_calendar_is_refused_with_words),
 	    cmocka_unit_test(test_random_calendars_agree_with_themselves),
+	    cmocka_unit_test(test_many_weeks_are_as_good_as_one),
 	    cmocka_unit_test(test_moments),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
