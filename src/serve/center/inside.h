@@ -77,6 +77,8 @@ struct held_rollout {
 #define LIMIT_SCOPE_SIZE (2 * NODE_TEXT_SIZE + 8)
 struct kept_limit {
 	char scope[LIMIT_SCOPE_SIZE]; /* "node=NAME", "site=NAME", "link=SITE/SITE" */
+	enum limit_kind { LIMIT_OF_NODE, LIMIT_OF_SITE, LIMIT_OF_LINK } kind; /* the same, taken apart */
+	char name[NODE_TEXT_SIZE], other[NODE_TEXT_SIZE];
 	struct calendar calendar;
 	struct buf text; /* as it is sent */
 };
@@ -131,7 +133,7 @@ struct center {
 	size_t paused_count;
 	struct kept_limit *limits; /* sorted by scope */
 	size_t limit_count;
-	struct site_share *shares;
+	struct site_share *shares; /* sorted by site */
 	size_t share_count;
 	int64_t begun_us;               /* loop's clock */
 	struct known_version *versions; /* sorted by name_tag */

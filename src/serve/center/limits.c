@@ -17,12 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static struct str scope_value(const struct kept_limit *l, const char *kind)
-{
-	struct str value, own = str_cut(str_from(l->scope), '=', &value);
-	return str_equal(own, str_from(kind)) ? value : (struct str){0};
-}
-
 /* ---- kept -------------------------------------------------------------------------------------------------- */
 
 static size_t position(const struct center *c, const char *scope)
@@ -33,6 +27,19 @@ static size_t position(const struct center *c, const char *scope)
 	return at;
 }
 
+/* Once, since it is asked of every node with every document. */
+static void take_apart(struct kept_limit *l)
+{
+	struct str name, other = {0}, kind = str_cut(str_from(l->scope), '=', &name);
+	l->kind = LIMIT_OF_NODE;
+	if (!str_equal(kind, STR("node")))
+		l->kind = str_equal(kind, STR("site")) ? LIMIT_OF_SITE : LIMIT_OF_LINK;
+	if (l->kind == LIMIT_OF_LINK)
+		name = str_cut(name, '/', &other);
+	str_copy(name, l->name, sizeof(l->name));
+	str_copy(other, l->other, sizeof(l->other));
+}
+
 static void keep(struct center *c, const char *scope, const struct calendar *calendar)
 {
 	size_t at = position(c, scope);
@@ -41,6 +48,7 @@ static void keep(struct center *c, const char *scope, const struct calendar *cal
 		memmove(c->limits + at + 1, c->limits + at, (c->limit_count - at) * sizeof(*c->limits));
 		c->limits[at] = (struct kept_limit){0};
 		str_copy(str_from(scope), c->limits[at].scope, LIMIT_SCOPE_SIZE);
+		take_apart(&c->limits[at]);
 		c->limit_count++;
 	}
 	struct kept_limit *l = &c->limits[at];
@@ -228,11 +236,20 @@ static bool misses(struct center *c, struct registered *r)
 
 static struct site_share *share_of(struct center *c, const char *site)
 {
-	for (size_t i = 0; i < c->share_count; i++)
-		if (strcmp(c->shares[i].site, site) == 0)
-			return &c->shares[i];
+	size_t low = 0, high = c->share_count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		int order = strcmp(c->shares[middle].site, site);
+		if (order == 0)
+			return &c->shares[middle];
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
 	c->shares = mem_resize(c->shares, c->share_count + 1, sizeof(*c->shares));
-	struct site_share *s = &c->shares[c->share_count++];
+	struct site_share *s = &c->shares[low];
+	memmove(s + 1, s, (c->share_count++ - low) * sizeof(*s));
 	*s = (struct site_share){0};
 	str_copy(str_from(site), s->site, sizeof(s->site));
 	return s;
@@ -277,21 +294,11 @@ void limits_tick(struct center *c)
 		center_touch(c);
 }
 
-enum scope_fit { FITS_NOT, FITS_NODE, FITS_SITE, FITS_LINK };
-
-/* *ret_other: the site at the other end of a link. */
-static enum scope_fit fits(const struct kept_limit *l, const struct registered *r, struct str *ret_other)
+static bool fits(const struct kept_limit *l, const struct registered *r)
 {
-	struct str node = scope_value(l, "node"), site = scope_value(l, "site"), link = scope_value(l, "link");
-	if (node.len)
-		return str_equal(node, str_from(r->name)) || str_equal(node, str_from(r->id)) ? FITS_NODE : FITS_NOT;
-	if (site.len)
-		return str_equal(site, str_from(r->site)) ? FITS_SITE : FITS_NOT;
-	struct str b, a = str_cut(link, '/', &b);
-	if (!str_equal(a, str_from(r->site)) && !str_equal(b, str_from(r->site)))
-		return FITS_NOT;
-	*ret_other = str_equal(a, str_from(r->site)) ? b : a;
-	return FITS_LINK;
+	if (l->kind == LIMIT_OF_NODE)
+		return strcmp(l->name, r->name) == 0 || strcmp(l->name, r->id) == 0;
+	return strcmp(l->name, r->site) == 0 || (l->kind == LIMIT_OF_LINK && strcmp(l->other, r->site) == 0);
 }
 
 static uint32_t receivers_of(struct center *c, const struct registered *r)
@@ -304,23 +311,21 @@ void limits_assign(struct center *c, struct registered *r, struct buf *out)
 	bool any = false;
 	for (size_t i = 0; i < c->limit_count; i++) {
 		const struct kept_limit *l = &c->limits[i];
-		struct str other = {0};
-		enum scope_fit fit = fits(l, r, &other);
-		if (fit == FITS_NOT)
+		if (!fits(l, r))
 			continue;
-		uint32_t receivers = fit == FITS_NODE ? 1 : receivers_of(c, r), senders = 1;
-		if (fit != FITS_NODE && share_of(c, r->site)->senders)
+		uint32_t receivers = l->kind == LIMIT_OF_NODE ? 1 : receivers_of(c, r), senders = 1;
+		if (l->kind != LIMIT_OF_NODE && share_of(c, r->site)->senders)
 			senders = share_of(c, r->site)->senders;
 		buf_append_str(out, any ? STR(",{") : STR(",\"limits\":[{"));
 		any = true;
 		buf_append_str(out, STR("\"calendar\":"));
 		buf_append_json(out, buf_str(&l->text));
 		buf_printf(out, ",\"receivers\":%" PRIu32 ",\"senders\":%" PRIu32, receivers, senders);
-		if (fit == FITS_SITE)
+		if (l->kind == LIMIT_OF_SITE)
 			buf_append_str(out, STR(",\"other_sites\":true"));
-		if (fit == FITS_LINK) {
+		if (l->kind == LIMIT_OF_LINK) {
 			buf_append_str(out, STR(",\"site\":"));
-			buf_append_json(out, other);
+			buf_append_json(out, str_from(strcmp(l->name, r->site) == 0 ? l->other : l->name));
 		}
 		buf_append_str(out, STR("}"));
 	}
@@ -333,10 +338,8 @@ size_t limits_of(const struct center *c, const struct registered *r, struct cale
 {
 	size_t count = 0;
 	for (size_t i = 0; i < c->limit_count && count < max; i++) {
-		struct str other;
-		if (fits(&c->limits[i], r, &other) == FITS_NOT)
-			continue;
-		ret[count++] = c->limits[i].calendar;
+		if (fits(&c->limits[i], r))
+			ret[count++] = c->limits[i].calendar;
 	}
 	return count;
 }
