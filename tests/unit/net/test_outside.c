@@ -16,9 +16,7 @@ static struct {
 	char error[512], header[64];
 } w;
 
-static void on_gone(void *arg)
-{
-}
+static void on_gone(void *arg) {}
 
 static void handler(void *arg, struct http_exchange *x)
 {
