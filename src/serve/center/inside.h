@@ -124,7 +124,7 @@ struct center {
 	struct registered **nodes; /* sorted by id */
 	size_t node_count;
 	struct node_map *map; /* last reports */
-	struct rule *rules;
+	struct rule *rules;   /* sorted by model */
 	size_t rule_count;
 	bool places_stale;             /* rules' `chosen` and the roll-outs' ranks */
 	struct held_rollout *rollouts; /* sorted by name_tag */

@@ -221,6 +221,8 @@ static bool misses(struct center *c, struct registered *r)
 {
 	for (size_t i = 0; i < c->rule_count; i++) {
 		const char *model = c->rules[i].where.model;
+		if (i > 0 && strcmp(model, c->rules[i - 1].where.model) == 0)
+			continue;
 		const struct known_version *k = version_find(c, str_from(model));
 		const struct held_rollout *h = rollouts_find(c, model);
 		if (!k || places_paused(c, model) || !places_holds(c, r, model, NULL))

@@ -297,7 +297,9 @@ void models_answer(struct center *c, struct http_exchange *x)
 		size_t placed = 0, ready = 0, failed = 0;
 		struct way w = {0};
 		int64_t ignored;
-		for (size_t n = 0; n < c->node_count; n++) {
+		bool anywhere =
+		    places_rule(c, k->name_tag, false) != NULL; /* most are not: no look at the nodes then */
+		for (size_t n = 0; n < c->node_count && anywhere; n++) {
 			struct registered *r = c->nodes[n];
 			if (r->removed || !places_holds(c, r, k->name_tag, NULL))
 				continue;

@@ -116,6 +116,38 @@ static int rule_store(struct center *c, const struct rule *rule, struct error *e
 	return rc;
 }
 
+/* The first rule of the model, or where it would stand. */
+static size_t rules_of(const struct center *c, const char *model)
+{
+	size_t low = 0, high = c->rule_count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (strcmp(c->rules[middle].where.model, model) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static bool is_rule_of(const struct center *c, size_t at, const char *model)
+{
+	return at < c->rule_count && strcmp(c->rules[at].where.model, model) == 0;
+}
+
+/* Takes over *rule; behind those of its model. Its place. */
+static size_t rule_insert(struct center *c, struct rule *rule)
+{
+	size_t at = rules_of(c, rule->where.model);
+	while (is_rule_of(c, at, rule->where.model))
+		at++;
+	c->rules = mem_resize(c->rules, c->rule_count + 1, sizeof(*c->rules));
+	memmove(c->rules + at + 1, c->rules + at, (c->rule_count++ - at) * sizeof(*c->rules));
+	c->rules[at] = *rule;
+	*rule = (struct rule){0};
+	return at;
+}
+
 static int load_rule(struct center *c, yyjson_val *o, struct str key, struct error *err)
 {
 	struct rule rule = {0};
@@ -124,8 +156,7 @@ static int load_rule(struct center *c, yyjson_val *o, struct str key, struct err
 		rule_fini(&rule);
 		return rc;
 	}
-	c->rules = mem_resize(c->rules, c->rule_count + 1, sizeof(*c->rules));
-	c->rules[c->rule_count++] = rule;
+	rule_insert(c, &rule);
 	return 0;
 }
 
@@ -217,8 +248,8 @@ bool places_holds(struct center *c, const struct registered *r, const char *name
 	bool holds = false, load = false;
 	size_t at = node_index(c, r);
 	places_refresh(c);
-	for (size_t i = 0; i < c->rule_count; i++) {
-		if (strcmp(c->rules[i].where.model, name_tag) != 0 || !rule_means(c, &c->rules[i], at))
+	for (size_t i = rules_of(c, name_tag); is_rule_of(c, i, name_tag); i++) {
+		if (!rule_means(c, &c->rules[i], at))
 			continue;
 		holds = true;
 		load = load || !c->rules[i].where.preheat;
@@ -230,8 +261,8 @@ bool places_holds(struct center *c, const struct registered *r, const char *name
 
 const struct rule *places_rule(const struct center *c, const char *name_tag, bool with_policy)
 {
-	for (size_t i = 0; i < c->rule_count; i++)
-		if (strcmp(c->rules[i].where.model, name_tag) == 0 && (c->rules[i].has_policy || !with_policy))
+	for (size_t i = rules_of(c, name_tag); is_rule_of(c, i, name_tag); i++)
+		if (c->rules[i].has_policy || !with_policy)
 			return &c->rules[i];
 	return NULL;
 }
@@ -409,9 +440,7 @@ static int rule_add(struct center *c, struct http_exchange *x, struct rule *rule
 		rule_renew(&c->rules[at], rule);
 		rule_fini(rule);
 	} else {
-		c->rules = mem_resize(c->rules, c->rule_count + 1, sizeof(*c->rules));
-		c->rules[c->rule_count++] = *rule;
-		*rule = (struct rule){0};
+		at = rule_insert(c, rule);
 	}
 	center_touch(c);
 	answer_nodes(c, x, &c->rules[at]);
@@ -427,7 +456,7 @@ static int rule_drop(struct center *c, size_t at, struct error *err)
 		return rc;
 	memcpy(model, c->rules[at].where.model, sizeof(model));
 	rule_fini(&c->rules[at]);
-	c->rules[at] = c->rules[--c->rule_count];
+	memmove(c->rules + at, c->rules + at + 1, (--c->rule_count - at) * sizeof(*c->rules));
 	if (!places_rule(c, model, false)) { /* nothing is left to roll out, or to pause */
 		rollouts_forget(c, model);
 		rc = set_paused(c, model, false, err);
@@ -636,25 +665,20 @@ static void append_model(struct center *c, const struct registered *r, const cha
 		append_version(out, &h->old, load && want != WANT_NEW, paused);
 }
 
-static int by_text(const void *a, const void *b)
-{
-	return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 void places_assign(struct center *c, struct registered *r, struct buf *out)
 {
-	const char *models[LIMIT_NODE_MODELS];
+	const char *last = "";
 	size_t count = 0, at = node_index(c, r);
 	places_refresh(c);
-	for (size_t i = 0; i < c->rule_count && !r->removed && count < LIMIT_NODE_MODELS; i++)
-		if (rule_means(c, &c->rules[i], at))
-			models[count++] = c->rules[i].where.model;
-	if (count > 1)
-		qsort(models, count, sizeof(*models), by_text);
 	buf_append_str(out, STR("\"models\":["));
-	for (size_t i = 0; i < count; i++)
-		if (i == 0 || strcmp(models[i], models[i - 1]) != 0)
-			append_model(c, r, models[i], out);
+	for (size_t i = 0; i < c->rule_count && !r->removed && count < LIMIT_NODE_MODELS; i++) {
+		const char *model = c->rules[i].where.model;
+		if (strcmp(model, last) == 0 || !rule_means(c, &c->rules[i], at))
+			continue;
+		append_model(c, r, model, out);
+		last = model;
+		count++;
+	}
 	buf_append_str(out, STR("]"));
 	limits_assign(c, r, out);
 }

@@ -4,6 +4,7 @@
 #include "world.h"
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/rng.h"
 #include "serve/center/inside.h"
 
@@ -409,6 +410,31 @@ static void test_a_limit_is_never_divided_by_nobody(void **unused)
 	net_fini(&n);
 }
 
+/* One model by many rules is one model, whatever stands behind it. */
+static void test_many_rules_of_a_model_leave_room_for_the_next(void **unused)
+{
+	struct net n;
+	struct buf text = {0};
+	struct version last = version_of("z.");
+	net_init(&n, 16, RULE);
+	for (int i = 0; i < 2 * LIMIT_NODE_MODELS; i++) {
+		char key[16], rule[128];
+		snprintf(key, sizeof(key), "k%d", i);
+		snprintf(rule, sizeof(rule), "{\"model\":\"m:stable\",\"on\":\"role=edge,!site=s%d\"}", i);
+		put(&n, "rule", key, rule);
+	}
+	put(&n, "rule", "z", "{\"model\":\"z:stable\",\"on\":\"all\"}");
+	center_free(n.center);
+	start(&n);
+	snprintf(last.name, sizeof(last.name), "z");
+	version_set(n.center, &last, "n-repo");
+	told(&n, 0, &text);
+	assert_non_null(strstr(text.base, "\"name\":\"z\""));
+	version_fini(&last);
+	buf_fini(&text);
+	net_fini(&n);
+}
+
 static void test_replicas_stay_over_restarts(void **unused)
 {
 	struct net n;
@@ -434,6 +460,7 @@ int main(void)
 	    cmocka_unit_test(test_a_pause_goes_with_the_last_rule),
 	    cmocka_unit_test(test_labels_are_kept_and_changed_as_a_whole),
 	    cmocka_unit_test(test_a_limit_is_never_divided_by_nobody),
+	    cmocka_unit_test(test_many_rules_of_a_model_leave_room_for_the_next),
 	    cmocka_unit_test(test_replicas_stay_over_restarts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
