@@ -22,6 +22,7 @@
 #define CORK_MAX 16384 /* from here on copying costs more than a system call */
 #define KEEP_MAX 16384 /* a buffer that grew beyond is given back once empty */
 #define PARTS_MAX 8
+#define ROOM_LEAST 16384 /* a TLS record's; less is not worth a read of its own */
 
 static void conn_flush_task(void *arg)
 {
@@ -142,16 +143,22 @@ void conn_socket_close(struct conn_socket *s, bool reset)
 		uv_close((uv_handle_t *)&s->tcp, socket_closed);
 }
 
+char *conn_room(struct conn *c, size_t *ret_size)
+{
+	size_t size = 0;
+	char *room = c->events && c->events->on_room ? c->events->on_room(c->arg, &size) : NULL;
+	*ret_size = room && size >= ROOM_LEAST ? size : LOOP_READ_BUFFER;
+	return room && size >= ROOM_LEAST ? room : loop_read_buffer(c->loop);
+}
+
 static void socket_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *ret_buf)
 {
 	struct conn_socket *s = handle->data;
 	(void)suggested;
 	struct conn *c = s->conn;
-	if (!c)
-		*ret_buf = uv_buf_init(NULL, 0);
-	else
-		*ret_buf =
-		    uv_buf_init(c->ssl ? loop_cipher_buffer(c->loop) : loop_read_buffer(c->loop), LOOP_READ_BUFFER);
+	size_t size = c ? LOOP_READ_BUFFER : 0;
+	char *room = c && c->ssl ? loop_cipher_buffer(c->loop) : c ? conn_room(c, &size) : NULL;
+	*ret_buf = uv_buf_init(room, (unsigned)size);
 }
 
 static void socket_read(uv_stream_t *stream, ssize_t count, const uv_buf_t *buffer)
@@ -248,6 +255,8 @@ static void writable(struct conn *c)
 	size_t left = conn_buffered(c);
 	if (left == 0 && c->file && !c->file_running)
 		conn_file_go(c);
+	if (!c->events)
+		return;
 	if (left == 0 && c->finishing)
 		socket_finish(c);
 	bool tell = c->want_writable && (c->finishing ? left == 0 : left < LIMIT_WRITE_BUFFER / 2);

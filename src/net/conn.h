@@ -20,6 +20,9 @@ struct uv_stream_s;
 struct conn_events {
 	void (*on_open)(void *arg); /* connected, TLS done, identity known */
 	void (*on_data)(void *arg, struct str data);
+	/* May be NULL. Where the owner wants the next bytes to be, asked right before they are read: on_data then tells
+	 * of them there. NULL, or little room: anywhere. */
+	char *(*on_room)(void *arg, size_t *ret_size);
 	/* Nothing more will come: err NULL when the peer said goodbye, else why. Once. Only conn_close is left to do,
 	 * but after a goodbye what is written still goes out. */
 	void (*on_end)(void *arg, const struct error *err);

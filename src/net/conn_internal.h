@@ -63,6 +63,7 @@ void conn_arm(struct conn *c);
 void conn_push(struct conn *c, const struct str *parts, size_t count); /* bytes for the wire, now */
 void conn_push_buf(struct conn *c, struct buf *b);                     /* the same; empties it */
 void conn_tell_end(struct conn *c);
+char *conn_room(struct conn *c, size_t *ret_size); /* where what is read goes */
 
 /* conn_tls.c */
 void conn_tls_begin(struct conn *c, SSL *ssl);

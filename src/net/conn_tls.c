@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* conn_tls.c - TLS in the middle of a connection: OpenSSL on a BIO of our own.
  *
- * SSL takes what the socket read from where it lies (cipher_in), and SSL_read fills the loop's read buffer with as many
- * records as fit before the owner sees them. What SSL writes collects in cipher_out and goes to the socket in one
- * piece. (OpenSSL's memory BIOs would copy all once more, and write zeros over it each time.) The identity is taken
- * once, after the handshake, and compared before on_open.
+ * SSL takes what the socket read from where it lies (cipher_in), and SSL_read fills the owner's room, or the loop's
+ * read buffer, with as many records as fit before the owner sees them. What SSL writes collects in cipher_out and goes
+ * to the socket in one piece. (OpenSSL's memory BIOs would copy all once more, and write zeros over it each time.) The
+ * identity is taken once, after the handshake, and compared before on_open.
  */
 #include "net/conn_internal.h"
 #include "net/tls_internal.h"
@@ -138,13 +138,13 @@ static bool tls_handshake(struct conn *c)
 /* One buffer full at most; false: nothing more to read now. */
 static bool tls_read(struct conn *c)
 {
-	char *buffer = loop_read_buffer(c->loop);
-	size_t filled = 0;
+	size_t size, filled = 0;
+	char *buffer = conn_room(c, &size);
 	int rc = 1;
 	ERR_clear_error();
-	while (rc == 1 && filled + RECORD_MAX <= LOOP_READ_BUFFER) {
+	while (rc == 1 && filled + RECORD_MAX <= size) {
 		size_t got = 0;
-		rc = SSL_read_ex(c->ssl, buffer + filled, LOOP_READ_BUFFER - filled, &got);
+		rc = SSL_read_ex(c->ssl, buffer + filled, size - filled, &got);
 		filled += rc == 1 ? got : 0;
 	}
 	/* Said now, told after the data before it; never while the data is with its owner. */

@@ -63,7 +63,7 @@ bool http_header(const struct http_exchange *x, const char *name, struct str *re
 size_t http_headers(const struct http_exchange *x, const struct http_header **ret_headers);
 /* Its connection yields to other traffic from now on and sends at most so fast; 0: as fast as it may. */
 void http_background(struct http_exchange *x, uint64_t most_bytes_per_s);
-uint64_t http_connection(const struct http_exchange *x); /* a number of its own; 0: the client is gone */
+uint64_t http_connection(const struct http_exchange *x);      /* a number of its own; 0: the client is gone */
 struct str http_peer_identity(const struct http_exchange *x); /* verified SAN URI; empty without TLS client cert */
 struct str http_peer_address(const struct http_exchange *x);  /* "1.2.3.4" or "::1" */
 bool http_has_body(const struct http_exchange *x);
@@ -141,6 +141,8 @@ struct http_call_options {
 	int64_t stall_timeout_us; /* between body bytes; 0: 60 s */
 	bool (*on_head)(void *arg, struct http_call *call, int status); /* NULL is fine; false: abort the call */
 	http_on_data *on_data;                                          /* NULL: body dropped */
+	/* May be NULL. Where the body's next bytes should be, if it is convenient: on_data then tells of them there. */
+	char *(*on_room)(void *arg, size_t *ret_size);
 	/* Once, last: err NULL when the whole response arrived. The call is freed after it returns. */
 	void (*on_done)(void *arg, struct http_call *call, const struct error *err);
 	loop_fn *on_writable; /* with body_streams */

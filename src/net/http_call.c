@@ -437,6 +437,18 @@ void call_feed(struct http_call *call, struct str in, bool from_rest)
 		conn_resume(l->conn);
 }
 
+char *call_room(struct http_call *call, size_t *ret_size)
+{
+	const struct http_message *m = &call->message;
+	if (!call->headed || call->body_paused || m->complete || m->content_length < 0 || !call->options.on_room)
+		return NULL;
+	uint64_t left = (uint64_t)m->content_length - m->body_bytes;
+	char *room = call->options.on_room(call->options.arg, ret_size);
+	if (*ret_size > left)
+		*ret_size = (size_t)left;
+	return room;
+}
+
 void http_call_resume(struct http_call *call)
 {
 	if (!call->body_paused || call->over)

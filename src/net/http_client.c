@@ -266,6 +266,12 @@ static void link_data(void *arg, struct str data)
 	call_feed(l->call, buf_str(&l->rest), true);
 }
 
+static char *link_room(void *arg, size_t *ret_size)
+{
+	struct link *l = arg;
+	return l->call && !l->rest.len ? call_room(l->call, ret_size) : NULL;
+}
+
 static void link_end(void *arg, const struct error *err)
 {
 	struct link *l = arg;
@@ -294,6 +300,7 @@ static void link_deadline(void *arg)
 const struct conn_events link_events = {
     .on_open = link_open,
     .on_data = link_data,
+    .on_room = link_room,
     .on_end = link_end,
     .on_writable = link_writable,
     .on_deadline = link_deadline,

@@ -88,6 +88,7 @@ void client_wait_tick(struct http_client *client);
 /* http_call.c */
 void call_begin(struct http_call *call, struct link *l);
 void call_feed(struct http_call *call, struct str data, bool from_rest);
+char *call_room(struct http_call *call, size_t *ret_size); /* for what is surely its body; NULL: none */
 void call_lost(struct http_call *call, const struct error *why);
 void call_deadline(struct http_call *call);
 void call_writable(struct http_call *call);

@@ -39,6 +39,7 @@
 #define SAY_EVERY_US (5 * US_PER_S)
 #define SMALL_MAX CHUNK_LIST_MAX            /* what comes in one piece: chunk lists, small files */
 #define OFFER_MAX (LIMIT_CHUNKS / 6 + 1024) /* a bitmap of LIMIT_CHUNKS in base64url, and some words */
+#define ROOM_MOST 131072                    /* of one read */
 #define WRITERS 4                           /* threads that hash and write chunks of one file at once */
 #define CORRUPT_RETRY_US (600 * US_PER_S)   /* the same list would bring the same bytes, all of them again */
 
@@ -908,11 +909,23 @@ static bool on_chunk_head(void *arg, struct http_call *call, int status)
 	return !c->refused;
 }
 
+/* Without a detour through another buffer, but not so much at once that others wait. */
+static char *on_chunk_room(void *arg, size_t *ret_size)
+{
+	struct chunk_call *c = arg;
+	size_t left = c->data.max - c->data.len;
+	*ret_size = left < ROOM_MOST ? left : ROOM_MOST;
+	return c->data.base + c->data.len;
+}
+
 static bool on_chunk_data(void *arg, struct str data)
 {
 	struct chunk_call *c = arg;
 	struct peer *p = c->fetch->peer;
-	buf_append_str(&c->data, data); /* max latches what is too long; the length is checked at the end */
+	if (data.base == c->data.base + c->data.len) /* in the room that we gave */
+		c->data.len += data.len;
+	else
+		buf_append_str(&c->data, data); /* max latches what is too long; the length is checked at the end */
 	c->fetch->counted_bytes += data.len;
 	c->fetch->polls[c->at.source].counted_bytes += data.len;
 	bool goes_on = rate_take(&p->rate, &c->hold, data.len);
@@ -986,6 +999,7 @@ static void chunk_ask(struct fetch *f, struct chunk_request at)
 	o.head_timeout_us += at.wait ? WAIT_MS * US_PER_MS : 0;
 	o.on_head = on_chunk_head;
 	o.on_data = on_chunk_data;
+	o.on_room = on_chunk_room;
 	o.on_done = on_chunk_done;
 	o.arg = c;
 	c->call = c->hold.call = http_call_start(f->peer->o.client, &o);

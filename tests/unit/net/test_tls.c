@@ -110,6 +110,11 @@ static void echo_more(void *arg)
 	http_body_resume(arg);
 }
 
+static char file_byte(size_t at)
+{
+	return (char)(at * 7 + at / 1000);
+}
+
 static void handler(void *arg, struct http_exchange *x)
 {
 	(void)arg;
@@ -123,7 +128,10 @@ static void handler(void *arg, struct http_exchange *x)
 		http_body_read(x, UINT64_MAX, echo, echo_done, x);
 	} else if (str_equal(http_path(x), STR("/file"))) {
 		int fd = memfd_create("file", MFD_CLOEXEC);
-		assert_int_equal(ftruncate(fd, FILE_SIZE), 0);
+		char data[FILE_SIZE];
+		for (size_t i = 0; i < FILE_SIZE; i++)
+			data[i] = file_byte(i);
+		assert_int_equal(write(fd, data, FILE_SIZE), FILE_SIZE);
 		http_respond_file(x, 200, NULL, fd, 0, FILE_SIZE);
 	} else {
 		http_respond(x, 200, NULL, STR("secret"));
@@ -392,6 +400,68 @@ static void test_large_bodies_and_files_pass_through_tls(void **state)
 	free(data);
 }
 
+static struct {
+	char bytes[FILE_SIZE + 1000];
+	size_t len, in_place;
+	struct http_call *call;
+} room;
+
+static char *give_room(void *arg, size_t *ret_size)
+{
+	(void)arg;
+	*ret_size = sizeof(room.bytes) - room.len; /* more than the body is long */
+	return room.bytes + room.len;
+}
+
+static void room_resume(void *arg)
+{
+	(void)arg;
+	if (!w.done)
+		http_call_resume(room.call);
+}
+
+static bool room_data(void *arg, struct str data)
+{
+	(void)arg;
+	assert_true(data.len <= sizeof(room.bytes) - room.len);
+	if (data.base == room.bytes + room.len)
+		room.in_place += data.len;
+	else
+		memcpy(room.bytes + room.len, data.base, data.len);
+	room.len += data.len;
+	loop_post(w.loop, room_resume, NULL);
+	return false;
+}
+
+static void test_a_body_arrives_where_its_reader_has_room(void **state)
+{
+	(void)state;
+	for (int tls = 0; tls < 2; tls++) {
+		char url[128];
+		start(tls ? context(good(SERVER_ID), TLS_PEER_NONE, w.ca, NULL, NULL) : NULL,
+		      tls ? context(good(CLIENT_ID), TLS_PEER_NONE, w.ca, NULL, NULL) : NULL);
+		snprintf(url, sizeof(url), "%s://" STR_FMT "/file", tls ? "https" : "http",
+		         STR_ARG(http_server_address(w.server)));
+		for (int i = 0; i < 2; i++) { /* the second on the same connection */
+			memset(&room, 0, sizeof(room));
+			w.done = 0;
+			struct http_call_options o = {.url = str_from(url),
+			                              .on_room = give_room,
+			                              .on_data = room_data,
+			                              .on_done = on_done,
+			                              .peer_identity = str_from(tls ? SERVER_ID : "")};
+			room.call = http_call_start(w.client, &o);
+			run_until(w.loop, &w.done);
+			assert_int_equal(w.code, 0);
+			assert_int_equal(room.len, FILE_SIZE);
+			assert_true(room.in_place > FILE_SIZE / 2);
+			for (size_t at = 0; at < FILE_SIZE; at++)
+				assert_true(room.bytes[at] == file_byte(at));
+		}
+		stop();
+	}
+}
+
 static void test_plain_http_on_a_tls_port_and_garbage_do_no_harm(void **state)
 {
 	(void)state;
@@ -497,6 +567,7 @@ int main(void)
 	    cmocka_unit_test(test_renewal_keeps_what_lives),
 	    cmocka_unit_test(test_cut_ends_live_connections_of_an_identity),
 	    cmocka_unit_test(test_large_bodies_and_files_pass_through_tls),
+	    cmocka_unit_test(test_a_body_arrives_where_its_reader_has_room),
 	    cmocka_unit_test(test_plain_http_on_a_tls_port_and_garbage_do_no_harm),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
