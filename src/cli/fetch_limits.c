@@ -24,20 +24,25 @@ static bool is_for_all(const struct assigned_limit *l)
 	return !l->other_sites && !l->site[0];
 }
 
-uint64_t fetch_limits_receive(const struct fetch_limits *l, int64_t wall_us)
+static uint64_t divisor(const struct assigned_limit *l, bool sends)
+{
+	return sends ? l->senders : l->receivers;
+}
+
+static uint64_t least_for_all(const struct fetch_limits *l, int64_t wall_us, bool sends)
 {
 	uint64_t least = CALENDAR_NONE;
 	for (size_t i = 0; i < l->count; i++) {
 		uint64_t rate = calendar_rate(&l->limits[i].calendar, wall_us);
 		if (rate == CALENDAR_NONE || !is_for_all(&l->limits[i]))
 			continue;
-		rate /= l->limits[i].receivers;
+		rate /= divisor(&l->limits[i], sends);
 		least = rate < least ? rate : least;
 	}
 	return least;
 }
 
-size_t fetch_limits_classes(const struct fetch_limits *l, int64_t wall_us, struct peer_class *ret, size_t max)
+static size_t classes(const struct fetch_limits *l, int64_t wall_us, bool sends, struct peer_class *ret, size_t max)
 {
 	size_t count = 0;
 	for (size_t i = 0; i < l->count && count < max; i++) {
@@ -46,7 +51,7 @@ size_t fetch_limits_classes(const struct fetch_limits *l, int64_t wall_us, struc
 		if (is_for_all(one))
 			continue;
 		struct peer_class *c = &ret[count++]; /* also without a limit now: each keeps its place */
-		*c = (struct peer_class){.rate_max = rate == CALENDAR_NONE ? 0 : rate / one->receivers};
+		*c = (struct peer_class){.rate_max = rate == CALENDAR_NONE ? 0 : rate / divisor(one, sends)};
 		if (rate != CALENDAR_NONE && c->rate_max == 0)
 			c->rate_max = 1; /* stopped: 0 is no limit */
 		memcpy(c->site, one->site, sizeof c->site);
@@ -54,15 +59,22 @@ size_t fetch_limits_classes(const struct fetch_limits *l, int64_t wall_us, struc
 	return count;
 }
 
+uint64_t fetch_limits_receive(const struct fetch_limits *l, int64_t wall_us)
+{
+	return least_for_all(l, wall_us, false);
+}
+
+size_t fetch_limits_classes(const struct fetch_limits *l, int64_t wall_us, struct peer_class *ret, size_t max)
+{
+	return classes(l, wall_us, false, ret, max);
+}
+
 uint64_t fetch_limits_send(const struct fetch_limits *l, int64_t wall_us)
 {
-	uint64_t least = CALENDAR_NONE;
-	for (size_t i = 0; i < l->count; i++) {
-		uint64_t rate = calendar_rate(&l->limits[i].calendar, wall_us);
-		if (rate == CALENDAR_NONE)
-			continue;
-		rate /= l->limits[i].senders;
-		least = rate < least ? rate : least;
-	}
-	return least;
+	return least_for_all(l, wall_us, true);
+}
+
+size_t fetch_limits_send_classes(const struct fetch_limits *l, int64_t wall_us, struct peer_class *ret, size_t max)
+{
+	return classes(l, wall_us, true, ret, max);
 }

@@ -19,7 +19,8 @@ void fetch_limits_fini(struct fetch_limits *l);
 uint64_t fetch_limits_receive(const struct fetch_limits *l, int64_t wall_us);
 /* The same for what comes from other sites, or from one; how many, at most max. */
 size_t fetch_limits_classes(const struct fetch_limits *l, int64_t wall_us, struct peer_class *ret, size_t max);
-/* The least for what is sent to anybody. */
+/* The same two for what is sent. */
 uint64_t fetch_limits_send(const struct fetch_limits *l, int64_t wall_us);
+size_t fetch_limits_send_classes(const struct fetch_limits *l, int64_t wall_us, struct peer_class *ret, size_t max);
 
 #endif

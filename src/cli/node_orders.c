@@ -182,7 +182,11 @@ void node_set_rates(struct node *n, const struct config *c)
 	peer_set_limits(n->peer, (int32_t)c->fetch_parallel, rate);
 	peer_set_classes(n->peer, classes, fetch_limits_classes(&n->limits, now, classes, PEER_CLASSES_MAX));
 	uint64_t sends = fetch_limits_send(&n->limits, now);
-	peer_set_send_rate(n->peer, sends == CALENDAR_NONE ? 0 : sends ? sends : 1);
+	peer_set_send_rates(n->peer,
+	                    sends == CALENDAR_NONE ? 0
+	                    : sends                ? sends
+	                                           : 1,
+	                    classes, fetch_limits_send_classes(&n->limits, now, classes, PEER_CLASSES_MAX));
 }
 
 /* What an engine reads a version by stays as long as one may: it is opened again when a newer version fails. */

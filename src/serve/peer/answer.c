@@ -166,7 +166,7 @@ bool peer_handle(struct peer *p, struct http_exchange *x)
 	} else if (asks_have) {
 		answer_have_blob(p, x, &d);
 	} else {
-		sends_begin(&p->sends, x, loop_now_us(p->loop));
+		sends_begin(&p->sends, x, peer_sends_to(p, http_peer_identity(x)), loop_now_us(p->loop));
 		answer_blob(p, x, &d);
 	}
 	return true;

@@ -103,21 +103,50 @@ void peer_set_classes(struct peer *p, const struct peer_class *classes, size_t c
 	}
 }
 
-uint32_t peer_classes_of(const struct peer *p, const char *site)
+static uint32_t classes_of(const struct peer *p, const struct peer_class *classes, const char *site)
 {
 	uint32_t bits = 0;
 	for (size_t i = 0; i < PEER_CLASSES_MAX; i++) {
-		const char *own = p->classes[i].site;
+		const char *own = classes[i].site;
 		bool in = own[0] ? strcmp(own, site) == 0 : strcmp(site, p->site) != 0;
-		if (in && p->classes[i].rate_max)
+		if (in && classes[i].rate_max)
 			bits |= 1u << i;
 	}
 	return bits;
 }
 
-void peer_set_send_rate(struct peer *p, uint64_t rate_max)
+uint32_t peer_classes_of(const struct peer *p, const char *site)
 {
-	sends_set(&p->sends, rate_max);
+	return classes_of(p, p->classes, site);
+}
+
+void peer_set_send_rates(struct peer *p, uint64_t rate_max, const struct peer_class *classes, size_t count)
+{
+	uint64_t rates[SENDS_RATES] = {rate_max};
+	memset(p->send_classes, 0, sizeof p->send_classes);
+	p->sends_by_class = false;
+	for (size_t i = 0; i < PEER_CLASSES_MAX && i < count; i++) {
+		p->send_classes[i] = classes[i];
+		rates[1 + i] = classes[i].rate_max;
+		p->sends_by_class = p->sends_by_class || classes[i].rate_max;
+	}
+	sends_set(&p->sends, rates);
+}
+
+/* Of somebody who is not known here, or whose connection says no name, no site is known: then it is another one. */
+uint32_t peer_sends_to(const struct peer *p, struct str identity)
+{
+	const char *slash = identity.len ? memrchr(identity.base, '/', identity.len) : NULL, *site = "";
+	if (!p->sends_by_class)
+		return 1;
+	struct str id = slash ? (struct str){slash + 1, (size_t)(identity.base + identity.len - slash - 1)} : identity;
+	for (size_t i = 0; i < p->known_count; i++) {
+		if (str_equal(str_from(p->known[i].id), id)) {
+			site = p->known[i].site;
+			break;
+		}
+	}
+	return 1 | classes_of(p, p->send_classes, site) << 1;
 }
 
 /* ---- sources ---------------------------------------------------------------------------------- */

@@ -41,8 +41,8 @@ struct peer_class {
 	uint64_t rate_max;         /* bytes per second; 0: no limit */
 };
 void peer_set_classes(struct peer *p, const struct peer_class *classes, size_t count);
-/* Bytes per second sent at most, evenly; 0: no limit. Live. */
-void peer_set_send_rate(struct peer *p, uint64_t rate_max);
+/* Bytes per second sent at most, evenly: to all together (0: no limit), and to other sites or one. Live. */
+void peer_set_send_rates(struct peer *p, uint64_t rate_max, const struct peer_class *classes, size_t count);
 void peer_set_sources(struct peer *p, const struct peer_source *sources, size_t count);
 /* What the center plans. Copies; models without one are planned by this node itself, as if everybody known took part.
  */

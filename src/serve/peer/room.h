@@ -65,6 +65,8 @@ struct peer {
 	struct peer_class classes[PEER_CLASSES_MAX];
 	struct rate class_rates[PEER_CLASSES_MAX];
 	struct sends sends;
+	struct peer_class send_classes[PEER_CLASSES_MAX];
+	bool sends_by_class; /* some of those have a limit */
 	struct buffers buffers;
 };
 
@@ -94,7 +96,8 @@ void fetch_wait_count(struct fetch *f, struct http_exchange *x, uint32_t after, 
 void fetch_wait_bytes(struct fetch *f, struct http_exchange *x, int64_t wait_us);
 
 /* peer.c */
-uint32_t peer_classes_of(const struct peer *p, const char *site); /* bits of those a source of that site belongs to */
+uint32_t peer_sends_to(const struct peer *p, struct str identity); /* rates (sends.h) that hold for that node */
+uint32_t peer_classes_of(const struct peer *p, const char *site);  /* bits of those a source of that site belongs to */
 struct fetch *peer_fetch(const struct peer *p, const struct digest *d); /* NULL: not on its way here */
 void peer_fetched(struct peer *p);                                      /* some fetch changed its stage */
 

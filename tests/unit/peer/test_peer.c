@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Peers over loopback: a file comes whole and verified from an origin, from each other, past liars, across restarts. */
-#include "serve/peer/peer.h"
+#include "serve/peer/room.h"
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -489,6 +489,30 @@ static void test_source_that_answers_at_once_is_not_asked_in_a_circle(void **sta
 	assert_true(clock_mono_us() - from > 5 * 90 * US_PER_MS);
 }
 
+/* A narrow line to another site says nothing of what goes to the neighbours. */
+static void test_what_is_sent_is_divided_among_those_it_is_limited_for(void **state)
+{
+	struct world *w = *state;
+	struct peer *p = w->nodes[0].peer;
+	struct peer_source known[2] = {{.id = "n-near", .site = "here"}, {.id = "n-far", .site = "there"}};
+	struct peer_class line = {.site = "there", .rate_max = 1000};
+	peer_set_sources(p, known, 2);
+	assert_int_equal(peer_sends_to(p, STR("spiffe://test/node/n-far")), 1);
+	assert_int_equal(sends_share(&p->sends, 1, 1, 0), 0);
+	peer_set_send_rates(p, 0, &line, 1);
+	uint32_t near = peer_sends_to(p, STR("spiffe://test/node/n-near")),
+		 far = peer_sends_to(p, STR("spiffe://test/node/n-far"));
+	assert_int_equal(sends_share(&p->sends, 1, near, 0), 0);
+	assert_int_equal(sends_share(&p->sends, 2, far, 0), 1000);
+	assert_int_equal(sends_share(&p->sends, 3, far, 0), 500);
+	assert_int_equal(sends_share(&p->sends, 3, far, 60 * US_PER_S), 1000); /* the other asks no more */
+	peer_set_send_rates(p, 900, &line, 1);
+	assert_int_equal(sends_share(&p->sends, 1, near, 60 * US_PER_S), 450);
+	assert_int_equal(sends_share(&p->sends, 3, far, 60 * US_PER_S), 450);
+	peer_set_send_rates(p, 0, NULL, 0);
+	assert_int_equal(sends_share(&p->sends, 3, far, 60 * US_PER_S), 0);
+}
+
 static void test_rate_limit_holds_back_and_still_finishes(void **state)
 {
 	struct world *w = *state;
@@ -539,6 +563,8 @@ int main(void)
 	                                    teardown),
 	    cmocka_unit_test_setup_teardown(test_source_that_answers_at_once_is_not_asked_in_a_circle, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_next_version_moves_only_what_changed, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_what_is_sent_is_divided_among_those_it_is_limited_for, setup,
+	                                    teardown),
 	    cmocka_unit_test_setup_teardown(test_rate_limit_holds_back_and_still_finishes, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
