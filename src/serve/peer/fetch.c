@@ -15,15 +15,13 @@
  * long poll; origins hold everything. A chunk counts, and is shown to others, only after the store verified it. The
  * version names the list by its digest and the list names every chunk, so the file needs no second hashing at its end.
  */
-#include "serve/peer/room.h"
+#include "serve/peer/fetch.h"
 
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/log.h"
-#include "store/reuse.h"
 
 #include <assert.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -34,93 +32,11 @@
 #define LONG_US INT64_C(1000000) /* who says no after that has waited */
 #define HEAD_US (4 * US_PER_S)
 #define STALL_US (3 * US_PER_S)
-#define NEWS_US INT64_C(30000)              /* who waits for any chunks hears of them at most this often */
 #define LIST_FROM_PEERS (UINT64_C(8) << 30) /* lists of larger files are asked of peers first: they are large, too */
 #define SAY_EVERY_US (5 * US_PER_S)
-#define SMALL_MAX CHUNK_LIST_MAX            /* what comes in one piece: chunk lists, small files */
 #define OFFER_MAX (LIMIT_CHUNKS / 6 + 1024) /* a bitmap of LIMIT_CHUNKS in base64url, and some words */
 #define ROOM_MOST 131072                    /* of one read */
-#define WRITERS 4                           /* threads that hash and write chunks of one file at once */
 #define CORRUPT_RETRY_US (600 * US_PER_S)   /* the same list would bring the same bytes, all of them again */
-
-struct chunk_call {
-	struct fetch *fetch;
-	struct chunk_call *next; /* in fetch->calls or fetch->arrived */
-	struct rate_hold hold, class_holds[PEER_CLASSES_MAX];
-	uint32_t classes; /* bits: those its source belongs to */
-	struct chunk_request at;
-	struct http_call *call;
-	struct buf data;
-	int64_t started_us, first_us, took_us;
-	bool refused; /* the head was not what was asked for */
-	bool missing; /* the source does not have it */
-	bool orphan;  /* its source was dropped: the number may be another's by now */
-	int result;   /* of the write */
-};
-
-struct poll {
-	struct fetch *fetch;
-	uint32_t source;
-	bool used, complete;
-	struct http_call *call;
-	int64_t asked_us;
-	uint64_t counted_bytes; /* since the last tick */
-	double rate;
-};
-
-struct waiter {
-	struct fetch *fetch;
-	struct waiter *next;
-	struct http_exchange *x;
-	bool bytes; /* waits for the bytes it asked for, else for more than `after` chunks */
-	uint32_t after;
-	int64_t until_us;
-};
-
-enum job_kind { JOB_CHECK, JOB_LIST, JOB_REUSE, JOB_WRITE, JOB_FINISH };
-
-/* Of a job; chunks are written by several at once. */
-struct job_part {
-	struct fetch *fetch;
-	uint32_t number;
-	struct error error;
-};
-
-struct fetch {
-	struct fetch *next;
-	struct peer *peer;
-	struct version_file file;
-	enum fetch_stage stage;
-	struct error error;
-	int64_t retry_at_us;
-	bool chunked;
-
-	struct chunk_list list;
-	struct blob_partial *partial;
-	struct chunk_plan *plan;
-	struct chunk_call *calls, *arrived, *writing;
-	uint32_t call_count; /* asked for, arrived or being written */
-	struct poll polls[CHUNK_SOURCES_MAX];
-	struct loop_timer *pump_timer, *news_timer;
-	bool news_armed;
-	struct waiter *waiters;
-
-	struct http_call *list_call;
-	struct buf list_bytes;
-	uint32_t list_source;
-
-	enum job_kind job;
-	bool job_running, job_on_disk, dropped;
-	bool job_stop;   /* its work is no longer wanted */
-	sem_t job_ended; /* posted by each of the job's threads, for fetch_abandon only */
-	struct job_part job_parts[WRITERS];
-	uint32_t job_part_count, job_parts_left;
-	struct error job_error;
-
-	uint64_t counted_bytes; /* received since the last tick */
-	double rate;
-	int64_t said_us; /* progress was logged */
-};
 
 static void check_start(struct fetch *f);
 static void pump(void *arg);
@@ -214,97 +130,6 @@ static bool all_zero(const struct digest *d)
 {
 	static const struct digest zero;
 	return digest_equal(d, &zero);
-}
-
-/* ---- waiters: other nodes that ask what is held ------------------------------------------------- */
-
-static void waiter_unlink(struct waiter *w)
-{
-	for (struct waiter **at = &w->fetch->waiters; *at; at = &(*at)->next) {
-		if (*at == w) {
-			*at = w->next;
-			return;
-		}
-	}
-}
-
-static void on_waiter_gone(void *arg)
-{
-	struct waiter *w = arg;
-	if (w->fetch)
-		waiter_unlink(w);
-}
-
-/* The waiter lives in the exchange's memory; once answered, `fetch` NULL tells on_waiter_gone that it is unlinked. */
-static void waiter_answer(struct waiter *w, bool over)
-{
-	struct fetch *f = w->fetch;
-	struct error err = {0};
-	if (w->bytes && answer_bytes(f->peer, w->x, &f->file.digest)) {
-		/* answered */
-	} else if (w->bytes && !over) {
-		return;
-	} else if (!w->bytes && f->plan) {
-		answer_have(w->x, &f->list, f->plan);
-	} else {
-		error_set(&err, E_NOTFOUND, "this node does not hold that (yet)");
-		http_respond_error(w->x, &err);
-	}
-	waiter_unlink(w);
-	w->fetch = NULL;
-}
-
-static void wait_for(struct fetch *f, struct http_exchange *x, bool bytes, uint32_t after, int64_t wait_us)
-{
-	struct waiter *w = http_alloc(x, sizeof *w);
-	*w = (struct waiter){f, f->waiters, x, bytes, after, loop_now_us(f->peer->loop) + wait_us};
-	f->waiters = w;
-	http_watch(x, NULL, on_waiter_gone, w);
-}
-
-void fetch_wait_count(struct fetch *f, struct http_exchange *x, uint32_t after, int64_t wait_us)
-{
-	wait_for(f, x, false, after, wait_us);
-}
-
-void fetch_wait_bytes(struct fetch *f, struct http_exchange *x, int64_t wait_us)
-{
-	wait_for(f, x, true, 0, wait_us);
-}
-
-static void waiters_tell(struct fetch *f, int64_t now_us, bool all)
-{
-	for (struct waiter *w = f->waiters, *next; w; w = next) {
-		next = w->next;
-		bool over = all || now_us >= w->until_us;
-		if (over || w->bytes || (f->plan && chunk_plan_held(f->plan) > w->after))
-			waiter_answer(w, over);
-	}
-}
-
-/* Those who wait for chunks that came are answered at once. */
-static void waiters_serve(struct fetch *f)
-{
-	for (struct waiter *w = f->waiters, *next; w; w = next) {
-		next = w->next;
-		if (w->bytes)
-			waiter_answer(w, false);
-	}
-}
-
-static void on_news(void *arg)
-{
-	struct fetch *f = arg;
-	f->news_armed = false;
-	waiters_tell(f, loop_now_us(f->peer->loop), false);
-}
-
-static void news(struct fetch *f)
-{
-	if (f->news_armed)
-		return;
-	f->news_armed = true;
-	loop_timer_start(f->news_timer, NEWS_US, 0);
 }
 
 /* ---- ends -------------------------------------------------------------------------------------- */
@@ -447,106 +272,10 @@ static void done(struct fetch *f)
 
 /* ---- jobs: everything that touches the disk ------------------------------------------------------ */
 
-static int list_load(struct fetch *f, struct str text, struct error *err)
-{
-	struct chunk_list list = {0};
-	int rc = chunk_list_parse(text, &list, err);
-	if (rc)
-		return rc;
-	if (!digest_equal(&list.file, &f->file.digest) || list.size != f->file.size || list.count == 0) {
-		chunk_list_fini(&list);
-		return error_set(err, E_CORRUPT, "its chunk list is of another file");
-	}
-	rc = blob_partial_open(f->peer->o.store, &list, &f->partial, err);
-	if (rc)
-		chunk_list_fini(&list);
-	else
-		f->list = list;
-	return rc;
-}
-
-static int work_check(struct fetch *f, struct error *err)
-{
-	uint64_t size;
-	struct buf text = {0};
-	if (blob_stat(f->peer->o.store, &f->file.digest, &size, NULL) == 0) {
-		f->job_on_disk = true;
-		return 0;
-	}
-	if (!f->chunked)
-		return 0;
-	int rc = blob_read_all(f->peer->o.store, &f->file.chunks, SMALL_MAX, &text, NULL);
-	if (rc == 0)
-		rc = list_load(f, buf_str(&text), err);
-	else
-		rc = 0; /* the list is not here yet: it will be asked for */
-	buf_fini(&text);
-	return rc;
-}
-
-static int work_list(struct fetch *f, struct error *err)
-{
-	struct digest d;
-	int rc = blob_put(f->peer->o.store, buf_str(&f->list_bytes), &d, err);
-	if (rc == 0 && f->chunked)
-		rc = list_load(f, buf_str(&f->list_bytes), err);
-	return rc;
-}
-
-static int work_reuse(struct fetch *f, struct error *err)
-{
-	uint64_t bytes = 0;
-	int rc = blob_partial_reuse(f->partial, &f->job_stop, &bytes, err);
-	if (bytes)
-		log_info("peer", "%s: %llu of its %llu bytes were in other files here", f->file.path,
-		         (unsigned long long)bytes, (unsigned long long)f->file.size);
-	return rc;
-}
-
-static int work_write(struct fetch *f, uint32_t part, struct error *err)
-{
-	uint32_t i = 0;
-	for (struct chunk_call *c = f->writing; c; c = c->next) {
-		struct error why = {0};
-		if (i++ % f->job_part_count != part)
-			continue;
-		c->result = blob_partial_has(f->partial, c->at.chunk)
-		                ? 0
-		                : blob_partial_write(f->partial, c->at.chunk, buf_str(&c->data), &why);
-		if (c->result && c->result != E_CORRUPT) {
-			*err = why;
-			return c->result;
-		}
-	}
-	return 0;
-}
-
-static void job_run(struct job_part *part)
-{
-	struct fetch *f = part->fetch;
-	switch (f->job) {
-	case JOB_CHECK:
-		work_check(f, &part->error);
-		break;
-	case JOB_LIST:
-		work_list(f, &part->error);
-		break;
-	case JOB_REUSE:
-		work_reuse(f, &part->error);
-		break;
-	case JOB_WRITE:
-		work_write(f, part->number, &part->error);
-		break;
-	case JOB_FINISH:
-		blob_partial_finish(f->partial, &part->error);
-		break;
-	}
-}
-
 static void job_work(void *arg)
 {
 	struct job_part *part = arg;
-	job_run(part);
+	fetch_work(part);
 	sem_post(&part->fetch->job_ended);
 }
 
@@ -599,7 +328,7 @@ static void written(struct fetch *f)
 		call_free(f, c);
 	}
 	waiters_serve(f);
-	news(f);
+	waiters_news(f);
 	pump(f);
 }
 
@@ -1088,7 +817,7 @@ struct fetch *fetch_new(struct peer *p, const struct version_file *file)
 	f->chunked = !all_zero(&file->chunks);
 	f->list_source = list_first(f);
 	f->pump_timer = loop_timer_new(p->loop, pump, f);
-	f->news_timer = loop_timer_new(p->loop, on_news, f);
+	f->news_timer = loop_timer_new(p->loop, waiters_on_news, f);
 	f->next = p->fetches;
 	p->fetches = f;
 	sem_init(&f->job_ended, 0, 0);
