@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* conn_file.c - part of a file to a plain TCP connection with sendfile(2).
  *
- * sendfile runs in the job pool, for the disk may be slow; the socket never blocks. When it is full a
- * poll handle on a duplicate of the socket waits for room (libuv's own handle tells writers nothing). The
- * duplicate also keeps the number from being re-used under a running job when the connection closes.
+ * sendfile runs on the loop while both ends of the next piece lie in the page cache, and else in the job pool, for the
+ * disk may be slow; the socket never blocks. When it is full a poll handle on a duplicate of the socket waits for room
+ * (libuv's own handle tells writers nothing). The duplicate also keeps the number from being re-used under a running
+ * job when the connection closes.
  */
 #include "net/conn_internal.h"
 
@@ -11,10 +12,12 @@
 #include <stdlib.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PIECE_BYTES (1 << 20) /* of one sendfile call */
 #define JOB_BYTES (8 << 20)   /* of one job, so that files share the pool */
+#define IN_A_ROW 4            /* pieces on the loop, then others have their turn */
 
 struct conn_file {
 	struct conn *conn; /* NULL: let go, clean up when idle */
@@ -27,7 +30,7 @@ struct conn_file {
 	int64_t stall_us;
 	struct loop_timer *stall;
 	uv_poll_t poll;
-	bool polls;
+	bool polls, waiting;
 	conn_file_done *done;
 	void *arg;
 };
@@ -52,27 +55,43 @@ static void file_free(struct conn_file *f)
 	free(f);
 }
 
+static size_t file_piece(const struct conn_file *f)
+{
+	return f->left < PIECE_BYTES ? (size_t)f->left : PIECE_BYTES;
+}
+
+/* False: no more for now. */
+static bool file_send(struct conn_file *f)
+{
+	size_t piece = file_piece(f);
+	ssize_t n = sendfile(f->socket, f->fd, &f->offset, piece);
+	if (n < 0 && errno == EINTR)
+		return true;
+	f->full = n < 0 ? errno == EAGAIN : n > 0 && (size_t)n < piece;
+	if (n <= 0 && !f->full)
+		f->failed = n < 0 ? errno : -1;
+	f->left -= n > 0 ? (uint64_t)n : 0;
+	return n > 0 && !f->full && f->left;
+}
+
 static void file_work(void *arg)
 {
 	struct conn_file *f = arg;
-	uint64_t sent = 0;
-	f->full = false;
-	while (f->left && sent < JOB_BYTES) {
-		size_t piece = f->left < PIECE_BYTES ? (size_t)f->left : PIECE_BYTES;
-		ssize_t n = sendfile(f->socket, f->fd, &f->offset, piece);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN) {
-			f->full = true;
-			return;
-		}
-		if (n <= 0) {
-			f->failed = n < 0 ? errno : -1;
-			return;
-		}
-		f->left -= (uint64_t)n;
-		sent += (uint64_t)n;
-	}
+	uint64_t until = f->left < JOB_BYTES ? 0 : f->left - JOB_BYTES;
+	while (file_send(f) && f->left > until)
+		;
+}
+
+static bool file_cached_at(const struct conn_file *f, off_t at)
+{
+	char byte;
+	struct iovec one = {&byte, 1};
+	return preadv2(f->fd, &one, 1, at, RWF_NOWAIT) == 1;
+}
+
+static bool file_cached(const struct conn_file *f)
+{
+	return file_cached_at(f, f->offset) && file_cached_at(f, f->offset + (off_t)file_piece(f) - 1);
 }
 
 static void file_finish(struct conn_file *f, int code, const char *why)
@@ -94,10 +113,8 @@ static void file_step(struct conn_file *f);
 static void file_room(uv_poll_t *poll, int status, int events)
 {
 	struct conn_file *f = poll->data;
-	(void)status;
 	(void)events;
-	uv_poll_stop(poll);
-	loop_timer_stop(f->stall);
+	f->waiting = status == 0; /* else it was stopped: the connection broke, which sendfile will say */
 	file_step(f);
 }
 
@@ -117,7 +134,36 @@ static void file_wait(struct conn_file *f)
 	if (!f->stall)
 		f->stall = loop_timer_new(f->loop, file_stalled, f);
 	loop_timer_start(f->stall, f->stall_us, 0);
-	uv_poll_start(&f->poll, UV_WRITABLE | UV_DISCONNECT, file_room);
+	if (!f->waiting)
+		uv_poll_start(&f->poll, UV_WRITABLE, file_room);
+	f->waiting = true;
+}
+
+static void file_unwait(struct conn_file *f)
+{
+	if (!f->waiting)
+		return;
+	f->waiting = false;
+	uv_poll_stop(&f->poll);
+	loop_timer_stop(f->stall);
+}
+
+static void file_worked(void *arg);
+
+static void file_go_on(struct conn_file *f)
+{
+	if (f->failed) {
+		file_finish(f, f->failed < 0 ? E_CORRUPT : E_PEER,
+		            f->failed < 0 ? "the file is shorter than it was" : strerror(f->failed));
+	} else if (!f->left) {
+		file_finish(f, 0, NULL);
+	} else if (f->full || (f->waiting && file_cached(f))) {
+		file_wait(f);
+	} else {
+		file_unwait(f);
+		f->in_job = true;
+		loop_job(f->loop, file_work, file_worked, f);
+	}
 }
 
 static void file_worked(void *arg)
@@ -127,13 +173,8 @@ static void file_worked(void *arg)
 	if (!f->conn) {
 		close(f->fd);
 		file_free(f);
-	} else if (f->failed) {
-		file_finish(f, f->failed < 0 ? E_CORRUPT : E_PEER,
-		            f->failed < 0 ? "the file is shorter than it was" : strerror(f->failed));
-	} else if (!f->left) {
-		file_finish(f, 0, NULL);
-	} else if (f->full) {
-		file_wait(f);
+	} else if (f->failed || !f->left || f->full) {
+		file_go_on(f);
 	} else {
 		file_step(f);
 	}
@@ -141,8 +182,10 @@ static void file_worked(void *arg)
 
 static void file_step(struct conn_file *f)
 {
-	f->in_job = true;
-	loop_job(f->loop, file_work, file_worked, f);
+	f->full = false;
+	for (int i = 0; i < IN_A_ROW && file_cached(f) && file_send(f); i++)
+		;
+	file_go_on(f);
 }
 
 void conn_send_file(struct conn *c, int fd, uint64_t offset, uint64_t length, conn_file_done *done, void *arg)
