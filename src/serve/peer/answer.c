@@ -21,8 +21,7 @@ static void answer_not_held(struct http_exchange *x)
 	http_respond_error(x, &err);
 }
 
-/* False: not all of it is held. */
-static bool answer_partial(struct http_exchange *x, const struct fetch *f)
+bool answer_held(struct http_exchange *x, const struct fetch *f)
 {
 	const struct chunk_list *list;
 	const struct chunk_plan *plan;
@@ -49,7 +48,7 @@ bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *
 	if (blob_file_open(p->o.store, d, &file, &err)) {
 		struct fetch *f = err.code == E_NOTFOUND ? peer_fetch(p, d) : NULL;
 		if (f || err.code == E_NOTFOUND)
-			return f && answer_partial(x, f);
+			return f && answer_held(x, f);
 		http_respond_error(x, &err);
 		return true;
 	}
