@@ -17,8 +17,9 @@
 #define FLIGHT_MAX 256 /* requests at once; the caller's own limit is far below */
 #define AHEAD_MIN 2u   /* requests to a parent at once, in a stripe */
 #define AHEAD_MAX 8u
-#define LAG_CHUNKS 6u /* behind counts only past this many */
-#define IDLE_ASKS 2u  /* to somebody who is no parent */
+#define LAG_CHUNKS 6u     /* behind counts only past this many */
+#define COMPARE_CHUNKS 4u /* and a part of all: stripes are compared over so many */
+#define IDLE_ASKS 2u      /* to somebody who is no parent */
 #define NOT_YET_US INT64_C(250000)
 #define NOT_YET_MANY 4u /* in a row: that parent takes no part */
 #define BACKOFF_MIN_US INT64_C(500000)
@@ -53,14 +54,16 @@ struct stripe {
 	uint32_t count, held, first; /* first: word before which all of it is held */
 	uint32_t parents[SPREAD_PARENTS];
 	uint32_t parent_count, rank;
-	int64_t progress_us; /* when it last got on */
-	bool begun;          /* a chunk of it came */
-	uint32_t way;        /* by how many chunks it was then behind the furthest one */
-	bool adopted;        /* its parents bring nothing: this node takes it from the origin */
+	int64_t progress_us;           /* when it last got on */
+	bool begun;                    /* a chunk of it came */
+	uint32_t way;                  /* by how many chunks it was then behind the furthest one */
+	uint32_t mark_held, mark_most; /* it and the furthest one, when they were last compared */
+	bool slow;                     /* it came on clearly less than that one since */
+	bool adopted;                  /* its parents bring nothing: this node takes it from the origin */
 };
 
 struct chunk_plan {
-	uint32_t count, words, held_count;
+	uint32_t count, words, held_count, widest; /* widest: chunks of the largest stripe */
 	uint64_t *held, *asked;
 	struct stripe stripes[SPREAD_STRIPES];
 	struct source sources[CHUNK_SOURCES_MAX];
@@ -93,6 +96,10 @@ static uint64_t word_of(const uint8_t *bytes, uint32_t count, uint32_t at)
 {
 	uint32_t bits = count - at * 64 < 64 ? count - at * 64 : 64;
 	uint64_t word = UINT64_MAX;
+	if (bytes && bits == 64) {
+		memcpy(&word, bytes + (size_t)at * 8, 8);
+		return word;
+	}
 	if (bytes) {
 		word = 0;
 		memcpy(&word, bytes + (size_t)at * 8, (bits + 7) / 8);
@@ -118,6 +125,8 @@ struct chunk_plan *chunk_plan_new(uint32_t count, const uint8_t *held, uint64_t 
 		bit_set(stripe->mask, i);
 		stripe->count++;
 	}
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+		p->widest = p->stripes[s].count > p->widest ? p->stripes[s].count : p->widest;
 	for (uint32_t w = 0; held && w < p->words; w++) {
 		p->held[w] = word_of(held, count, w);
 		p->held_count += (uint32_t)__builtin_popcountll(p->held[w]);
@@ -267,14 +276,19 @@ static bool find_any(struct chunk_plan *p, struct stripe *t, const uint64_t *off
 	return true;
 }
 
-/* As find_open, of what no peer is known to have. */
-static bool find_unoffered(struct chunk_plan *p, const struct stripe *t, int64_t now_us, uint32_t *ret_chunk)
+/* As find_open, of what no peer is known to have (near: none on this side of the line). */
+static bool find_unoffered(struct chunk_plan *p, const struct stripe *t, const uint64_t *offers, bool near,
+                           int64_t now_us, uint32_t *ret_chunk)
 {
 	for (uint32_t w = t->first; w < p->words; w++) {
 		uint64_t open = t->mask[w] & ~p->held[w] & ~p->asked[w];
-		for (uint32_t i = 0; open && i < p->source_end; i++)
-			if (!p->sources[i].origin && source_alive(&p->sources[i], now_us))
-				open &= ~p->sources[i].offers[w];
+		if (offers)
+			open &= offers[w];
+		for (uint32_t i = 0; open && i < p->source_end; i++) {
+			const struct source *s = &p->sources[i];
+			if (!s->origin && !(near && s->far) && source_alive(s, now_us))
+				open &= ~s->offers[w];
+		}
 		if (open) {
 			*ret_chunk = w * 64 + (uint32_t)__builtin_ctzll(open);
 			return true;
@@ -340,11 +354,27 @@ static uint32_t most_held(const struct chunk_plan *p)
 	return most;
 }
 
-/* Behind the stripe that is furthest, by more than the length of its way explains: that showed with its first chunk. */
+/* Behind the stripe that is furthest, by more than the length of its way explains: that showed with its first chunk.
+ * And it falls back further, or the furthest one is through: what was lost once comes late but comes, and who asks
+ * others for it takes their time from those they feed. */
 static bool stripe_lags(const struct chunk_plan *p, const struct stripe *t)
 {
-	uint32_t way = t->begun ? t->way : t->count / 8;
-	return t->held + way + LAG_CHUNKS + t->count / 64 < most_held(p);
+	uint32_t way = t->begun ? t->way : t->count / 8, most = most_held(p);
+	return t->held + way + LAG_CHUNKS + t->count / 64 < most && (t->slow || most == p->widest);
+}
+
+static void stripes_compare(struct chunk_plan *p)
+{
+	uint32_t most = most_held(p);
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++) {
+		struct stripe *t = &p->stripes[s];
+		uint32_t on = most - t->mark_most;
+		if (on < COMPARE_CHUNKS + t->count / 32)
+			continue;
+		t->slow = (uint64_t)(t->held - t->mark_held) * 4 < (uint64_t)on * 3;
+		t->mark_held = t->held;
+		t->mark_most = most;
+	}
 }
 
 static void stripe_begin(const struct chunk_plan *p, struct stripe *t)
@@ -379,6 +409,25 @@ static void take(struct chunk_plan *p, uint32_t chunk, uint32_t source, bool wai
 	*ret_request = (struct chunk_request){chunk, source, wait};
 }
 
+/* Who is to be spared brings what is new here: one that became a head has the rest from those that it follows. */
+static bool is_spared(const struct chunk_plan *p, uint32_t source)
+{
+	return source != CHUNK_SOURCES_MAX && (p->sources[source].origin || p->sources[source].far);
+}
+
+static bool find_from_parent(struct chunk_plan *p, struct stripe *t, const struct source *parent, int64_t now_us,
+                             uint32_t *ret_chunk)
+{
+	bool lags = stripe_lags(p, t) && !parent->origin;
+	if (!find_open(p, t, NULL, ret_chunk))
+		return false;
+	if (parent->origin || parent->far)
+		return find_unoffered(p, t, parent->offers, true, now_us, ret_chunk) ||
+		       find_unoffered(p, t, NULL, true, now_us, ret_chunk);
+	return (lags ? find_any(p, t, parent->offers, ret_chunk) : find_open(p, t, parent->offers, ret_chunk)) ||
+	       find_open(p, t, NULL, ret_chunk);
+}
+
 static bool next_from_parent(struct chunk_plan *p, int64_t now_us, struct chunk_request *ret_request)
 {
 	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
@@ -387,10 +436,7 @@ static bool next_from_parent(struct chunk_plan *p, int64_t now_us, struct chunk_
 		uint32_t parent = stripe_done(t) ? CHUNK_SOURCES_MAX : parent_now(p, t, now_us);
 		if (parent == CHUNK_SOURCES_MAX || flights_of(p, at, parent) >= p->sources[parent].ahead)
 			continue;
-		const struct source *s = &p->sources[parent];
-		bool found = !s->origin && stripe_lags(p, t) ? find_any(p, t, s->offers, &chunk)
-		                                             : find_open(p, t, s->offers, &chunk);
-		if (!found && !find_open(p, t, NULL, &chunk))
+		if (!find_from_parent(p, t, &p->sources[parent], now_us, &chunk))
 			continue;
 		p->turn = at + 1;
 		take(p, chunk, parent, !bit_get(p->sources[parent].offers, chunk), now_us, ret_request);
@@ -403,8 +449,9 @@ static bool next_from_others(struct chunk_plan *p, int64_t now_us, struct chunk_
 {
 	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
 		struct stripe *t = &p->stripes[(p->turn + k) % SPREAD_STRIPES];
-		bool alone = t->adopted || parent_now(p, t, now_us) == CHUNK_SOURCES_MAX;
-		if (stripe_done(t) || !(alone || stripe_lags(p, t)))
+		uint32_t parent = parent_now(p, t, now_us);
+		bool alone = t->adopted || parent == CHUNK_SOURCES_MAX, needy = alone || stripe_lags(p, t);
+		if (stripe_done(t) || !(needy || is_spared(p, parent)))
 			continue;
 		uint32_t best = CHUNK_SOURCES_MAX, best_chunk = 0, chunk;
 		for (uint32_t i = 0; i < p->source_end; i++) {
@@ -413,7 +460,7 @@ static bool next_from_others(struct chunk_plan *p, int64_t now_us, struct chunk_
 			    s->running >= s->ahead + IDLE_ASKS ||
 			    (best != CHUNK_SOURCES_MAX && s->running >= p->sources[best].running))
 				continue;
-			if (find_any(p, t, s->offers, &chunk)) {
+			if (needy ? find_any(p, t, s->offers, &chunk) : find_open(p, t, s->offers, &chunk)) {
 				best = i;
 				best_chunk = chunk;
 			}
@@ -496,7 +543,7 @@ static bool next_from_origin(struct chunk_plan *p, int64_t now_us, struct chunk_
 			continue;
 		if (flights_of(p, at, origin) >= (alone ? p->sources[origin].ahead : 1))
 			continue;
-		if (!find_unoffered(p, t, now_us, &chunk) && !find_hanging(p, t, now_us, &chunk))
+		if (!find_unoffered(p, t, NULL, false, now_us, &chunk) && !find_hanging(p, t, now_us, &chunk))
 			continue;
 		t->adopted = t->rank < STAND_INS;
 		t->progress_us = t->adopted ? t->progress_us : now_us;
@@ -584,6 +631,7 @@ bool chunk_plan_arrived(struct chunk_plan *p, uint32_t chunk, uint32_t source, i
 	bit_set(p->held, chunk);
 	p->held_count++;
 	t->held++;
+	stripes_compare(p);
 	return true;
 }
 

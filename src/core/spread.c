@@ -11,13 +11,17 @@
 #include "base/str.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
+
+#define STEP_UP (5.0 / 3)
+#define STEP_MIDDLE 32
 
 struct member {
 	uint32_t node; /* the caller's index; of a site: its index in sites */
 	uint64_t key, rack;
 	double rate;
-	uint32_t quick;  /* the power of two of its rate: what counts as equally quick */
+	uint32_t quick;  /* the step of its rate: what counts as equally quick */
 	uint32_t stripe; /* it feeds there; SPREAD_STRIPES: nowhere */
 	uint32_t spare;  /* room it has left for other stripes */
 	bool root;
@@ -101,31 +105,72 @@ static int by_have(const void *a, const void *b)
 	return x->have < y->have ? -1 : x->have > y->have;
 }
 
-void spread_judge(struct spread_progress *progresses, size_t count, uint64_t size)
+static int by_number(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	return x < y ? -1 : x > y;
+}
+
+static uint64_t permille(const struct spread_progress *p)
+{
+	return p->rate ? p->measured * 1000 / p->rate : 1000;
+}
+
+static bool judge_rate(struct spread_progress *p, uint64_t usual)
+{
+	p->most = p->measured > p->most ? p->measured : p->most;
+	p->low = permille(p) < usual / 2 ? p->low + 1 : 0;
+	if (p->low >= SPREAD_LOW_LOOKS)
+		p->most = p->measured;
+	else if (p->most <= p->rate + p->rate / 8)
+		return false;
+	p->rate = p->most;
+	p->low = 0;
+	return true;
+}
+
+/* Of one site: the middle of what its nodes take of their rates is what is usual now. */
+static bool judge_rates(struct spread_progress **order, size_t count, uint64_t *shares)
+{
+	size_t looked = 0;
+	bool changed = false;
+	for (size_t i = 0; i < count; i++)
+		if (order[i]->measured)
+			shares[looked++] = permille(order[i]);
+	qsort(shares, looked, sizeof *shares, by_number);
+	uint64_t usual = looked && shares[looked / 2] < 1000 ? shares[looked / 2] : 1000;
+	for (size_t i = 0; i < count; i++)
+		if (order[i]->measured)
+			changed |= judge_rate(order[i], usual);
+	return changed;
+}
+
+bool spread_judge(struct spread_progress *progresses, size_t count, uint64_t size)
 {
 	struct spread_progress **order = mem_new((count + 1) * sizeof *order);
+	uint64_t *shares = mem_new((count + 1) * sizeof *shares);
+	bool changed = false;
 	for (size_t i = 0; i < count; i++)
 		order[i] = &progresses[i];
-	if (count)
-		qsort(order, count, sizeof *order, by_have);
+	qsort(order, count, sizeof *order, by_have);
 	uint64_t all = count ? order[count / 2]->have : 0;
-	if (count)
-		qsort(order, count, sizeof *order, by_site_and_have);
+	qsort(order, count, sizeof *order, by_site_and_have);
 	for (size_t from = 0, to; from < count; from = to) {
 		for (to = from; to < count && order[to]->site == order[from]->site;)
 			to++;
 		uint64_t here = order[(from + to) / 2]->have;
 		for (size_t i = from; i < to; i++) {
-			order[i]->late = is_far_behind(order[i]->have, here, size, order[i]->late);
-			order[i]->behind = is_far_behind(order[i]->have, all, size, order[i]->behind);
+			bool late = is_far_behind(order[i]->have, here, size, order[i]->late);
+			bool behind = is_far_behind(order[i]->have, all, size, order[i]->behind);
+			changed |= late != order[i]->late || behind != order[i]->behind;
+			order[i]->late = late;
+			order[i]->behind = behind;
 		}
+		changed |= judge_rates(&order[from], to - from, shares);
 	}
 	free(order);
-}
-
-uint64_t spread_rate(uint64_t rate, uint64_t measured)
-{
-	return measured > rate * 2 || measured < rate / 2 ? measured : rate;
+	free(shares);
+	return changed;
 }
 
 /* ---- who feeds in which stripe -------------------------------------------------------------------- */
@@ -324,29 +369,33 @@ static int by_site(const void *a, const void *b)
 	return x->key < y->key ? -1 : x->key > y->key;
 }
 
-static int by_number(const void *a, const void *b)
+/* The middle of the rates known at a site; 0 when none is. */
+static uint64_t median_rate(const struct spread_node *nodes, const struct site *site)
 {
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-	return x < y ? -1 : x > y;
-}
-
-/* The middle of the rates known; 0 when none is. */
-static uint64_t median_rate(const struct spread_node *nodes, size_t count)
-{
-	uint64_t *rates = mem_new((count + 1) * sizeof *rates);
+	uint64_t *rates = mem_new((site->count + 1) * sizeof *rates);
 	size_t known = 0;
-	for (size_t i = 0; i < count; i++)
-		if (nodes[i].rate && !nodes[i].origin)
-			rates[known++] = nodes[i].rate;
+	for (uint32_t i = 0; i < site->count; i++) {
+		const struct spread_node *n = &nodes[site->members[i].node];
+		if (n->rate && !n->origin)
+			rates[known++] = n->rate;
+	}
 	qsort(rates, known, sizeof *rates, by_number);
 	uint64_t median = known ? rates[known / 2] : 0;
 	free(rates);
 	return median;
 }
 
-static uint32_t power_of(uint64_t rate)
+/* Rates come in steps, of which one is about the middle, so that what is measured a little differently gives no other
+ * trees. The number of the step, from 1. */
+static uint32_t step_of(uint64_t rate, uint64_t median)
 {
-	return rate ? 64 - (uint32_t)__builtin_clzll(rate) : 0;
+	double below = (double)median * 0.75, up = STEP_UP;
+	uint32_t step = STEP_MIDDLE;
+	while (step > 1 && (double)rate < below)
+		below /= up, step--;
+	while (step < 2 * STEP_MIDDLE && (double)rate >= below * up)
+		below *= up, step++;
+	return step;
 }
 
 static bool is_slow(const struct spread_node *n, uint64_t median)
@@ -355,8 +404,9 @@ static bool is_slow(const struct spread_node *n, uint64_t median)
 }
 
 /* Origins root a site only while no node of it has everything: they are to be spared. */
-static void site_order(struct build *b, struct site *site, uint64_t median)
+static void site_order(struct build *b, struct site *site)
 {
+	uint64_t median = median_rate(b->nodes, site); /* a site that is fed too little has no quick ones, nor slow */
 	bool has_complete = false;
 	uint32_t kept = 0;
 	for (uint32_t i = 0; i < site->count; i++)
@@ -370,8 +420,8 @@ static void site_order(struct build *b, struct site *site, uint64_t median)
 		m->rack = n->rack;
 		m->stripe = !m->root && is_slow(n, median) ? SPREAD_STRIPES : 0;
 		uint64_t rate = n->rate ? n->rate : median ? median : 1;
-		m->rate = (double)rate;
-		m->quick = power_of(rate);
+		m->quick = step_of(rate, median ? median : 1);
+		m->rate = pow(STEP_UP, (double)m->quick - STEP_MIDDLE);
 		site->members[kept++] = *m;
 	}
 	site->count = kept;
@@ -389,7 +439,6 @@ static void site_order(struct build *b, struct site *site, uint64_t median)
 
 static void sites_find(struct build *b, size_t count)
 {
-	uint64_t median = median_rate(b->nodes, count);
 	for (size_t i = 0; i < count; i++)
 		b->members[i] = (struct member){
 		    .node = (uint32_t)i, .key = mix(b->nodes[i].key, b->salt), .rack = b->nodes[i].site};
@@ -404,7 +453,7 @@ static void sites_find(struct build *b, size_t count)
 		i = to;
 	}
 	for (uint32_t i = 0; i < b->site_count; i++)
-		site_order(b, &b->sites[i], median);
+		site_order(b, &b->sites[i]);
 }
 
 /* A site is as quick as its quickest node that feeds; one without such is a leaf. */

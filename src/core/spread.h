@@ -39,14 +39,19 @@ uint32_t spread_rank(const struct spread *s, size_t node, uint32_t stripe);
 /* The stripe of a chunk: in every four that follow each other each stripe once, in changing order. */
 uint32_t spread_stripe(uint32_t chunk);
 
-/* How far receivers are, and what follows: late ones are far behind the middle of their site, and feed nobody; those
- * behind are so behind the middle of all. They stay so until they caught up. */
+/* How far receivers are and how quick, and what follows. Late ones are far behind the middle of their site, and feed
+ * nobody; those behind are so behind the middle of all. They stay so until they caught up. What a node takes shows less
+ * than it could whenever it is fed too little: so its rate rises at once, and falls only after SPREAD_LOW_LOOKS looks
+ * in a row at which it fell by half more than its site did. */
+#define SPREAD_LOW_LOOKS 6u
 struct spread_progress {
 	uint64_t site, have;
+	uint64_t measured;   /* 0: not looked at now */
+	uint64_t rate, most; /* to plan with, and the most since; 0: not known */
+	uint32_t low;
 	bool late, behind;
 };
-void spread_judge(struct spread_progress *progresses, size_t count, uint64_t size);
-/* The rate to go by from now on: what was, unless it is measured clearly otherwise. */
-uint64_t spread_rate(uint64_t rate, uint64_t measured);
+/* True when something changed that asks for a new plan. */
+bool spread_judge(struct spread_progress *progresses, size_t count, uint64_t size);
 
 #endif

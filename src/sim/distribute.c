@@ -40,9 +40,10 @@ struct peer {
 	uint32_t sources[CHUNK_SOURCES_MAX]; /* source number -> node, or NONE; 0 is the origin */
 	uint32_t transfers[FLIGHTS], transfer_count;
 	uint32_t waiting; /* transfers that wait for a chunk here */
-	bool dead, stale, late, behind;
+	bool dead, stale;
 	int64_t joins_us, dies_us, done_us;
-	uint64_t measured, counted; /* rate gone by; chunks held when it was last taken */
+	struct spread_progress progress;
+	double counted, rate_now; /* bytes received when it was last looked; as a node reports it */
 };
 
 struct sim {
@@ -55,7 +56,7 @@ struct sim {
 	uint32_t owner_cap;
 	struct transfer *transfers;
 	uint32_t transfer_count, transfer_cap, spare;
-	int64_t now_us, step_us, replanned_us;
+	int64_t now_us, step_us, replanned_us, rated_us;
 	bool replan;
 	double duplicates;
 	uint32_t done;
@@ -257,24 +258,25 @@ static void measure(struct sim *s)
 	struct spread_progress *all = mem_new((s->count + 1) * sizeof *all);
 	uint32_t *nodes = mem_new((s->count + 1) * sizeof *nodes), count = 0;
 	double period = (double)(s->now_us - s->replanned_us) / 1e6;
+	bool rates = s->now_us >= s->rated_us + MEASURED_US;
 	for (uint32_t i = 1; i < s->count; i++) {
-		const struct peer *p = &s->peers[i];
+		struct peer *p = &s->peers[i];
 		if (!takes_part(s, i))
 			continue;
+		double got = s->fluid.sent[down_of(i)], now = (got - p->counted) / period;
+		bool looked = rates && s->now_us > p->joins_us + MEASURED_US && !p->done_us;
+		p->counted = got;
+		p->rate_now = p->rate_now > 0 ? 0.6 * p->rate_now + 0.4 * now : now;
+		p->progress.site = p->site;
+		p->progress.have = chunk_plan_held(p->plan);
+		p->progress.measured = looked ? (uint64_t)p->rate_now : 0;
 		nodes[count] = i;
-		all[count++] = (struct spread_progress){p->site, chunk_plan_held(p->plan), p->late, p->behind};
+		all[count++] = p->progress;
 	}
-	spread_judge(all, count, s->o->chunks);
-	for (uint32_t k = 0; k < count; k++) {
-		struct peer *p = &s->peers[nodes[k]];
-		uint64_t rate = (uint64_t)((double)(all[k].have - p->counted) * s->chunk_bytes / period);
-		s->replan = s->replan || all[k].late != p->late || all[k].behind != p->behind;
-		p->late = all[k].late;
-		p->behind = all[k].behind;
-		p->counted = all[k].have;
-		if (s->now_us > p->joins_us + MEASURED_US && !p->done_us)
-			p->measured = spread_rate(p->measured, rate);
-	}
+	s->replan |= spread_judge(all, count, s->o->chunks);
+	s->rated_us = rates ? s->now_us : s->rated_us;
+	for (uint32_t k = 0; k < count; k++)
+		s->peers[nodes[k]].progress = all[k];
 	free(all);
 	free(nodes);
 }
@@ -336,11 +338,11 @@ static void replan(struct sim *s)
 		nodes[count] = i;
 		in[count++] = (struct spread_node){.key = i * UINT64_C(0x9e3779b97f4a7c15) + s->o->seed,
 		                                   .site = p->site,
-		                                   .rate = p->measured,
+		                                   .rate = p->progress.rate,
 		                                   .origin = i == 0,
 		                                   .complete = i && p->done_us,
-		                                   .leaf = p->late,
-		                                   .behind = p->behind};
+		                                   .leaf = p->progress.late,
+		                                   .behind = p->progress.behind};
 	}
 	struct spread *plan = spread_new(in, count, s->o->seed);
 	for (uint32_t k = 0; k < count; k++) {

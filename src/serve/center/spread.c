@@ -21,9 +21,9 @@
 
 struct pace { /* of one node */
 	char id[NODE_ID_SIZE];
-	uint64_t have, rate;
+	struct spread_progress progress;
 	int64_t since_us; /* it fetches */
-	bool late, behind, complete;
+	bool complete;
 };
 
 struct spread_plan {
@@ -38,7 +38,7 @@ struct spread_plan {
 struct spreads {
 	struct spread_plan *plans;
 	size_t count;
-	int64_t measured_us;
+	int64_t rated_us; /* when rates were last looked at */
 };
 
 static void plan_fini(struct spread_plan *p)
@@ -99,34 +99,35 @@ static bool takes_part(struct center *c, const struct known_version *k, const st
 }
 
 static void pace_read(const struct center *c, const struct known_version *k, const struct registered *r,
-                      const struct pace *before, bool measured, int64_t now_us, struct pace *ret)
+                      const struct pace *before, bool rated, int64_t now_us, struct pace *ret)
 {
 	const struct model_report *m = models_reported(c, r, k->name_tag, &k->version.manifest);
 	*ret = before ? *before : (struct pace){.since_us = now_us};
 	memcpy(ret->id, r->id, sizeof ret->id);
-	ret->have = m ? m->have_bytes : 0;
+	ret->progress.have = m ? m->have_bytes : 0;
+	ret->progress.site = hash_str(str_from(r->site));
+	ret->progress.measured = 0;
 	ret->complete = m && (m->state == MODEL_READY || m->state == MODEL_LOADING ||
 	                      (m->total_bytes && m->have_bytes == m->total_bytes));
-	if (measured && m && m->state == MODEL_FETCHING && m->fetch_rate > 0 && now_us - ret->since_us > MEASURED_US)
-		ret->rate = spread_rate(ret->rate, (uint64_t)m->fetch_rate);
+	if (rated && m && m->state == MODEL_FETCHING && m->fetch_rate > 0 && now_us - ret->since_us > MEASURED_US)
+		ret->progress.measured = (uint64_t)m->fetch_rate;
 }
 
-static void find_late(struct center *c, struct pace *paces, size_t count, const char *origin, uint64_t size)
+static void judge(struct pace *paces, size_t count, const char *origin, uint64_t size)
 {
 	struct spread_progress *all = mem_new((count + 1) * sizeof *all);
 	size_t known = 0;
-	for (size_t i = 0; i < count; i++)
-		if (strcmp(paces[i].id, origin) != 0)
-			all[known++] = (struct spread_progress){
-			    hash_str(str_from(registry_find(c, str_from(paces[i].id))->site)),
-			    paces[i].complete ? size : paces[i].have, paces[i].late, paces[i].behind};
-	spread_judge(all, known, size);
-	for (size_t i = 0, k = 0; i < count; i++) {
+	for (size_t i = 0; i < count; i++) {
 		if (strcmp(paces[i].id, origin) == 0)
 			continue;
-		paces[i].late = all[k].late;
-		paces[i].behind = all[k++].behind;
+		all[known] = paces[i].progress;
+		all[known].have = paces[i].complete ? size : all[known].have;
+		known++;
 	}
+	spread_judge(all, known, size);
+	for (size_t i = 0, k = 0; i < count; i++)
+		if (strcmp(paces[i].id, origin) != 0)
+			paces[i].progress = all[k++];
 	free(all);
 }
 
@@ -140,11 +141,11 @@ static void plan_make(struct center *c, struct spread_plan *p, const struct know
 		const struct registered *r = registry_find(c, str_from(a->id));
 		nodes[i] = (struct spread_node){.key = hash_str(str_from(a->id)),
 		                                .site = hash_str(str_from(r->site)),
-		                                .rate = a->rate,
+		                                .rate = a->progress.rate,
 		                                .origin = strcmp(a->id, k->source) == 0,
 		                                .complete = a->complete,
-		                                .leaf = a->late,
-		                                .behind = a->behind};
+		                                .leaf = a->progress.late,
+		                                .behind = a->progress.behind};
 	}
 	spread_free(p->spread);
 	p->spread = spread_new(nodes, p->count, salt);
@@ -158,8 +159,8 @@ static struct digest inputs_of(struct center *c, const struct spread_plan *p)
 	struct buf text = {0};
 	for (size_t i = 0; i < p->count; i++) {
 		const struct registered *r = registry_find(c, str_from(p->paces[i].id));
-		buf_printf(&text, "%s %s %" PRIu64 " %d %d\n", p->paces[i].id, r->site, p->paces[i].rate,
-		           p->paces[i].late, p->paces[i].behind);
+		buf_printf(&text, "%s %s %" PRIu64 " %d %d\n", p->paces[i].id, r->site, p->paces[i].progress.rate,
+		           p->paces[i].progress.late, p->paces[i].progress.behind);
 	}
 	struct digest d = digest_of(text.base, text.len);
 	buf_fini(&text);
@@ -178,6 +179,7 @@ static uint64_t version_bytes(const struct version *v)
 static bool refresh_version(struct center *c, const struct known_version *k, bool measured, int64_t now_us)
 {
 	struct spreads *s = c->spreads;
+	bool rated = measured && now_us >= s->rated_us + MEASURED_US;
 	struct spread_plan *p = plan_find(s, k->name_tag, &k->version.manifest);
 	struct pace *paces = mem_new((c->node_count + 1) * sizeof *paces);
 	size_t count = 0, lacking = 0;
@@ -185,7 +187,7 @@ static bool refresh_version(struct center *c, const struct known_version *k, boo
 		const struct registered *r = c->nodes[i];
 		if (!takes_part(c, k, r, now_us))
 			continue;
-		pace_read(c, k, r, pace_find(p, r->id), measured, now_us, &paces[count]);
+		pace_read(c, k, r, pace_find(p, r->id), rated, now_us, &paces[count]);
 		lacking += !paces[count].complete && strcmp(r->id, k->source) != 0;
 		count++;
 	}
@@ -194,7 +196,7 @@ static bool refresh_version(struct center *c, const struct known_version *k, boo
 		return false; /* an old plan, if any, goes with what is not seen */
 	}
 	if (measured)
-		find_late(c, paces, count, k->source, version_bytes(&k->version));
+		judge(paces, count, k->source, version_bytes(&k->version));
 	if (!p) {
 		struct spread_plan *more = realloc(s->plans, (s->count + 1) * sizeof *more);
 		if (!more)
@@ -220,6 +222,7 @@ static bool refresh(struct center *c, bool measured)
 {
 	bool changed = false;
 	size_t kept = 0;
+	int64_t now_us = loop_now_us(c->loop);
 	if (!c->spreads)
 		c->spreads = NEW(struct spreads);
 	struct spreads *s = c->spreads;
@@ -227,7 +230,9 @@ static bool refresh(struct center *c, bool measured)
 		s->plans[i].seen = false;
 	for (size_t i = 0; i < c->version_count; i++)
 		if (places_rule(c, c->versions[i].name_tag, false))
-			changed |= refresh_version(c, &c->versions[i], measured, loop_now_us(c->loop));
+			changed |= refresh_version(c, &c->versions[i], measured, now_us);
+	if (measured && now_us >= s->rated_us + MEASURED_US)
+		s->rated_us = now_us;
 	for (size_t i = 0; i < s->count; i++) {
 		changed |= !s->plans[i].seen;
 		if (s->plans[i].seen)
