@@ -128,6 +128,10 @@ int cmd_chat(const struct args *args)
 	} else {
 		rc = converse(client, args, &chat, &err);
 	}
+	if (err.code == E_AUTH)
+		error_set(&err, E_AUTH, "%s; see `mdn key new`",
+		          chat.key && *chat.key ? "the network does not know this API key (--key, MDN_KEY)"
+		                                : "an API key is needed: --key or MDN_KEY");
 	chat_fini(&chat);
 	client_close(client);
 	return rc ? args_fail(args, &err) : EXIT_DONE;

@@ -2,6 +2,7 @@
 /* `mdn config show|check|explain`: base/config.h does the work. */
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/trust_gate.h"
 
 #include <stdio.h>
 
@@ -31,7 +32,13 @@ int cmd_config_check(const struct args *args)
 		args_fail(args, &err);
 		return EXIT_USAGE;
 	}
+	int rc = trust_gate_try(NULL, config->trust_policy, &err); /* a node does not start without it, either */
 	config_free(config);
+	if (rc) {
+		error_prefix(&err, "trust_policy: ");
+		args_fail(args, &err);
+		return EXIT_USAGE;
+	}
 	printf("%s: right\n", path != NULL ? path : "options");
 	return EXIT_DONE;
 }

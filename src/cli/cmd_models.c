@@ -101,8 +101,10 @@ static void print_models(yyjson_val *root)
 		table_add(t, STR_FMT, STR_ARG(quant));
 		if (parameters >= 1000000000)
 			table_add(t, "%.1f B", (double)parameters / 1e9);
-		else
+		else if (parameters >= 1000000)
 			table_add(t, "%.0f M", (double)parameters / 1e6);
+		else
+			table_add(t, parameters ? "%.0f K" : "", (double)parameters / 1e3);
 		table_add(t, "%s", size);
 		table_add(t, "%lld", (long long)answer_number(model, "placed"));
 		table_add(t, "%lld", (long long)answer_number(model, "ready"));

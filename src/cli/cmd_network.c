@@ -92,12 +92,12 @@ int cmd_token(const struct args *args)
 		printf("{\"token\":\"" STR_FMT "\",\"center\":\"%s\"}\n", STR_ARG(token), client_center_url(c));
 	else if (rc == 0)
 		printf("On the new node, before the token expires (it works once):\n  mdn join %s " STR_FMT
-		       " --name NAME --site SITE --roles edge\n",
-		       client_center_url(c), STR_ARG(token));
+		       " --name NAME --site %s --roles %s\n",
+		       client_center_url(c), STR_ARG(token), site ? site : "SITE", roles ? roles : "edge");
 	yyjson_doc_free(doc);
 	buf_fini(&body);
 	client_close(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
+	return rc ? args_fail_words(args, &err) : EXIT_DONE;
 }
 
 int cmd_join(const struct args *args)
@@ -122,7 +122,7 @@ int cmd_join(const struct args *args)
 		printf("\n");
 	}
 	config_free(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
+	return rc ? args_fail_words(args, &err) : EXIT_DONE;
 }
 
 int cmd_serve(const struct args *args)
@@ -145,5 +145,5 @@ int cmd_serve(const struct args *args)
 	struct node_source source = {args_config_path(args), args->overrides, args->override_count};
 	int rc = node_run(c, &source, &err);
 	config_free(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
+	return rc ? args_fail_words(args, &err) : EXIT_DONE;
 }

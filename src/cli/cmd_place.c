@@ -44,6 +44,10 @@ static int append_replicas(const struct args *args, struct buf *out, struct erro
 		rc = append_number(out, "replicas", least, "demand", err);
 		if (rc == 0)
 			rc = append_number(out, "replicas_max", str_from(dots + 2), "demand", err);
+		uint64_t low = 0, high = 0;
+		if (rc == 0 && !str_to_u64(least, &low) && !str_to_u64(str_from(dots + 2), &high) && high < low)
+			rc = error_set(err, E_INVAL,
+			               "--demand %s: the second number is the most, so not the smaller one", demand);
 	}
 	if (args_has(args, "per-site"))
 		buf_append_str(out, STR(",\"per_site\":true"));
@@ -123,8 +127,8 @@ static int place_body(const struct args *args, struct buf *out, struct error *er
 	buf_append_str(out, STR(",\"on\":"));
 	buf_append_json(out, str_from(args_value(args, "on")));
 	buf_printf(out, ",\"remove\":%s", args_has(args, "remove") ? "true" : "false");
-	if (args_has(args, "preheat"))
-		buf_append_str(out, STR(",\"preheat\":true"));
+	/* Said in either case: what was only on disk is loaded when it is placed without. */
+	buf_printf(out, ",\"preheat\":%s", args_has(args, "preheat") ? "true" : "false");
 	if ((rc = append_replicas(args, out, err)) == 0 && (rc = append_deadline(args, out, err)) == 0)
 		rc = append_policy(args, out, err);
 	buf_append_str(out, STR("}"));
@@ -165,14 +169,17 @@ int cmd_place(const struct args *args)
 			printf("{\"model\":\"%s\",\"nodes\":%zu}\n", args_operand(args, 0), nodes);
 		else if (rc == 0)
 			printf("%s %s %zu nodes%s\n", args_operand(args, 0), removes ? "was placed on" : "is placed on",
-			       nodes, removes ? "; that rule is gone" : "");
+			       nodes,
+			       removes  ? "; that rule is gone"
+			       : !nodes ? ": none fits yet (`mdn nodes`); those that join later will count"
+			                : "");
 		if (rc == 0 && !args_has(args, "json") && !removes)
 			print_verdict(c, args_operand(args, 0));
 		client_close(c);
 	}
 	yyjson_doc_free(doc);
 	buf_fini(&body);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
+	return rc ? args_fail_words(args, &err) : EXIT_DONE;
 }
 
 /* ---- one word to the center ------------------------------------------------------------------------------ */
@@ -287,9 +294,11 @@ static void print_rollout(yyjson_val *o)
 	size_t i, max;
 	yyjson_arr_foreach(yyjson_obj_get(o, "nodes"), i, max, node)
 	{
-		struct str id = answer_text(node, "id"), old = answer_text(node, "old"),
+		struct str name = answer_text(node, "name"), old = answer_text(node, "old"),
 			   fresh = answer_text(node, "new");
-		table_add(t, STR_FMT, STR_ARG(id));
+		if (!name.len)
+			name = answer_text(node, "id");
+		table_add(t, STR_FMT, STR_ARG(name));
 		table_add(t, "%s", yyjson_get_bool(yyjson_obj_get(node, "canary")) ? "yes" : "");
 		table_add(t, "%s", yyjson_get_bool(yyjson_obj_get(node, "granted")) ? "new" : "old");
 		table_add(t, STR_FMT, STR_ARG(old));
@@ -371,7 +380,7 @@ static int limit_set(const struct args *args, const char *calendar)
 	struct buf body = {0};
 	struct calendar parsed;
 	if (calendar && calendar_parse(str_from(calendar), &parsed, &err))
-		return args_fail(args, &err);
+		return args_fail_words(args, &err);
 	if (client_open(args_value(args, "operator"), &c, &err))
 		return args_fail(args, &err);
 	buf_append_str(&body, STR("{\"scope\":"));
@@ -382,7 +391,7 @@ static int limit_set(const struct args *args, const char *calendar)
 	int rc = client_json(c, "POST", "/mdn/v1/limits", buf_str(&body), NULL, &err);
 	client_close(c);
 	buf_fini(&body);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
+	return rc ? args_fail_words(args, &err) : EXIT_DONE;
 }
 
 int cmd_limit_set(const struct args *args)

@@ -9,7 +9,7 @@
 	X(EXIT_USAGE, 2, "the command line or the configuration is wrong") \
 	X(EXIT_UNREACHABLE, 3, "the other side cannot be reached or does not answer") \
 	X(EXIT_REFUSED, 4, "not allowed: wrong or expired token, key or certificate") \
-	X(EXIT_NOTFOUND, 5, "no such model, node or key") \
+	X(EXIT_NOTFOUND, 5, "no such model, node, key or file") \
 	X(EXIT_BUSY, 6, "not now: at a limit, or in conflict with what is going on") \
 	X(EXIT_NOSPACE, 7, "the disk is full") \
 	X(EXIT_INTERRUPTED, 130, "stopped by Ctrl-C")

@@ -46,18 +46,26 @@ static void add_node(struct table *t, yyjson_val *node)
 		   state = answer_text(node, "state"), error = answer_text(node, "error");
 	int64_t bytes = answer_number(node, "have_bytes"), total = answer_number(node, "total_bytes");
 	double speed = answer_rate(node, "fetch_rate");
+	bool stays =
+	    str_equal(answer_text(node, "want"), STR("old")); /* with the version before, which is what it has */
+	struct str old = answer_text(node, "old_state");
 	format_bar(total > 0 ? (double)bytes / (double)total : 0, bar, sizeof bar);
 	format_bytes((uint64_t)bytes, have);
 	format_bytes((uint64_t)speed, rate);
 	format_eta(node, eta);
 	table_add(t, STR_FMT, STR_ARG(name));
 	table_add(t, STR_FMT, STR_ARG(site));
-	table_add(t, STR_FMT, STR_ARG(state));
+	if (stays)
+		table_add(t, "old%s" STR_FMT, old.len ? ": " : "", STR_ARG(old));
+	else
+		table_add(t, STR_FMT, STR_ARG(state));
 	table_add(t, "%s", bar);
 	table_add(t, "%s", have);
 	table_add(t, speed > 0 ? "%s/s" : "", rate);
 	table_add(t, "%s", eta);
 	add_sources(t, node);
+	if (stays)
+		error = answer_text(node, "old_error");
 	table_add(t, STR_FMT, STR_ARG(error));
 }
 
@@ -91,6 +99,9 @@ static void summary(yyjson_val *document, FILE *out)
 		fprintf(out, "roll-out: " STR_FMT ", wave %lld of %lld%s" STR_FMT "\n", STR_ARG(phase),
 		        (long long)answer_number(rollout, "wave"), (long long)answer_number(rollout, "waves"),
 		        why.len ? ": " : "", STR_ARG(why));
+		if (str_equal(phase, STR("returned")))
+			fprintf(out, "the tag still names the new version: `mdn rollback` moves it back, "
+			             "`mdn rollout continue` tries it again\n");
 	}
 }
 

@@ -242,6 +242,12 @@ int args_fail(const struct args *a, const struct error *err)
 	return (int)exit_code_of(err->code);
 }
 
+int args_fail_words(const struct args *a, const struct error *err)
+{
+	int code = args_fail(a, err);
+	return err->code == E_INVAL ? EXIT_USAGE : code;
+}
+
 int args_usage(const struct args *a, const char *format, ...)
 {
 	va_list rest;

@@ -36,6 +36,8 @@ int args_config(const struct args *a, struct config **ret_config, struct error *
 const char *args_config_path(const struct args *a);
 /* "mdn push: WORDS" on stderr; returns the exit code that fits err->code: `return args_fail(args, &err);` */
 int args_fail(const struct args *a, const struct error *err);
+/* The same where words of the command line are judged later, by a parser or the center: E_INVAL is EXIT_USAGE. */
+int args_fail_words(const struct args *a, const struct error *err);
 /* The same for a wrong command line, pointing to --help; returns EXIT_USAGE. */
 int args_usage(const struct args *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

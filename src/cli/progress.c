@@ -34,7 +34,7 @@ void format_duration(int64_t us, char ret_text[static 16])
 
 void format_bar(double share, char *ret_text, size_t size)
 {
-	size_t cells = size - 3, full = (size_t)(share * (double)cells + 0.5);
+	size_t cells = size - 3, full = (size_t)(share * (double)cells); /* full only when all is there */
 	ret_text[0] = '[';
 	for (size_t i = 0; i < cells; i++)
 		ret_text[1 + i] = i < full ? '#' : ' ';
@@ -47,15 +47,21 @@ static void line(const struct progress *p, uint64_t done, int64_t now_us)
 	char bar[18], have[16], total[16], speed[16], left[16] = "";
 	double share = p->total ? (double)done / (double)p->total : 1;
 	int64_t took = now_us - p->started_us;
-	double rate = took > 0 ? (double)done * (double)US_PER_S / (double)took : 0;
+	uint64_t moved = done > p->found ? done - p->found : 0;
+	double rate = took > 0 ? (double)moved * (double)US_PER_S / (double)took : 0;
 	format_bar(share, bar, sizeof bar);
 	format_bytes(done, have);
 	format_bytes(p->total, total);
 	format_bytes((uint64_t)rate, speed);
 	if (rate > 0)
 		format_duration((int64_t)((double)(p->total - done) / rate * (double)US_PER_S), left);
-	fprintf(stderr, "%s%s %s %3d%%  %s of %s  %s/s  %s left%s", p->terminal ? "\r" : "", p->what, bar,
-	        (int)(share * 100), have, total, speed, left, p->terminal ? "\033[K" : "\n");
+	fprintf(stderr, "%s%s %s %3d%%  %s of %s  ", p->terminal ? "\r" : "", p->what, bar, (int)(share * 100), have,
+	        total);
+	if (p->total && p->found >= p->total)
+		fprintf(stderr, "was there already");
+	else
+		fprintf(stderr, "%s/s  %s left", speed, left[0] ? left : "?");
+	fprintf(stderr, "%s", p->terminal ? "\033[K" : "\n");
 	fflush(stderr);
 }
 

@@ -12,6 +12,7 @@
 struct progress {
 	const char *what;
 	uint64_t total, before; /* before: done by earlier steps, added to what each call says */
+	uint64_t found;         /* was there already, so no part of the rate */
 	int64_t started_us, shown_us;
 	bool terminal;
 };

@@ -140,6 +140,8 @@ int blob_push(struct client *c, const struct repository_at *at, const char *name
 	char url[2048];
 	bool there;
 	int rc = blob_is_there(c, at, name, digest, &there, err);
+	if (!rc && there && progress)
+		progress->found += size;
 	if (rc || there)
 		return rc;
 	snprintf(url, sizeof url, "%s/v2/%s/blobs/uploads/", at->url, name);

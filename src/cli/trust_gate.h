@@ -27,7 +27,7 @@ struct trust_gate_options {
 int trust_gate_new(const struct trust_gate_options *o, const char *policy_path, struct trust_gate **ret_gate,
                    struct error *err);
 void trust_gate_free(struct trust_gate *g); /* jobs may still run: the memory goes with the last */
-/* Whether the file could be used; nothing changes. */
+/* Whether the file could be used; nothing changes. g may be NULL. */
 int trust_gate_try(const struct trust_gate *g, const char *policy_path, struct error *err);
 /* Reads it again. On error the old one stays. */
 int trust_gate_reload(struct trust_gate *g, const char *policy_path, struct error *err);

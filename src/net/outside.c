@@ -213,7 +213,8 @@ static int check_url(const struct outside *o, const char *url, bool *ret_private
 		*ret_private_ok |= a->private;
 	}
 	if (!allowed)
-		rc = error_set(err, E_FORBIDDEN, "%s:%u is not on the list of hosts that may be asked", host, port);
+		rc = error_set(err, E_FORBIDDEN,
+		               "%s:%u is not on the list of hosts that may be asked: see outside_hosts", host, port);
 	free(host);
 	return rc;
 }

@@ -259,7 +259,9 @@ static EVP_PKEY *read_public(struct str pem, struct error *err)
 	BIO *bio = bio_of(pem);
 	EVP_PKEY *key = PEM_read_bio_PUBKEY(bio, NULL, no_passphrase, NULL);
 	BIO_free(bio);
-	if (!check_key(key, "cannot use the public key (PEM, \"BEGIN PUBLIC KEY\")", err))
+	if (!check_key(key,
+	               "this is no public key in PEM, with BEGIN PUBLIC KEY (a private one signs, it does not verify)",
+	               err))
 		return key;
 	EVP_PKEY_free(key);
 	return NULL;
@@ -270,7 +272,9 @@ static EVP_PKEY *read_private(struct str pem, struct error *err)
 	BIO *bio = bio_of(pem);
 	EVP_PKEY *key = PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL);
 	BIO_free(bio);
-	if (!check_key(key, "cannot use the private key (PEM, without a passphrase)", err))
+	if (!check_key(key,
+	               "this is no private key in PEM, without a passphrase (a public one verifies, it does not sign)",
+	               err))
 		return key;
 	EVP_PKEY_free(key);
 	return NULL;

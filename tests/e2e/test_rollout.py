@@ -186,7 +186,9 @@ def test_preheated_models_wait_on_disk(make_network, tiny, second):
     eventually(lambda: [n["state"] for n in net.model("m:v1")["nodes"]] == ["cached"], what="it is on disk")
     assert net.model("m:v1")["verdict"] == "made it"
     assert net.edges[0].get("/v1/models").json()["data"] == []
-    net.mdn("place", "m:v1", "--on", "site=north")
+    net.mdn("push", tiny, "m:v1", "--on", "role=edge")  # names the place, and no more: nothing changes
+    assert [n["state"] for n in net.model("m:v1")["nodes"]] == ["cached"]
+    net.mdn("place", "m:v1", "--on", "role=edge")
     started = time.monotonic()
     net.wait_model("m:v1")
     assert time.monotonic() - started < 10

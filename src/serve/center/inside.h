@@ -48,6 +48,7 @@ struct registered { /* a node that joined */
 
 struct rule { /* a placing */
 	struct placement_rule where;
+	bool loads; /* of an order: it said in words that it is to be loaded, not only on disk */
 	bool has_policy;
 	struct rollout_policy policy; /* for the next version under the name */
 	struct selector canary;
@@ -271,7 +272,7 @@ void rollouts_answer(struct center *c, struct http_exchange *x);
 int rollouts_one(struct center *c, struct http_exchange *x, struct str name_tag, struct error *err);
 int rollouts_command(struct center *c, struct http_exchange *x, struct str rest, struct error *err);
 int rollouts_cancel(struct center *c, const char *name_tag, bool *ret_was_one, struct error *err);
-void rollouts_format(const struct held_rollout *h, bool with_nodes, struct buf *out);
+void rollouts_format(struct center *c, const struct held_rollout *h, bool with_nodes, struct buf *out);
 int rollout_policy_read(yyjson_val *o, struct rollout_policy *ret_policy, struct selector *ret_canary,
                         struct error *err);
 void rollout_policy_write(const struct rollout_policy *p, const struct selector *canary, struct buf *out);

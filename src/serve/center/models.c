@@ -193,8 +193,10 @@ static void node_line(struct center *c, const struct registered *r, const struct
 	}
 	sources_format(c, m, out);
 	const struct model_report *old = h && h->has_old ? models_reported(c, r, k->name_tag, &h->old.manifest) : NULL;
-	if (old)
-		buf_printf(out, ",\"old_state\":\"%s\"", model_state_name(old->state));
+	if (old) {
+		buf_printf(out, ",\"old_state\":\"%s\",\"old_error\":", model_state_name(old->state));
+		buf_append_json(out, str_from(old->error));
+	}
 	buf_append_str(out, STR("}"));
 }
 
@@ -241,7 +243,7 @@ static void way_format(struct center *c, const struct known_version *k, const st
 	if (h) {
 		rollouts_look(c, h);
 		buf_append_str(out, STR(",\"rollout\":"));
-		rollouts_format(h, false, out);
+		rollouts_format(c, h, false, out);
 	}
 }
 

@@ -101,6 +101,7 @@ static int rule_parse(yyjson_val *o, struct rule *rule, struct error *err)
 	    (rc = json_i64(o, "by_us", 0, INT64_MAX, &rule->by_wall_us, err)) < 0 ||
 	    (rc = json_obj(o, "rollout", &policy, err)) < 0)
 		return rc;
+	rule->loads = yyjson_obj_get(o, "preheat") && !rule->where.preheat;
 	rule->has_policy = policy != NULL;
 	return policy ? rollout_policy_read(policy, &rule->policy, &rule->canary, err) : 0;
 }
@@ -322,8 +323,8 @@ static int no_rule(const struct center *c, const char *model, struct error *err)
 		buf_append_str(&there, there.len ? STR(" and ") : STR("; it is placed on "));
 		selector_format(&c->rules[i].where.on, &there);
 	}
-	int rc = error_set(err, E_NOTFOUND, "no rule places %s there%.300s", model,
-	                   there.len ? there.base : ", or anywhere");
+	int rc = there.len ? error_set(err, E_NOTFOUND, "no rule places %s there%.300s", model, there.base)
+	                   : error_set(err, E_NOTFOUND, "no rule places %s: see `mdn place`", model);
 	buf_fini(&there);
 	return rc;
 }
@@ -410,6 +411,18 @@ static bool says_nothing_more(const struct rule *rule)
 	return !rule->where.replicas_max && !rule->where.preheat && !rule->by_wall_us && !rule->has_policy;
 }
 
+/* What was only to be on disk is to be loaded; the rest of what was said stays. */
+static int rule_load(struct center *c, struct rule *kept, struct error *err)
+{
+	if (!kept->where.preheat)
+		return 0;
+	kept->where.preheat = false;
+	int rc = rule_store(c, kept, err);
+	kept->where.preheat = rc < 0;
+	center_touch(c);
+	return rc;
+}
+
 /* Takes over *rule in every case. */
 static int rule_add(struct center *c, struct http_exchange *x, struct rule *rule, struct error *err)
 {
@@ -420,9 +433,10 @@ static int rule_add(struct center *c, struct http_exchange *x, struct rule *rule
 	bool first = !places_rule(c, rule->where.model, false);
 	int rc = 0;
 	if (at < c->rule_count && says_nothing_more(rule)) {
-		answer_nodes(c, x, &c->rules[at]);
+		if (!rule->loads || (rc = rule_load(c, &c->rules[at], err)) == 0)
+			answer_nodes(c, x, &c->rules[at]);
 		rule_fini(rule);
-		return 0;
+		return rc;
 	}
 	if (at == c->rule_count && c->rule_count >= LIMIT_PLACEMENT_RULES)
 		rc = error_set(err, E_BUSY, "there are %d placement rules, the most there can be: remove some",

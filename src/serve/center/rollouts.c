@@ -598,7 +598,7 @@ static void measure_format(const char *key, const struct rollout_measure *m, str
 	           m->tokens ? m->decode_us / m->tokens : 0);
 }
 
-void rollouts_format(const struct held_rollout *h, bool with_nodes, struct buf *out)
+void rollouts_format(struct center *c, const struct held_rollout *h, bool with_nodes, struct buf *out)
 {
 	static const char *const haves[] = {"nothing", "on disk", "loading", "ready", "failed"};
 	char fresh[DIGEST_TEXT_SIZE], old[DIGEST_TEXT_SIZE] = "";
@@ -624,10 +624,12 @@ void rollouts_format(const struct held_rollout *h, bool with_nodes, struct buf *
 	rollout_policy_write(&h->r.policy, &h->canary, out);
 	for (size_t i = 0; with_nodes && i < h->node_count; i++) {
 		const struct rollout_node *n = &h->nodes[i];
-		buf_printf(out,
-		           "%s{\"id\":\"%s\",\"canary\":%s,\"away\":%s,\"granted\":%s,\"old\":\"%s\",\"new\":\"%s\"}",
-		           i ? "," : ",\"nodes\":[", n->name, n->canary ? "true" : "false", n->away ? "true" : "false",
-		           n->granted_us ? "true" : "false", haves[n->old], haves[n->fresh]);
+		const struct registered *r = registry_find(c, str_from(n->name));
+		buf_printf(out, "%s{\"id\":\"%s\",\"name\":\"%s\",\"site\":\"%s\",", i ? "," : ",\"nodes\":[", n->name,
+		           r ? r->name : "", r ? r->site : "");
+		buf_printf(out, "\"canary\":%s,\"away\":%s,\"granted\":%s,\"old\":\"%s\",\"new\":\"%s\"}",
+		           n->canary ? "true" : "false", n->away ? "true" : "false", n->granted_us ? "true" : "false",
+		           haves[n->old], haves[n->fresh]);
 	}
 	buf_append_str(out, with_nodes && h->node_count ? STR("]}") : STR("}"));
 }
@@ -640,7 +642,7 @@ void rollouts_answer(struct center *c, struct http_exchange *x)
 	for (size_t i = 0; i < c->rollout_count; i++) {
 		look(c, &c->rollouts[i]);
 		buf_append_str(&out, i ? STR(",") : STR(""));
-		rollouts_format(&c->rollouts[i], false, &out);
+		rollouts_format(c, &c->rollouts[i], false, &out);
 	}
 	buf_append_str(&out, STR("]}"));
 	center_answer(x, &out);
@@ -670,7 +672,7 @@ int rollouts_one(struct center *c, struct http_exchange *x, struct str rest, str
 	if (rc < 0)
 		return rc;
 	look(c, h);
-	rollouts_format(h, true, &out);
+	rollouts_format(c, h, true, &out);
 	center_answer(x, &out);
 	return 0;
 }
