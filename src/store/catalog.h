@@ -123,8 +123,6 @@ void catalog_set_rules(struct catalog *c, const char *const *immutable, size_t i
 typedef int catalog_size_of(void *arg, const struct digest *d, uint64_t *ret_size);
 void catalog_set_size_of(struct catalog *c, catalog_size_of *fn, void *arg);
 struct str catalog_space_of(struct str repo);
-/* One that was linked before it was here has come: its bytes are used from now on. */
-int catalog_count_blob(struct catalog *c, const struct digest *d, struct error *err);
 /* E_FORBIDDEN in words when so many bytes more are past the quota: before they are sent. */
 int catalog_quota_room(struct catalog *c, struct str repo, uint64_t bytes, struct error *err);
 /* quota UINT64_MAX: none. */

@@ -469,13 +469,6 @@ static int note_size(struct catalog *c, const struct digest *d, uint64_t *ret_si
 	return rc;
 }
 
-int catalog_count_blob(struct catalog *c, const struct digest *d, struct error *err)
-{
-	uint64_t size;
-	int rc = catalog_write_begin(c, err);
-	return rc ? rc : catalog_write_end(c, note_size(c, d, &size, err), err);
-}
-
 int catalog_check_quota(struct catalog *c, struct str repo, const struct digest *d, struct error *err)
 {
 	struct str space = catalog_space_of(repo);

@@ -12,10 +12,11 @@ static const char schema[] =
     "size INTEGER NOT NULL, PRIMARY KEY(repo, digest)) WITHOUT ROWID;"
     "CREATE TABLE asked(key TEXT PRIMARY KEY, wall_us INTEGER NOT NULL) WITHOUT ROWID";
 
-enum { PUT, GET, KNOWS, SET_ASKED, ASKED, STATEMENTS };
+enum { PUT, GET, ANY, KNOWS, SET_ASKED, ASKED, STATEMENTS };
 static const char *const statements[STATEMENTS] = {
     [PUT] = "INSERT OR REPLACE INTO origins VALUES(?1, ?2, ?3, ?4, ?5)",
     [GET] = "SELECT url, scope, size FROM origins WHERE repo = ?1 AND digest = ?2",
+    [ANY] = "SELECT repo, url FROM origins WHERE digest = ?1",
     [KNOWS] = "SELECT 1 FROM origins WHERE repo = ?1 LIMIT 1",
     [SET_ASKED] = "INSERT OR REPLACE INTO asked VALUES(?1, ?2)",
     [ASKED] = "SELECT wall_us FROM asked WHERE key = ?1",
@@ -35,6 +36,8 @@ int origins_open(struct str path, struct origins **ret_origins, struct error *er
 	int rc = sql_open(file, 1, schema, &o->db, err);
 	if (!rc) /* hints: not worth a wait for the disk, with the loop behind the lock */
 		rc = sql_exec(o->db, "PRAGMA synchronous=NORMAL", err);
+	if (!rc)
+		rc = sql_exec(o->db, "CREATE INDEX IF NOT EXISTS by_digest ON origins(digest)", err);
 	for (int i = 0; !rc && i < STATEMENTS; i++)
 		rc = sql_prepare(o->db, statements[i], &o->stmt[i], err);
 	free(file);
@@ -98,6 +101,30 @@ int origins_get(struct origins *o, struct str repo, const struct digest *d, stru
 	sql_reset(stmt);
 	pthread_mutex_unlock(&o->lock);
 	return rc;
+}
+
+bool origins_any(struct origins *o, const struct digest *d, bool (*fn)(void *arg, struct str repo, struct str url),
+                 void *arg)
+{
+	struct buf rows = {0};
+	bool any = false;
+	pthread_mutex_lock(&o->lock);
+	sqlite3_stmt *stmt = o->stmt[ANY];
+	sql_bind_digest(stmt, 1, d);
+	while (sqlite3_step(stmt) == SQLITE_ROW) { /* a name has no space, an address no line break */
+		buf_append_str(&rows, sql_bytes(stmt, 0));
+		buf_append_str(&rows, STR(" "));
+		buf_append_str(&rows, sql_bytes(stmt, 1));
+		buf_append_str(&rows, STR("\n"));
+	}
+	sql_reset(stmt);
+	pthread_mutex_unlock(&o->lock);
+	for (struct str rest = buf_str(&rows), url; rest.len && !any;) {
+		struct str repo = str_cut(str_cut(rest, '\n', &rest), ' ', &url);
+		any = fn(arg, repo, url);
+	}
+	buf_fini(&rows);
+	return any;
 }
 
 bool origins_knows(struct origins *o, struct str repo)

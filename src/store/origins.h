@@ -26,7 +26,10 @@ void origins_close(struct origins *o);
 int origins_put(struct origins *o, struct str repo, const struct digest *d, const struct origin *origin,
                 struct error *err);
 int origins_get(struct origins *o, struct str repo, const struct digest *d, struct origin *ret_origin,
-                struct error *err);                     /* E_NOTFOUND */
+                struct error *err); /* E_NOTFOUND */
+/* Whether fn says yes of a repository that d is known for, and where it has it from. fn runs with no lock held. */
+bool origins_any(struct origins *o, const struct digest *d, bool (*fn)(void *arg, struct str repo, struct str url),
+                 void *arg);
 bool origins_knows(struct origins *o, struct str repo); /* of any blob of it */
 /* When `key` was last asked for, and found to be as it is here; 0: never. Wall clock, microseconds. */
 int64_t origins_asked(struct origins *o, struct str key);

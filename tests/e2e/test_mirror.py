@@ -16,7 +16,7 @@ import pytest
 
 import artifact
 from middle import Middle
-from network import eventually
+from network import CommandFailed, eventually, run_mdn
 
 FILES = {
     "config.json": b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}',
@@ -292,3 +292,122 @@ def test_blobs_that_nobody_asked_for_yet_are_no_fault(mirror, world, weights):
     assert found["faults"] == [] and found["elsewhere"] >= 1
     answer = httpx.get(f"{mirror.repository_url}/v2/team/words/blobs/{sha256(weights)}", timeout=60)
     assert answer.content == weights
+
+
+def test_an_error_has_the_shape_of_the_door(mirror, world):
+    world.away = True
+    answer = httpx.get(f"{mirror.repository_url}/api/models/team/words/revision/v1", timeout=60)
+    assert answer.status_code >= 500 and isinstance(answer.json()["error"], str)
+    answer = httpx.get(f"{mirror.repository_url}/v2/team/words/manifests/v1", timeout=60)
+    assert answer.status_code >= 500 and answer.json()["errors"][0]["message"]
+
+
+# ---- signatures ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def signed(net, world, tiny, folder, monkeypatch):
+    """team/signed:v1 out there, signed with release.pem; the digest of its manifest."""
+    monkeypatch.chdir(folder)
+    run_mdn("keygen", "release")
+    artifact.push_files(world.target, "team/signed:v1", {"tiny.gguf": Path(tiny).read_bytes(), "README.md": os.urandom(9)})
+    net.mdn("sign", "team/signed:v1", "--key", "release.pem", "--repository", net.repository_url)
+    answer = httpx.head(f"{net.repository_url}/v2/team/signed/manifests/v1")
+    return answer.headers["Docker-Content-Digest"]
+
+
+def verify(network, model):
+    return "as it was signed" in network.mdn("verify", model, "--key", "release.pub.pem", "--repository",
+                                             network.repository_url)
+
+
+@pytest.mark.parametrize("by_tag", [False, True])
+def test_signatures_come_along_and_a_node_with_a_policy_loads_it(make_network, net, world, signed, folder, by_tag):
+    world.referrers_by_tag = by_tag
+    (folder / "policy.yaml").write_text("version: 1\nsigners:\n  - name: release\n    key: release.pub.pem\n"
+                                        "rules:\n  - models: ['*']\n    signers: [release]\n")
+    network = make_network(edges={"edge-1": "north"}, edge={"trust_policy": str(folder / "policy.yaml")},
+                           repository={"outside_hosts": world.host})
+    event, result = ask_import(network, **{"from": f"oci:{world.url}/team/signed:v1"})
+    assert event == "result", result
+    assert len(eventually(lambda: network.model("team/signed:v1"), 10)["signatures"]) == 1
+    assert verify(network, "team/signed:v1")
+    network.place("team/signed:v1")
+    network.wait_model("team/signed:v1")
+    found = httpx.get(f"{network.repository_url}/v2/team/signed/referrers/{signed}").json()["manifests"]
+    there = httpx.get(f"{net.repository_url}/v2/team/signed/referrers/{signed}").json()["manifests"]
+    assert found == there
+    assert network.json("fsck")["faults"] == []
+
+
+def test_a_mirror_has_signatures_too_and_later_ones(mirror, net, world, signed):
+    base = mirror.repository_url
+    manifest = httpx.get(f"{base}/v2/team/signed/manifests/v1").json()
+    for blob in [manifest["config"], *manifest["layers"]]:
+        assert httpx.get(f"{base}/v2/team/signed/blobs/{blob['digest']}", timeout=30).status_code == 200
+    assert len(eventually(lambda: mirror.model("team/signed:v1"), 10)["signatures"]) == 1
+    assert verify(mirror, "team/signed:v1")
+    net.mdn("sign", "team/signed:v1", "--key", "release.pem", "--repository", net.repository_url)
+    world.reset()
+
+    def two():
+        assert httpx.get(f"{base}/v2/team/signed/manifests/v1").status_code == 200
+        return len(mirror.model("team/signed:v1")["signatures"]) == 2
+    eventually(two, 15, every=0.5)
+    assert len([p for p in world.paths("/manifests/sha256:")]) == 1  # the one that was here was not fetched again
+
+
+def test_a_signature_with_wrong_bytes_is_left_out(make_network, world, signed):
+    referrer = httpx.get(f"{world.url}/v2/team/signed/referrers/{signed}").json()["manifests"][0]["digest"]
+    bundle = httpx.get(f"{world.url}/v2/team/signed/manifests/{referrer}").json()["layers"][0]["digest"]
+    network = make_network(edges={}, repository={"outside_hosts": world.host})
+    for what in (referrer, bundle):
+        world.spoil = what
+        event, result = ask_import(network, **{"from": f"oci:{world.url}/team/signed:v1"})
+        assert event == "result", result
+        assert not eventually(lambda: network.model("team/signed:v1"), 10).get("signatures")
+    with pytest.raises(CommandFailed):
+        verify(network, "team/signed:v1")
+
+
+# ---- who may read what ---------------------------------------------------------------------------------------
+
+
+def test_a_manifest_from_elsewhere_opens_no_private_blob(make_network, net, world, weights, big):
+    """What only a private repository holds is given under another name once its own origin sent it."""
+    network = make_network(edges={}, repository={
+        "outside_hosts": world.host, "mirror_oci": world.url, "mirror_fresh": "1s", "repository_private": ["secret/*"]})
+    network.mdn("push", big, "secret/words:v1")
+    base, digest = network.repository_url, sha256(weights)
+    artifact.push_files(world.target, "team/thief:v1", FILES | {"words.gguf": weights})
+    there = f"{net.repository_url}/v2/team/thief/blobs/{digest}"
+    assert httpx.delete(there).status_code == 202  # named there, not had
+    assert httpx.get(f"{base}/v2/team/thief/manifests/v1").status_code == 200
+
+    def stolen(url, **headers):
+        try:
+            answer = httpx.get(base + url, headers=headers, timeout=30)
+        except httpx.HTTPError:
+            return b""
+        return answer.content if answer.status_code in (200, 206) else b""
+
+    urls = [f"/v2/team/thief/blobs/{digest}", "/team/thief/resolve/v1/words.gguf"]
+    for url in urls:
+        assert not stolen(url) and not stolen(url, Range="bytes=0-99")
+    answer = httpx.post(f"{base}/v2/team/more/blobs/uploads/?mount={digest}&from=team/thief")
+    assert answer.status_code == 202  # not mounted
+    event, answer = ask_import(network, **{"from": f"oci:{world.url}/team/thief:v1"})
+    assert event == "error", answer
+    with pytest.raises(CommandFailed):
+        network.model("team/thief:v1")
+    artifact.push_files(world.target, "team/thief:v1", FILES | {"words.gguf": weights})  # now it has it
+    assert httpx.get(there).status_code == 200
+    world.reset()
+    for url in urls:
+        assert eventually(lambda: stolen(url), 20) == weights
+    assert len(weights) <= world.body_bytes < 1.2 * len(weights)  # whole, and once
+    eventually(lambda: network.model("team/thief:v1"), 10)
+    world.reset()
+    artifact.push_files(world.target, "team/twin2:v1", FILES | {"words.gguf": weights})  # anybody may read it by now
+    event, answer = ask_import(network, **{"from": f"oci:{world.url}/team/twin2:v1"})
+    assert event == "result" and world.body_bytes < len(weights) / 10

@@ -211,6 +211,12 @@ static bool needs_key(const struct repository *r, struct str repo, enum access_n
 	return repo.len ? names_match(&r->access.private_names, repo) : r->access.private_names.count > 0;
 }
 
+/* A key that opens one private name opens all of them. */
+bool access_shares(const struct repository *r, struct str repo, struct str other)
+{
+	return needs_key(r, repo, ACCESS_PULL) || !needs_key(r, other, ACCESS_PULL);
+}
+
 int access_check(struct repository *r, struct http_exchange *x, struct str repo, enum access_need need,
                  struct error *err)
 {

@@ -17,6 +17,8 @@ enum access_need { ACCESS_PULL, ACCESS_PUSH };
  * astray. repo may be empty: anything at all, private names included. */
 int access_check(struct repository *r, struct http_exchange *x, struct str repo, enum access_need need,
                  struct error *err);
+/* Whoever may read `repo` may read `other` too. */
+bool access_shares(const struct repository *r, struct str repo, struct str other);
 /* Whose key came along (its id), or "" when none that we know did. Over the node port: "". */
 void access_tenant(struct repository *r, struct http_exchange *x, char ret_tenant[static 32]);
 /* For records of who did what: the id of the key, "operator/NAME" over the node port, or "". */

@@ -33,20 +33,24 @@ static void get(struct repository *r, struct http_exchange *x, struct str repo, 
 	const struct digest *d = &name->digest;
 	struct blob_file *f;
 	struct error err = {0};
-	if (!name->known || !catalog_has_blob(r->catalog, repo, d)) {
+	bool linked = name->known && catalog_has_blob(r->catalog, repo, d);
+	if (!linked && !(name->known && through_knows(r->mirror, repo, d))) {
 		oci_error(x, 404, "BLOB_UNKNOWN", "this repository has no such blob");
 		return;
 	}
-	int rc = blob_file_open(r->store, d, &f, &err);
+	bool may = linked || through_may_give(r->mirror, repo, d);
+	int rc = may ? blob_file_open(r->store, d, &f, &err) : E_NOTFOUND;
 	oci_add_name(x, "Docker-Content-Digest", &name->name);
 	if (rc == E_NOTFOUND && through_offer(r->mirror, x, repo, d))
 		return;
-	if (rc == E_NOTFOUND && r->mirror) /* it may have come between the two */
+	if (rc == E_NOTFOUND && through_may_give(r->mirror, repo, d)) /* it may have come between the two */
 		rc = blob_file_open(r->store, d, &f, &err);
 	if (rc) {
 		oci_fail(x, "BLOB_UNKNOWN", &err);
 		return;
 	}
+	if (!linked)
+		r->mirror->on_blob(r->mirror, repo, d);
 	/* Of a cache's copy, too, the Location that ollama.c adds must be good for a while: half of its life. */
 	http_add_header(x, "Cache-Control", STR("max-age=43200, immutable"));
 	if (!head) {

@@ -62,6 +62,10 @@ static void complete_work(void *arg)
 {
 	struct finish *f = arg;
 	const struct upstream_source *s = &f->c->source;
+	for (size_t i = 0; i < f->c->count && !f->rc; i++) /* all came, or may be shared */
+		f->rc = catalog_link_blob(f->r->catalog, str_from(s->to_name), &f->c->wants[i].digest, &f->err);
+	if (f->rc)
+		return;
 	f->rc = upstream_complete(f->r, str_from(s->who), str_from(s->to_name), str_from(s->to_tag), &f->c->manifest,
 	                          &f->err);
 }
@@ -111,7 +115,8 @@ static int fetch(struct collect *c, struct want *w)
 {
 	struct origin from;
 	uint64_t size;
-	w->done = !blob_stat(c->m->r->store, &w->digest, &size, NULL);
+	w->done = !blob_stat(c->m->r->store, &w->digest, &size, NULL) &&
+	          through_may_give(c->m, str_from(c->source.to_name), &w->digest);
 	if (w->done)
 		return 0;
 	int rc = origins_get(c->m->origins, str_from(c->source.to_name), &w->digest, &from, &c->err);

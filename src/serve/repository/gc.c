@@ -306,15 +306,6 @@ static int step_prune(struct gc *g, struct error *err)
 	return rc;
 }
 
-/* One that is not here has no time of use, and a mirror links what it does not hold before the manifest that names it
- * is there: its link stays. The collector's own removals take links along, so few are left over. */
-static bool is_old_blob(void *arg, const struct digest *d)
-{
-	struct gc *g = arg;
-	struct blob_info info;
-	return !blob_info(g->o.store, d, &info, NULL) && info.used_us < g->line_us;
-}
-
 /* A repository that no longer needs a blob no longer shows it, though others may need it. */
 static int step_links(struct gc *g, struct error *err)
 {
@@ -324,10 +315,10 @@ static int step_links(struct gc *g, struct error *err)
 	if (rc)
 		return rc;
 	for (size_t i = 0; i < n; i++)
-		if (!is_named(g, page[i].repo, &page[i].digest) && is_old_blob(g, &page[i].digest))
+		if (!is_named(g, page[i].repo, &page[i].digest) && is_old(g, &page[i].digest))
 			old[count++] = page[i];
 	if (count && !g->o.dry_run)
-		rc = catalog_forget_links(g->o.catalog, old, count, is_old_blob, g, err);
+		rc = catalog_forget_links(g->o.catalog, old, count, is_old, g, err);
 	g->begun = true;
 	if (n)
 		g->at_link = page[n - 1];

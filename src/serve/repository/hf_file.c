@@ -43,6 +43,15 @@ void hf_file_answer(struct hf_task *h)
 	char hex[65], etag[68], size[24];
 	hex_encode(h->file->digest.bytes, DIGEST_SIZE, hex);
 	snprintf(etag, sizeof etag, "\"%s\"", hex);
+	const struct digest *d = &h->file->digest;
+	struct mirror *m = h->t.r->mirror;
+	struct str repo = str_from(h->t.repo);
+	if (h->blob && !through_may_give(m, repo, d)) { /* what is held is of others; hf_file_work cannot know */
+		blob_file_close(h->blob);
+		h->blob = NULL;
+		h->size = h->file->size;
+	}
+	bool links = h->blob && m && !catalog_has_blob(h->t.r->catalog, repo, d) && through_knows(m, repo, d);
 	snprintf(size, sizeof size, "%llu", (unsigned long long)h->size);
 	http_add_header(x, "ETag", str_from(etag));
 	http_add_header(x, "X-Linked-Etag", str_from(etag));
@@ -55,10 +64,10 @@ void hf_file_answer(struct hf_task *h)
 		http_end(x);
 		return;
 	}
-	if (!h->blob && through_offer(h->t.r->mirror, x, str_from(h->t.repo), &h->file->digest))
+	if (!h->blob && through_offer(m, x, repo, d))
 		return;
 	/* Nobody has it, or it has come since hf_file_work looked. */
-	if (!h->blob && blob_file_open(h->t.r->store, &h->file->digest, &h->blob, NULL)) {
+	if (!h->blob && (!through_may_give(m, repo, d) || blob_file_open(h->t.r->store, d, &h->blob, NULL))) {
 		hf_error(x, 404, "EntryNotFound", "this file is not here, and nobody is known to have it");
 		return;
 	}
@@ -70,6 +79,8 @@ void hf_file_answer(struct hf_task *h)
 		hf_error(x, 416, NULL, "the file has no such bytes");
 		return;
 	}
+	if (links)
+		m->on_blob(m, repo, d);
 	blob_answer(x, h->blob, range == HTTP_RANGE_PART, from, length);
 	h->blob = NULL;
 }

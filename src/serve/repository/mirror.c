@@ -41,6 +41,8 @@ struct waiter {
 	mirror_then *then;
 };
 
+static void on_manifest(struct mirror *m, struct str repo, const struct upstream_found *found);
+
 struct ask { /* one question, or one import */
 	struct ask *next;
 	struct state *s;
@@ -93,7 +95,7 @@ static void release_waiters(struct ask *a, const struct error *err)
 		free(w);
 		http_watch(x, NULL, NULL, NULL);
 		if (err && !a->local && err->code != E_NOTFOUND)
-			oci_fail(x, "UNKNOWN", err);
+			through_fail(x, err);
 		else
 			then(a->s->m.r, x); /* 404s have the door's own shape */
 	}
@@ -176,7 +178,7 @@ static void on_taken(void *arg, const struct upstream_found *found, const struct
 	bool same = !err && names_version(s->m.r, &a->source, &now) && digest_equal(&now, &found->manifest);
 	if (err || (a->source.key[0] && (a->source.tag_at_once || same))) {
 		if (!err && !same)
-			s->m.on_blob(&s->m, str_from(a->source.to_name), NULL);
+			on_manifest(&s->m, str_from(a->source.to_name), found);
 		ask_free(a);
 		return;
 	}
@@ -202,8 +204,8 @@ struct completing {
 	char repo[REPO_NAME_SIZE];
 	char tags[PAGE][129];
 	size_t tag_count;
-	bool came;
-	struct digest digest; /* came: of what did */
+	struct digest *came; /* blobs that are the repository's now */
+	size_t came_count;
 	bool any;
 };
 
@@ -245,8 +247,12 @@ static void complete_work(void *arg)
 	struct str repo = str_from(c->repo);
 	struct digest d;
 	char after[129] = "";
-	if (c->came)
-		catalog_count_blob(c->r->catalog, &c->digest, NULL);
+	struct error err = {0};
+	uint64_t size;
+	for (size_t i = 0; i < c->came_count; i++)
+		if (!blob_stat(c->r->store, &c->came[i], &size, NULL) &&
+		    catalog_link_blob(c->r->catalog, repo, &c->came[i], &err))
+			log_warn("repository", "%s cannot have a blob that its manifest names: %s", c->repo, err.text);
 	do {
 		c->tag_count = 0;
 		catalog_tags(c->r->catalog, repo, str_from(after), PAGE, take_tag, c, NULL);
@@ -268,22 +274,39 @@ static void complete_done(void *arg)
 	struct repository *r = c->r;
 	if (c->any && !r->freed)
 		feed_wake(r);
+	free(c->came);
 	free(c);
 	repository_release(r);
 }
 
 /* The last blob of a manifest that came because clients asked makes a version of it, to be placed like any other. Also
  * looked for when a manifest came: its blobs may all be here, of another name or of a run that was killed. */
-static void on_blob(struct mirror *m, struct str repo, const struct digest *d)
+static void complete_start(struct mirror *m, struct str repo, struct digest *came, size_t count)
 {
 	struct completing *c = NEW(struct completing);
 	c->r = m->r;
 	str_copy(repo, c->repo, sizeof c->repo);
-	c->came = d != NULL;
-	if (d)
-		c->digest = *d;
+	c->came = came;
+	c->came_count = count;
 	m->r->refs++;
 	loop_job(m->r->loop, complete_work, complete_done, c);
+}
+
+static void on_blob(struct mirror *m, struct str repo, const struct digest *d)
+{
+	struct digest *came = NEW(struct digest);
+	*came = *d;
+	complete_start(m, repo, came, 1);
+}
+
+static void on_manifest(struct mirror *m, struct str repo, const struct upstream_found *found)
+{
+	struct digest *came = mem_new((found->file_count + 1) * sizeof *came);
+	size_t count = 0;
+	for (size_t i = 0; i < found->file_count; i++)
+		if (through_may_give(m, repo, &found->files[i].digest))
+			came[count++] = found->files[i].digest;
+	complete_start(m, repo, came, count);
 }
 
 /* ---- in front of the doors ----------------------------------------------------------------------------- */
@@ -428,7 +451,7 @@ bool mirror_first(struct repository *r, struct http_exchange *x, mirror_then *th
 	struct ask *a = find_ask(s, q.source.key);
 	const struct error *failure = a ? NULL : failed_lately(s, q.source.key);
 	if (failure && !q.local && failure->code != E_NOTFOUND) {
-		oci_fail(x, "UNKNOWN", failure);
+		through_fail(x, failure);
 		return true;
 	}
 	if (failure || (a && a->collect) || (!a && s->ask_count >= ASKS_MAX) || s->waiter_count >= WAITERS_MAX)
@@ -621,7 +644,7 @@ void mirror_free(struct repository *r)
 			struct waiter *w = a->waiters;
 			a->waiters = w->next;
 			http_watch(w->x, NULL, NULL, NULL);
-			oci_fail(w->x, "UNKNOWN", &err);
+			through_fail(w->x, &err);
 			free(w);
 		}
 		say_end(a, &err);

@@ -3,6 +3,7 @@
  * under a word of its own so that none passes for another. The signed text of a login holds the address that the client
  * believes in, so a login meant for another registry is worth nothing here, provided that the Host is one of ours. */
 #include "serve/repository/ollama.h"
+#include "serve/repository/through.h"
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -202,7 +203,7 @@ void ollama_add_location(struct repository *r, struct http_exchange *x, struct s
 	char mac[MAC_SIZE];
 	uint64_t until = (uint64_t)now_s() + URL_LIFE_S;
 	if (!str_equal(http_method(x), STR("GET")) || http_header(x, "range", &ignored) || digest_parse(digest, &d) ||
-	    !(catalog_has_blob(r->catalog, repo, &d) || find_config(r, repo, &d)))
+	    !(catalog_has_blob(r->catalog, repo, &d) || find_config(r, repo, &d) || through_knows(r->mirror, repo, &d)))
 		return;
 	url_text(&text, repo, digest, until);
 	sign(r, buf_str(&text), mac);

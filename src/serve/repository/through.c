@@ -14,6 +14,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "net/http_range.h"
+#include "serve/repository/access.h"
+#include "serve/repository/hf_private.h"
 #include "store/spool.h"
 
 #include <stdio.h>
@@ -60,8 +62,8 @@ struct through {
 	struct through *next;
 	struct mirror *m; /* NULL: the repository has stopped */
 	struct digest digest;
-	char (*names)[REPO_NAME_SIZE]; /* repositories that wait for it; more than NAMES_MAX learn of it when asked */
-	size_t name_count;
+	char (*names)[REPO_NAME_SIZE];   /* repositories that wait for it; more than NAMES_MAX learn of it when asked */
+	size_t name_count, finish_count; /* finish_count: those whose blob it is when it is one */
 	struct origin from;
 	struct spool *spool; /* NULL while it is opened */
 	uint8_t *claimed;    /* one a piece */
@@ -70,9 +72,9 @@ struct through {
 	struct through_watch *watches;
 	struct loop_timer *retry;
 	int failures;
-	size_t jobs, writes; /* writes: of the jobs */
-	bool probed, no_ranges, over, finishing;
-	struct error err; /* over: why, code 0 when it is a blob */
+	size_t jobs, writes;                           /* writes: of the jobs */
+	bool probed, no_ranges, over, finishing, anew; /* anew: what an earlier one left is not for this one */
+	struct error err;                              /* over: why, code 0 when it is a blob */
 };
 
 /* ---- life ------------------------------------------------------------------------------------------ */
@@ -328,9 +330,14 @@ static void work_on(struct through *t);
 static void finish_work(void *arg)
 {
 	struct io *io = arg;
-	io->rc = spool_finish(io->t->spool, &io->err);
+	struct through *t = io->t;
+	struct error err = {0};
+	io->rc = spool_finish(t->spool, &io->err);
 	if (io->rc == E_CORRUPT)
-		spool_remove(io->t->spool);
+		spool_remove(t->spool);
+	for (size_t i = 0; i < t->finish_count && !io->rc; i++)
+		if (catalog_link_blob(io->r->catalog, str_from(t->names[i]), &t->digest, &err))
+			log_warn("repository", "a blob came for %s, which cannot have it: %s", t->names[i], err.text);
 }
 
 static void finish_done(struct io *io)
@@ -575,6 +582,7 @@ static void work_on(struct through *t)
 		busy = busy || !is_idle(&t->workers[i]);
 	if (!busy && spool_held(t->spool) == t->from.size) {
 		t->finishing = true;
+		t->finish_count = t->name_count;
 		io_run(t, NULL, NULL, finish_work, finish_done);
 		return;
 	}
@@ -594,6 +602,8 @@ static void open_work(void *arg)
 {
 	struct io *io = arg;
 	struct through *t = io->t;
+	if (t->anew)
+		spool_forget(io->r->store, &t->digest);
 	io->rc = spool_open(io->r->store, &t->digest, t->from.size, &t->spool, &io->err);
 }
 
@@ -618,18 +628,53 @@ static void add_name(struct through *t, struct str repo)
 			return;
 	if (t->name_count == NAMES_MAX)
 		return;
-	t->names = mem_resize(t->names, t->name_count + 1, sizeof *t->names);
 	str_copy(repo, t->names[t->name_count++], sizeof *t->names);
+}
+
+struct sharing {
+	struct mirror *m;
+	struct str repo;
+	const struct origin *from;
+};
+
+static bool is_shared(void *arg, struct str other)
+{
+	struct sharing *s = arg;
+	return access_shares(s->m->r, s->repo, other);
+}
+
+bool through_knows(struct mirror *m, struct str repo, const struct digest *d)
+{
+	struct origin from;
+	return m && !origins_get(m->origins, repo, d, &from, NULL);
+}
+
+bool through_may_give(struct mirror *m, struct str repo, const struct digest *d)
+{
+	char found[REPO_NAME_SIZE];
+	struct sharing s = {m, repo, NULL};
+	return !m || catalog_has_blob(m->r->catalog, repo, d) || !through_knows(m, repo, d) ||
+	       !catalog_first_repo_with(m->r->catalog, d, is_shared, &s, found, sizeof found, NULL);
+}
+
+/* What comes for `other`, from `url`, is not for this one: it would not be proof. */
+static bool is_others(void *arg, struct str other, struct str url)
+{
+	struct sharing *s = arg;
+	return !is_shared(s, other) && !str_equal(url, str_from(s->from->url));
 }
 
 int through_open(struct mirror *m, struct str repo, const struct digest *d, const struct origin *from,
                  struct through **ret_through, struct error *err)
 {
+	struct sharing s = {m, repo, from};
 	for (struct through *t = m->throughs; t; t = t->next) {
 		if (!digest_equal(&t->digest, d) || (t->over && !t->writes))
 			continue;
 		if (t->over)
 			return error_set(err, E_BUSY, "the blob failed to come a moment ago; try again");
+		if (is_others(&s, str_from(t->names[0]), str_from(t->from.url)))
+			return error_set(err, E_BUSY, "the blob is coming for a private repository; try again later");
 		add_name(t, repo);
 		*ret_through = t;
 		return 0;
@@ -644,6 +689,8 @@ int through_open(struct mirror *m, struct str repo, const struct digest *d, cons
 	t->m = m;
 	t->digest = *d;
 	t->from = *from;
+	t->anew = origins_any(m->origins, d, is_others, &s);
+	t->names = mem_new(NAMES_MAX * sizeof *t->names); /* a job reads the first of them while more come */
 	add_name(t, repo);
 	for (size_t i = 0; i < WORKERS; i++)
 		t->workers[i].t = t;
@@ -689,13 +736,28 @@ uint64_t through_size(const struct through *t)
 	return t->from.size;
 }
 
+static bool is_oci(const struct http_exchange *x)
+{
+	return str_starts(http_path(x), STR("/v2/"));
+}
+
+void through_fail(struct http_exchange *x, const struct error *err)
+{
+	if (is_oci(x))
+		oci_fail(x, "UNKNOWN", err);
+	else
+		hf_error(x, error_http_status(err->code), NULL, err->text);
+}
+
 bool through_offer(struct mirror *m, struct http_exchange *x, struct str repo, const struct digest *d)
 {
 	struct origin from;
 	struct through *t;
 	struct error err = {0};
 	uint64_t size, at = 0, length;
-	if (!m || !blob_stat(m->r->store, d, &size, NULL) || origins_get(m->origins, repo, d, &from, NULL))
+	if (!m || origins_get(m->origins, repo, d, &from, NULL))
+		return false;
+	if (!blob_stat(m->r->store, d, &size, NULL) && through_may_give(m, repo, d))
 		return false;
 	length = from.size;
 	if (str_equal(http_method(x), STR("HEAD"))) {
@@ -709,9 +771,12 @@ bool through_offer(struct mirror *m, struct http_exchange *x, struct str repo, c
 		char content_range[80];
 		snprintf(content_range, sizeof content_range, "bytes */%llu", (unsigned long long)from.size);
 		http_add_header(x, "Content-Range", str_from(content_range));
-		oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
+		if (is_oci(x))
+			oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
+		else
+			hf_error(x, 416, NULL, "the file has no such bytes");
 	} else if (through_open(m, repo, d, &from, &t, &err)) {
-		oci_fail(x, "UNKNOWN", &err);
+		through_fail(x, &err);
 	} else {
 		answer(t, x, range == HTTP_RANGE_PART, at, length);
 	}

@@ -21,10 +21,18 @@ struct mirror {
 	struct origins *origins;
 	struct through *throughs; /* list */
 	size_t through_count;
-	void (*on_blob)(struct mirror *m, struct str repo, const struct digest *d); /* one came */
+	void (*on_blob)(struct mirror *m, struct str repo, const struct digest *d); /* one became the repository's */
 };
 
-/* The running one, or a new one. E_BUSY: too many run; E_FORBIDDEN: past the quota of the repository's namespace. */
+/* A manifest from elsewhere is no proof that a blob may be read under its name: whoever knows the digest of what
+ * only others may read here could write one. So a blob is the repository's once it came from the repository's own
+ * origin, or is held by another one that all of its readers may read. */
+bool through_knows(struct mirror *m, struct str repo, const struct digest *d); /* named there, with an origin */
+/* What is held may be given under that name. Also true when nothing of it came from elsewhere. */
+bool through_may_give(struct mirror *m, struct str repo, const struct digest *d);
+
+/* The running one, or a new one. E_BUSY: too many run, or one for others that this one may not share; E_FORBIDDEN: past
+ * the quota of the repository's namespace. */
 int through_open(struct mirror *m, struct str repo, const struct digest *d, const struct origin *from,
                  struct through **ret_through, struct error *err);
 /* Called once, when it is a blob (err NULL) or failed; not when unwatched before. */
@@ -35,9 +43,12 @@ void through_unwatch(struct through_watch *w);
 uint64_t through_held(const struct through *t); /* bytes, with those of pieces on their way */
 uint64_t through_size(const struct through *t);
 
-/* GET and HEAD of a blob that is named here but not held: answered as it comes. False when nobody is known to have it:
- * nothing was answered. Headers that the door wants are added before. */
+/* GET and HEAD of a blob that is named here but not held, or may not be given: answered as it comes. False when it is
+ * held and may be, or nobody is known to have it: nothing was answered. Headers that the door wants are added before.
+ */
 bool through_offer(struct mirror *m, struct http_exchange *x, struct str repo, const struct digest *d);
+/* An error in the shape of the door that was asked. */
+void through_fail(struct http_exchange *x, const struct error *err);
 void through_fini(struct mirror *m); /* cuts who reads, keeps what is held */
 
 #endif

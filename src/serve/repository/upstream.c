@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Questions one after the other, each with its answer's handler; then one job that writes everything:
  *
- *   OCI, Ollama:  manifest ──(an index: each of its manifests)──▶ publish
+ *   OCI, Ollama:  manifest ──(an index: each of its manifests)──▶ (OCI: attached.h) ▶ publish
  *   HF:           revision ▶ tree, page by page ▶ each small file ▶ publish
  *
  * Whatever comes from there is a peer's word: parsed, bounded, checked against the digest it goes by.
@@ -11,10 +11,11 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/limits.h"
+#include "base/log.h"
+#include "serve/repository/attached.h"
 #include "serve/repository/compose.h"
 #include "serve/repository/manifest.h"
 #include "serve/repository/model.h"
-#include "serve/repository/signatures.h"
 #include "serve/repository/snapshot.h"
 #include "store/ociname.h"
 
@@ -46,6 +47,7 @@ struct upstream {
 	void *arg;
 	struct hub_get *get;
 	struct hub_call *head; /* of a file */
+	struct attached *attached;
 	bool canceled, in_job;
 	struct text *texts; /* the first is what the tag will name; the others are of its index */
 	size_t text_count, text_next;
@@ -181,6 +183,7 @@ static void upstream_free(struct upstream *u)
 	free(u->texts);
 	free(u->files);
 	free(u->small);
+	attached_free(u->attached);
 	free(u);
 }
 
@@ -254,10 +257,9 @@ static int add_file(struct upstream *u, const struct version_file *f, struct err
 	return 0;
 }
 
-/* Blobs that a manifest from a registry names. */
+/* Blobs that a manifest from a registry names. They are linked when they came (through.h). */
 static int note_items(struct upstream *u, const struct manifest *parsed, struct error *err)
 {
-	struct repository *r = u->m->r;
 	struct origin o = {0};
 	char digest[DIGEST_TEXT_SIZE];
 	int rc = 0;
@@ -277,8 +279,6 @@ static int note_items(struct upstream *u, const struct manifest *parsed, struct 
 		    (int)sizeof o.url)
 			return error_set(err, E_INVAL, "the address of a blob is too long");
 		rc = origins_put(u->m->origins, str_from(u->from.to_name), &item->digest, &o, err);
-		if (!rc)
-			rc = catalog_link_blob(r->catalog, str_from(u->from.to_name), &item->digest, err);
 		if (!rc)
 			rc = add_file(u, &f, err);
 	}
@@ -359,7 +359,7 @@ static int compose(struct upstream *u, struct error *err)
 			rc = error_set(err, E_INVAL, "the address of %s is too long", u->files[i].path);
 		if (!rc)
 			rc = origins_put(u->m->origins, str_from(u->from.to_name), &u->files[i].digest, &o, err);
-		if (!rc)
+		if (!rc && u->small && u->small[i]) /* came already */
 			rc = catalog_link_blob(r->catalog, str_from(u->from.to_name), &u->files[i].digest, err);
 	}
 	if (!rc) {
@@ -388,6 +388,9 @@ static void publish_work(void *arg)
 	/* A kill between tag and answer must not leave a tag that looks like one pushed here. */
 	if (!p->rc && u->from.key[0] && !origins_asked(u->m->origins, str_from(u->from.key)))
 		p->rc = origins_set_asked(u->m->origins, str_from(u->from.key), 1, &p->err);
+	struct error err = {0};
+	if (!p->rc && u->attached && attached_publish(u->attached, p->r, str_from(u->from.who), &err))
+		log_warn("repository", "signatures of %s: %s", u->from.to_name, err.text);
 	for (size_t i = u->text_count; i-- > 0 && !p->rc;) /* what an index names comes before it */
 		p->rc = publish_text(u, &u->texts[i], i || !u->from.tag_at_once ? "" : u->from.to_tag, &p->err);
 	if (!p->rc && u->from.kind == UPSTREAM_HF && strcmp(u->commit, u->from.to_tag))
@@ -401,6 +404,8 @@ static void publish_done(void *arg)
 	p->u->in_job = false;
 	if (p->rc)
 		p->u->err = p->err;
+	if (p->u->attached && !r->freed)
+		feed_wake(r); /* a version that was here may have new signatures */
 	end(p->u);
 	free(p);
 	repository_release(r);
@@ -469,6 +474,23 @@ static int take_manifest(struct upstream *u, struct str body, struct str header,
 	return rc;
 }
 
+static void on_attached(void *arg)
+{
+	publish(arg);
+}
+
+static void all_manifests_came(struct upstream *u)
+{
+	struct attached_source source = {.base = str_from(u->from.base),
+	                                 .id = str_from(u->from.id),
+	                                 .to_name = str_from(u->from.to_name),
+	                                 .manifest = u->texts[0].digest};
+	if (u->from.kind == UPSTREAM_OCI)
+		u->attached = attached_take(u->m, &source, on_attached, u);
+	else
+		publish(u);
+}
+
 static void on_manifest(void *arg, int status, struct str body, struct str digest, struct str link,
                         const struct error *err)
 {
@@ -481,7 +503,7 @@ static void on_manifest(void *arg, int status, struct str body, struct str diges
 		return;
 	}
 	if (++u->text_next == u->text_count) {
-		publish(u);
+		all_manifests_came(u);
 		return;
 	}
 	digest_format(&u->texts[u->text_next].digest, text);
@@ -735,7 +757,9 @@ static int complete(struct repository *r, struct str who, struct str name, struc
 		return rc;
 	manifest_resolve(&m, r->catalog);
 	for (size_t i = 0; i < m.item_count && !rc && !m.index; i++)
-		if (!m.items[i].elsewhere)
+		if (!m.items[i].elsewhere && !catalog_has_blob(r->catalog, name, &m.items[i].digest))
+			rc = error_set(err, E_NOTFOUND, "not all of it has come yet");
+		else if (!m.items[i].elsewhere)
 			rc = blob_stat(r->store, &m.items[i].digest, &size, err);
 	if (!rc && !m.index)
 		rc = model_version(r->store, r->catalog, r->chunk_size, &m, &is_model, &v, err);

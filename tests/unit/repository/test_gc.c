@@ -290,7 +290,6 @@ static struct digest mirror_manifest(const char *repo, const char *layer)
 {
 	struct buf text = {0};
 	struct digest config = push_blob(repo, "{}"), d = digest_of(layer, strlen(layer));
-	assert_int_equal(catalog_link_blob(catalog, str_from(repo), &d, NULL), 0);
 	buf_printf(&text, "{\"schemaVersion\":2,\"mediaType\":\"" MANIFEST "\",\"config\":");
 	add_item(&text, &config, "application/vnd.oci.image.config.v1+json", 2);
 	buf_append_str(&text, STR(",\"layers\":["));
@@ -298,19 +297,6 @@ static struct digest mirror_manifest(const char *repo, const char *layer)
 	buf_append_str(&text, STR("]}"));
 	push_text(repo, "v1", &text, MANIFEST);
 	return d;
-}
-
-static void test_what_a_mirror_links_stays_linked(void **state)
-{
-	struct gc *g = begin(false, false, NO_LEASE);
-	bool more = true;
-	while (strcmp(gc_result(g)->phase, "sweep") != 0)
-		assert_int_equal(gc_step(g, &more, NULL), 0);
-	struct digest d = mirror_manifest("m", "comes later"); /* after marking */
-	while (more)
-		assert_int_equal(gc_step(g, &more, NULL), 0);
-	gc_free(g);
-	assert_true(catalog_has_blob(catalog, STR("m"), &d));
 }
 
 static bool is_spooled(const struct digest *d)
@@ -510,7 +496,6 @@ int main(void)
 	    TEST(test_checker_finds_rot_and_puts_it_aside),
 	    TEST(test_checker_makes_a_lost_chunk_list_again),
 	    TEST(test_checker_knows_what_is_elsewhere),
-	    TEST(test_what_a_mirror_links_stays_linked),
 	    TEST(test_what_began_to_come_goes_when_nothing_names_it),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

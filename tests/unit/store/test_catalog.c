@@ -507,29 +507,6 @@ static void test_a_quota_holds_however_many_push_at_once(void **state)
 	catalog_close(c);
 }
 
-static int size_when_here(void *arg, const struct digest *d, uint64_t *ret_size)
-{
-	*ret_size = 10;
-	return *(bool *)arg ? 0 : E_NOTFOUND;
-}
-
-static void test_a_blob_that_comes_after_its_link_counts(void **state)
-{
-	struct catalog *c = open_catalog();
-	struct digest d = digest_of("x", 1);
-	bool here = false;
-	catalog_set_size_of(c, size_when_here, &here);
-	catalog_set_rules(c, NULL, 0, (const struct catalog_quota[]){{"team", 12}}, 1);
-	assert_int_equal(catalog_link_blob(c, STR("team/mirrored"), &d, NULL), 0);
-	assert_int_equal(catalog_count_blob(c, &d, NULL), 0);
-	assert_int_equal(catalog_quota_room(c, STR("team/z"), 12, NULL), 0);
-	here = true;
-	assert_int_equal(catalog_count_blob(c, &d, NULL), 0);
-	assert_int_equal(catalog_quota_room(c, STR("team/z"), 2, NULL), 0);
-	assert_int_equal(catalog_quota_room(c, STR("team/z"), 3, NULL), E_FORBIDDEN);
-	catalog_close(c);
-}
-
 static void test_damage_is_told_in_words(void **state)
 {
 	struct catalog *c;
@@ -689,7 +666,6 @@ int main(void)
 	    TEST(test_a_retired_version_is_kept_but_not_listed),
 	    TEST(test_labels_belong_to_the_version_whatever_names_it),
 	    TEST(test_a_quota_holds_however_many_push_at_once),
-	    TEST(test_a_blob_that_comes_after_its_link_counts),
 	    TEST(test_damage_is_told_in_words),
 	    TEST(test_a_newer_form_is_refused),
 	    TEST(test_state_keeps_bytes_by_space_and_key),
