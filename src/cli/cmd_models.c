@@ -43,7 +43,9 @@ int cmd_push(const struct args *args)
 	const char *selector = args_value(args, "on");
 	size_t nodes = 0;
 	if (name_tag_split(args_operand(args, 1), name, sizeof name, tag, sizeof tag, &err))
-		return args_fail(args, &err);
+		return args_fail_words(args, &err);
+	if (strchr(args_operand(args, 1), '@'))
+		return args_usage(args, "a version is pushed under NAME:TAG; its digest comes of itself");
 	if (open_for(args, &c, &err))
 		return args_fail(args, &err);
 	const char *labels[LABELS_MAX], *label;
@@ -358,7 +360,9 @@ int cmd_pull(const struct args *args)
 	struct error err = {0};
 	struct repository_at at;
 	char name[NODE_TEXT_SIZE], tag[NODE_TEXT_SIZE];
-	if (name_tag_split(args_operand(args, 0), name, sizeof name, tag, sizeof tag, &err) || open_for(args, &c, &err))
+	if (name_tag_split(args_operand(args, 0), name, sizeof name, tag, sizeof tag, &err))
+		return args_fail_words(args, &err);
+	if (open_for(args, &c, &err))
 		return args_fail(args, &err);
 	int rc = repository_find(c, args_value(args, "repository"), &at, &err);
 	if (rc == 0)

@@ -52,7 +52,7 @@ static int call(struct session *s, const char *method, const char *path, struct 
 static int finish(const struct args *args, struct session *s, int rc, const struct error *err)
 {
 	client_close(s->c);
-	return rc ? args_fail(args, err) : EXIT_DONE;
+	return rc ? args_fail_words(args, err) : EXIT_DONE;
 }
 
 /* The whole of a command that asks once and prints: JSON as it comes, else what `print` makes of it. */

@@ -24,15 +24,24 @@ int name_tag_split(const char *text, char *ret_name, size_t name_size, char *ret
                    struct error *err)
 {
 	struct str tag, name = str_from(text);
-	const char *slash = strrchr(text, '/'), *colon = strrchr(text, ':');
-	if (colon && (!slash || colon > slash)) {
+	const char *slash = strrchr(text, '/'), *colon = strrchr(text, ':'), *at = strchr(text, '@');
+	struct digest_name digest;
+	if (at) {
+		tag = str_from(at + 1);
+		name.len = (size_t)(at - text);
+	} else if (colon && (!slash || colon > slash)) {
 		tag = str_from(colon + 1);
 		name.len = (size_t)(colon - text);
 	} else {
 		tag = STR("latest");
 	}
-	if (name.len == 0 || tag.len == 0 || !str_copy(name, ret_name, name_size) || !str_copy(tag, ret_tag, tag_size))
-		return error_set(err, E_INVAL, "`%s` is not NAME:TAG (lower case, at most 128 bytes each)", text);
+	if (!oci_repo_valid(name) || !(at ? digest_name_parse(tag, &digest) == 0 : oci_tag_valid(tag)) ||
+	    !str_copy(name, ret_name, name_size) || !str_copy(tag, ret_tag, tag_size))
+		return error_set(
+		    err, E_INVAL,
+		    "`%s` is not NAME:TAG (lower case letters, digits and . _ - between them, / in NAME; at "
+		    "most 128 bytes each)",
+		    text);
 	return 0;
 }
 

@@ -77,6 +77,7 @@ def test_exit_codes_tell_what_went_wrong(net, folder):
         (USAGE, ["place", "tiny"], {}), (USAGE, ["token", "--life", "soon"], {}),
         (USAGE, ["place", "tiny", "--on", "floor=1"], {}), (USAGE, ["token", "--roles", "chef"], {}),
         (USAGE, ["limit", "set", "site=north", "fast"], {}), (USAGE, ["join", "https://x", "mdn1.x"], {}),
+        (USAGE, ["push", "x", "Not A Name:v1"], {}), (USAGE, ["pull", "tiny@sha256:12"], {}),
         (USAGE, ["serve", "--no-such-key", "1"], {}),
         (UNREACHABLE, ["nodes"], {"MDN_OPERATOR": str(lonely)}),
         (UNREACHABLE, ["chat", "tiny", "hi", "--api", f"http://127.0.0.1:{closed}"], {}),

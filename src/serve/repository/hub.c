@@ -434,5 +434,7 @@ int hub_refused(struct str url, int status, struct error *err)
 	           : status == 429                  ? E_BUSY
 	                                            : E_PEER;
 	return error_set(err, code, "%.*s answers %d%s", (int)(url.len < 300 ? url.len : 300), url.base, status,
-	                 code == E_FORBIDDEN ? ": it wants a key; give one with outside_keys" : "");
+	                 code == E_FORBIDDEN  ? ": it wants a key; give one with outside_keys"
+	                 : code == E_NOTFOUND ? ": are its name and tag right?"
+	                                      : "");
 }
