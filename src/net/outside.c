@@ -118,7 +118,7 @@ static char *lower(struct str s)
 /* HOST[:PORT] or [ADDRESS][:PORT] */
 static bool host_port(struct str text, char **ret_host, uint16_t *ret_port)
 {
-	struct str host = text, port = {0};
+	struct str host, port = {0};
 	if (str_starts(text, STR("["))) {
 		host = str_cut((struct str){text.base + 1, text.len - 1}, ']', &port);
 		if (host.len + 1 == text.len || (port.len && *port.base != ':'))

@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-static sqlite3_stmt *bind(struct catalog *c, enum catalog_statement which, struct str repo, const struct digest *d)
+static sqlite3_stmt *bind_both(struct catalog *c, enum catalog_statement which, struct str repo, const struct digest *d)
 {
 	sql_bind_text(c->stmt[which], 1, repo);
 	sql_bind_digest(c->stmt[which], 2, d);
@@ -22,7 +22,7 @@ int catalog_signatures(struct catalog *c, const struct version *v, struct versio
 	struct buf channel = {0};
 	int step;
 	buf_printf(&channel, "%s:%s", v->name, v->tag);
-	sqlite3_stmt *stmt = bind(c, SIGNATURES, str_from(v->name), &v->manifest);
+	sqlite3_stmt *stmt = bind_both(c, SIGNATURES, str_from(v->name), &v->manifest);
 	sql_bind_text(stmt, 3, buf_str(&channel));
 	while ((step = sqlite3_step(stmt)) == SQLITE_ROW) {
 		struct str bundle = sql_bytes(stmt, 0);
@@ -52,12 +52,12 @@ static int rewrite(struct catalog *c, struct str repo, const struct digest *mani
 {
 	struct version v;
 	struct buf tags = {0};
-	sqlite3_stmt *stmt = bind(c, GET_KNOWN, repo, manifest);
+	sqlite3_stmt *stmt = bind_both(c, GET_KNOWN, repo, manifest);
 	bool known = sqlite3_step(stmt) == SQLITE_ROW && !catalog_parse_version(sql_bytes(stmt, 0), &v, NULL);
 	sql_reset(stmt);
 	if (!known)
 		return 0;
-	stmt = bind(c, ACTUAL_TAGS, repo, manifest);
+	stmt = bind_both(c, ACTUAL_TAGS, repo, manifest);
 	while (sqlite3_step(stmt) == SQLITE_ROW) {
 		buf_append_str(&tags, sql_bytes(stmt, 0));
 		buf_append_str(&tags, STR("\n"));
@@ -82,7 +82,7 @@ static int rewrite(struct catalog *c, struct str repo, const struct digest *mani
 
 static int add(struct catalog *c, struct str repo, const struct catalog_signature *s, struct error *err)
 {
-	sqlite3_stmt *stmt = bind(c, PUT_SIGNATURE, repo, &s->manifest);
+	sqlite3_stmt *stmt = bind_both(c, PUT_SIGNATURE, repo, &s->manifest);
 	sql_bind_digest(stmt, 3, &s->referrer);
 	sql_bind_digest(stmt, 4, &s->bundle.digest);
 	sqlite3_bind_int64(stmt, 5, (int64_t)s->bundle.size);
@@ -101,14 +101,14 @@ int catalog_add_signature(struct catalog *c, struct str repo, const struct catal
 static int drop(struct catalog *c, struct str repo, const struct digest *referrer, struct error *err)
 {
 	struct digest manifest;
-	sqlite3_stmt *stmt = bind(c, DELETE_SIGNATURE, repo, referrer);
+	sqlite3_stmt *stmt = bind_both(c, DELETE_SIGNATURE, repo, referrer);
 	bool had = sqlite3_step(stmt) == SQLITE_ROW;
 	if (had)
 		memcpy(manifest.bytes, sql_bytes(stmt, 0).base, DIGEST_SIZE);
 	while (had && sqlite3_step(stmt) == SQLITE_ROW)
 		;
 	sql_reset(stmt);
-	bind(c, FORGET_SIGNATURES, repo, referrer);
+	bind_both(c, FORGET_SIGNATURES, repo, referrer);
 	int rc = catalog_run(c, FORGET_SIGNATURES, err);
 	return rc || !had ? rc : rewrite(c, repo, &manifest, err);
 }

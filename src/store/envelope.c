@@ -156,7 +156,7 @@ static int take_material(yyjson_val *material, struct envelope *e, struct error 
 static int take_signature(yyjson_val *dsse, struct envelope *e, struct error *err)
 {
 	yyjson_val *list = NULL;
-	struct str text;
+	struct str text = {0};
 	struct buf bytes = {0};
 	int rc = json_arr(dsse, "signatures", &list, err);
 	if (!rc && yyjson_arr_size(list) != 1)

@@ -193,7 +193,7 @@ static int take_digest(struct str text, struct digest *ret_digest, struct error 
 
 static int take_item(yyjson_val *obj, struct signed_model *m, struct error *err)
 {
-	struct str name, path, algorithm, text;
+	struct str name, path, algorithm = {0}, text;
 	uint64_t start = 0, end = 0;
 	struct digest d;
 	if (!yyjson_is_obj(obj))
@@ -221,7 +221,7 @@ static int take_item(yyjson_val *obj, struct signed_model *m, struct error *err)
 
 static int take_serialization(yyjson_val *how, struct signed_model *m, struct error *err)
 {
-	struct str method, hash;
+	struct str method = {0}, hash = {0};
 	yyjson_val *ignores = NULL, *path;
 	double size = SIGNATURE_SHARD_SIZE;
 	size_t i, max;

@@ -95,7 +95,7 @@ int rollout_policy_read(yyjson_val *o, struct rollout_policy *ret_policy, struct
 	if (percents.len && (rc = rollout_percents_parse(percents, &p, err)) < 0)
 		return rc;
 	p.canary = canary.len > 0;
-	if (p.canary && (rc = selector_parse(canary, ret_canary, err)) < 0)
+	if (p.canary && selector_parse(canary, ret_canary, err) < 0)
 		return error_prefix(err, "canary: ");
 	*ret_policy = p;
 	return 0;
