@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "cli/answers.h"
+#include "cli/node_table.h"
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "net/sse.h"
@@ -72,9 +73,11 @@ static void add_node(struct table *t, yyjson_val *node)
 static struct table *nodes_table(yyjson_val *document)
 {
 	struct table *t = table_new("NODE,SITE,STATE,PROGRESS,>HAVE,>RATE,>LEFT,~FROM,~ERROR");
-	yyjson_val *node;
-	size_t i, max;
-	yyjson_arr_foreach(yyjson_obj_get(document, "nodes"), i, max, node) add_node(t, node);
+	size_t count;
+	yyjson_val **sorted = nodes_sorted(document, &count);
+	for (size_t i = 0; i < count; i++)
+		add_node(t, sorted[i]);
+	free(sorted);
 	return t;
 }
 

@@ -50,7 +50,7 @@ static int node_order(const void *a, const void *b)
 	return order ? order : (m.len > n.len) - (m.len < n.len);
 }
 
-static yyjson_val **nodes_sorted(yyjson_val *root, size_t *ret_count)
+yyjson_val **nodes_sorted(yyjson_val *root, size_t *ret_count)
 {
 	yyjson_val *list = yyjson_obj_get(root, "nodes"), *node, **nodes;
 	size_t i, max;

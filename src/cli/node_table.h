@@ -16,6 +16,8 @@ struct network_summary {
 	double tokens_per_s;
 };
 
+/* The "nodes" of an answer, edges last, by name; to be freed. */
+yyjson_val **nodes_sorted(yyjson_val *root, size_t *ret_count);
 /* distance: text for a site ("30 ms"), or NULL for no such column. */
 void node_table_print(yyjson_val *nodes, const char *(*distance)(struct str site), FILE *out);
 struct network_summary node_table_summary(yyjson_val *nodes, yyjson_val *models); /* models may be NULL */
