@@ -527,8 +527,9 @@ static int read_import(struct state *s, yyjson_val *root, struct upstream_source
 	if (!rc && include.len && source->kind != UPSTREAM_HF)
 		rc = error_set(err, E_INVAL, "`include` is for hf: sources; others are taken whole");
 	if (!rc && source->kind == UPSTREAM_FILE && hex_decode(sha256, source->sha256.bytes, DIGEST_SIZE))
-		rc = error_set(err, E_INVAL,
-		               "say what the file must be with --sha256 (\"sha256\"), 64 hex digits: nothing else vouches for it");
+		rc = error_set(
+		    err, E_INVAL,
+		    "say what the file must be with --sha256 (\"sha256\"), 64 hex digits: nothing else vouches for it");
 	return rc ? rc : hub_allows(s->m.hub, str_from(source->base), err);
 }
 
