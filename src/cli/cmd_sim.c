@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* mdn sim distribute - what a distribution would take, by the code that would do it.
  *
- * Chunks are coarse: a run moves CHUNKS of them to each node, whatever the size, which only makes it look slower.
+ * Chunks are those of a network, of 16 MiB, as long as a run moves no more than WORK of them; beyond that they are
+ * coarser, which only makes it look slower: a hop costs more time.
  */
 #include "base/clock.h"
 #include "base/str.h"
@@ -12,13 +13,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CHUNKS 2000u
+#define CHUNK_BYTES (UINT64_C(16) << 20)
+#define WORK UINT64_C(6000000)
+#define CHUNKS_MIN UINT64_C(600)
 #define NODES_MAX 10000u
 #define GBIT (1e9 / 8)
 
 /* What nodes of a site have in turn. */
 static const double mixed[] = {10 * GBIT, 10 * GBIT, 5 * GBIT, 10 * GBIT, 2.5 * GBIT};
 static const double equal[] = {10 * GBIT};
+
+static uint32_t chunks_of(uint64_t size, uint64_t nodes)
+{
+	uint64_t real = (size + CHUNK_BYTES - 1) / CHUNK_BYTES, most = WORK / nodes;
+	most = most > CHUNKS_MIN ? most : CHUNKS_MIN;
+	return (uint32_t)(real < most ? real : most);
+}
 
 static int number(const struct args *args, const char *name, uint64_t least, uint64_t most, uint64_t fallback,
                   uint64_t *ret)
@@ -79,7 +89,7 @@ int cmd_sim_distribute(const struct args *args)
 	struct sim_options o = {
 	    .nodes = (uint32_t)nodes,
 	    .sites = (uint32_t)sites,
-	    .chunks = CHUNKS,
+	    .chunks = chunks_of(size, nodes),
 	    .size = (double)size,
 	    .origin_rate = 10 * GBIT,
 	    .wan_rate = 10 * GBIT,

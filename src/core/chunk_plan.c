@@ -215,10 +215,12 @@ void chunk_plan_offer(struct chunk_plan *p, uint32_t source, const uint8_t *bitm
 {
 	struct source *s = &p->sources[source];
 	assert(s->used);
-	s->offered = 0;
 	for (uint32_t w = 0; w < p->words; w++) {
-		s->offers[w] = word_of(bitmap, p->count, w);
-		s->offered += (uint32_t)__builtin_popcountll(s->offers[w]);
+		uint64_t now = word_of(bitmap, p->count, w), before = s->offers[w];
+		if (now == before)
+			continue;
+		s->offers[w] = now;
+		s->offered += (uint32_t)(__builtin_popcountll(now) - __builtin_popcountll(before));
 	}
 }
 
@@ -617,6 +619,7 @@ bool chunk_plan_arrived(struct chunk_plan *p, uint32_t chunk, uint32_t source, i
 		flight_end(p, i);
 	if (s->used) {
 		source_good(s, first_us, took_us);
+		s->offered += !bit_get(s->offers, chunk);
 		bit_set(s->offers, chunk);
 		for (i = 0; i < t->parent_count; i++)
 			if (t->parents[i] == source)
@@ -648,6 +651,7 @@ void chunk_plan_failed(struct chunk_plan *p, uint32_t chunk, uint32_t source, en
 		s->not_yet++;
 		if (bit_get(s->offers, chunk)) /* it said that it has it */
 			why = CHUNK_BROKEN;
+		s->offered -= bit_get(s->offers, chunk);
 		bit_clear(s->offers, chunk);
 	}
 	if (why == CHUNK_NOT_YET) {
