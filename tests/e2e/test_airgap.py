@@ -161,7 +161,8 @@ def test_a_killed_export_and_a_killed_import_are_repeated(net, far, big, in_fold
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert not Path("k.tar").exists() or process.returncode == 0
+        if Path("k.tar").exists():
+            break  # it appears whole or not at all: the import judges
     if not Path("k.tar").exists():
         net.mdn("export", "gap/killed:v1", "-o", "k.tar")
     environment["MDN_OPERATOR"] = str(far.operator)
