@@ -263,8 +263,7 @@ static int rekey_file(struct rekey *r, int fd, const struct digest *d)
 
 static bool rekey_at(struct rekey *r, int dir_fd, const char *name, mode_t mode, const struct digest *d)
 {
-	fchmodat(dir_fd, name, 0600, 0);
-	int fd = openat(dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	int fd = fchmodat(dir_fd, name, 0600, 0) ? -1 : openat(dir_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	r->rc = fd < 0 ? error_errno(r->err, errno, "cannot open a blob for its new key") : rekey_file(r, fd, d);
 	if (fd >= 0) {
 		fchmod(fd, mode);

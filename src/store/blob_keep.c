@@ -234,13 +234,13 @@ void blob_each_partial(struct blob_store *s,
 int blob_quarantine(struct blob_store *s, const struct digest *d, struct error *err)
 {
 	struct blob_place place;
-	char to[BLOB_NAME_SIZE + 16];
+	char to[sizeof place.name + 16];
 	if (mkdirat(s->root_fd, "quarantine", 0700) && errno != EEXIST)
 		return error_errno(err, errno, "cannot make the folder quarantine in %s", s->root);
 	int rc = blob_find(s, d, false, &place, err);
 	if (rc)
 		return rc;
-	snprintf(to, sizeof to, "quarantine/%s", place.name + 3);
+	snprintf(to, sizeof to, "quarantine/%.*s", (int)sizeof place.name - 4, place.name + 3);
 	pthread_mutex_lock(&s->keep_lock);
 	if (renameat(s->blobs_fd, place.name, s->root_fd, to))
 		rc = error_errno(err, errno, "cannot move a blob to quarantine");

@@ -26,7 +26,7 @@ struct fsck_fault {
 	enum fsck_kind kind;
 	struct digest digest;
 	char where[300]; /* which manifest or version */
-	char words[200];
+	char words[sizeof((struct error *)0)->text];
 	const char *done; /* "": nothing; quarantined, rebuilt */
 };
 
