@@ -102,7 +102,8 @@ static void nothing(void *arg)
 	(void)arg;
 }
 
-static const struct conn_events client_events = {nothing, client_data, client_end, nothing, nothing};
+static const struct conn_events client_events = {
+    .on_open = nothing, .on_data = client_data, .on_end = client_end, .on_writable = nothing, .on_deadline = nothing};
 
 static void turn(int times)
 {

@@ -87,7 +87,8 @@ static void their_end(void *arg, const struct error *err)
 	*(bool *)arg = true;
 }
 
-static const struct conn_events their_events = {nothing, their_data, their_end, nothing, nothing};
+static const struct conn_events their_events = {
+    .on_open = nothing, .on_data = their_data, .on_end = their_end, .on_writable = nothing, .on_deadline = nothing};
 
 static void turn(int times)
 {
