@@ -279,6 +279,18 @@ void buf_printf(struct buf *b, const char *format, ...)
 	b->len += (size_t)len;
 }
 
+void buf_append_escaped(struct buf *b, struct str s, const char *plain)
+{
+	for (size_t i = 0; i < s.len; i++) {
+		unsigned char c = (unsigned char)s.base[i];
+		if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+		    (c && strchr(plain, c)))
+			buf_append(b, &c, 1);
+		else
+			buf_printf(b, "%%%02X", c);
+	}
+}
+
 void buf_consume(struct buf *b, size_t len)
 {
 	assert(len <= b->len);

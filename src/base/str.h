@@ -60,6 +60,10 @@ void buf_append_str(struct buf *b, struct str s);
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Text as a JSON string with its quotes; bytes that are not UTF-8 become U+FFFD. Good YAML and JavaScript too. */
 void buf_append_json(struct buf *b, struct str s);
+/* Percent-encoded (RFC 3986): all but ASCII letters, digits and what stands in `plain`. */
+#define URL_SEGMENT "-._~" /* nothing that ends a path segment, or a query value */
+#define URL_PATH "-._~/"
+void buf_append_escaped(struct buf *b, struct str s, const char *plain);
 void buf_consume(struct buf *b, size_t len); /* drops the first len bytes */
 /* Room for len more, to be counted by `b->len +=`; NULL past max, which does not latch `failed`. */
 char *buf_reserve(struct buf *b, size_t len);

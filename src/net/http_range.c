@@ -30,14 +30,25 @@ enum http_range http_range(const struct http_exchange *x, uint64_t size, uint64_
 	return HTTP_RANGE_PART;
 }
 
-void http_respond_file_part(struct http_exchange *x, int fd, uint64_t size, bool part, uint64_t from, uint64_t length)
+void http_add_content_range(struct http_exchange *x, uint64_t from, uint64_t length, uint64_t size)
 {
 	char text[80];
+	snprintf(text, sizeof text, "bytes %llu-%llu/%llu", (unsigned long long)from,
+	         (unsigned long long)(from + length - 1), (unsigned long long)size);
+	http_add_header(x, "Content-Range", str_from(text));
+}
+
+void http_add_no_range(struct http_exchange *x, uint64_t size)
+{
+	char text[40];
+	snprintf(text, sizeof text, "bytes */%llu", (unsigned long long)size);
+	http_add_header(x, "Content-Range", str_from(text));
+}
+
+void http_respond_file_part(struct http_exchange *x, int fd, uint64_t size, bool part, uint64_t from, uint64_t length)
+{
 	http_add_header(x, "Accept-Ranges", STR("bytes"));
-	if (part) {
-		snprintf(text, sizeof text, "bytes %llu-%llu/%llu", (unsigned long long)from,
-		         (unsigned long long)(from + length - 1), (unsigned long long)size);
-		http_add_header(x, "Content-Range", str_from(text));
-	}
+	if (part)
+		http_add_content_range(x, from, length, size);
 	http_respond_file(x, part ? 206 : 200, "application/octet-stream", fd, part ? from : 0, part ? length : size);
 }

@@ -17,6 +17,9 @@ enum http_range {
 
 /* Of a body of `size`; the two out-parameters are written for HTTP_RANGE_PART only. */
 enum http_range http_range(const struct http_exchange *x, uint64_t size, uint64_t *ret_from, uint64_t *ret_length);
+/* Content-Range of a 206; http_add_no_range: of a 416, which says the size alone. */
+void http_add_content_range(struct http_exchange *x, uint64_t from, uint64_t length, uint64_t size);
+void http_add_no_range(struct http_exchange *x, uint64_t size);
 /* Answers with the file: 206 and Content-Range for a part, else 200. Takes over fd, as http_respond_file does. */
 void http_respond_file_part(struct http_exchange *x, int fd, uint64_t size, bool part, uint64_t from, uint64_t length);
 

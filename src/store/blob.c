@@ -125,7 +125,7 @@ static int open_folder(int dir_fd, const char *name, int *ret_fd, struct error *
 	return 0;
 }
 
-static DIR *list_folder(int dir_fd, const char *name)
+DIR *blob_list_folder(int dir_fd, const char *name)
 {
 	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -149,13 +149,13 @@ static bool is_leftover(struct blob_store *s, const char *name)
 static void sweep(struct blob_store *s)
 {
 	struct dirent *e;
-	DIR *dir = list_folder(s->uploads_fd, ".");
+	DIR *dir = blob_list_folder(s->uploads_fd, ".");
 	while (dir && (e = readdir(dir)))
 		if (e->d_name[0] != '.' && is_leftover(s, e->d_name))
 			unlinkat(s->uploads_fd, e->d_name, 0);
 	if (dir)
 		closedir(dir);
-	dir = list_folder(s->partial_fd, ".");
+	dir = blob_list_folder(s->partial_fd, ".");
 	while (dir && (e = readdir(dir))) {
 		struct str name = str_from(e->d_name);
 		char data[NAME_MAX + 1];
@@ -610,7 +610,7 @@ void blob_upload_close(struct blob_upload *u)
 void blob_upload_each_kept(struct blob_store *s, void (*fn)(void *arg, const char *id, struct str note), void *arg)
 {
 	struct dirent *e;
-	DIR *dir = list_folder(s->uploads_fd, ".");
+	DIR *dir = blob_list_folder(s->uploads_fd, ".");
 	while (dir && (e = readdir(dir))) {
 		char id[33], note[UPLOAD_NOTE_MAX];
 		struct str name = str_from(e->d_name);

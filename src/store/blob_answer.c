@@ -31,13 +31,9 @@ void blob_answer_as(struct http_exchange *x, struct blob_file *f, int status, co
 
 void blob_answer(struct http_exchange *x, struct blob_file *f, bool part, uint64_t from, uint64_t length)
 {
-	char range[80];
 	uint64_t size = blob_file_size(f);
 	http_add_header(x, "Accept-Ranges", STR("bytes"));
-	if (part) {
-		snprintf(range, sizeof range, "bytes %llu-%llu/%llu", (unsigned long long)from,
-		         (unsigned long long)(from + length - 1), (unsigned long long)size);
-		http_add_header(x, "Content-Range", str_from(range));
-	}
+	if (part)
+		http_add_content_range(x, from, length, size);
 	blob_answer_as(x, f, part ? 206 : 200, "application/octet-stream", part ? from : 0, part ? length : size);
 }

@@ -112,10 +112,7 @@ bool blob_each_of(struct blob_store *s, uint8_t first, bool (*fn)(void *arg, con
 	bool go_on = true;
 	struct dirent *e;
 	hex_encode(&first, 1, folder);
-	int fd = openat(s->blobs_fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir && fd >= 0)
-		close(fd);
+	DIR *dir = blob_list_folder(s->blobs_fd, folder);
 	while (dir && go_on && (e = readdir(dir))) {
 		struct str name = str_from(e->d_name);
 		struct blob_info info;
@@ -214,10 +211,7 @@ void blob_each_partial(struct blob_store *s,
                        void (*fn)(void *arg, const struct digest *d, uint64_t size, uint64_t disk_bytes), void *arg)
 {
 	struct dirent *e;
-	int fd = openat(s->partial_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir && fd >= 0)
-		close(fd);
+	DIR *dir = blob_list_folder(s->partial_fd, ".");
 	while (dir && (e = readdir(dir))) {
 		struct digest d;
 		struct stat st;

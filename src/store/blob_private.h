@@ -7,6 +7,7 @@
 #include "store/cut.h"
 #include "store/seal.h"
 
+#include <dirent.h>
 #include <pthread.h>
 
 #define BLOB_NAME_SIZE (2 + 1 + 64 + 7 + 1) /* "ab/abcd....sealed" */
@@ -44,6 +45,7 @@ void blob_pardon(struct blob_store *s, const struct digest *d); /* keep_lock hel
 int blob_file_take(struct blob_store *s, int fd, bool sealed, const struct digest *d, struct blob_file **ret_file,
                    struct error *err);
 
+DIR *blob_list_folder(int dir_fd, const char *name); /* NULL: there is none, or it cannot be read */
 int blob_write_at(int fd, uint64_t offset, struct str data, struct error *err);
 int blob_read_at(int fd, uint64_t offset, void *out, size_t len, struct error *err); /* E_CORRUPT: too short */
 /* SHA-256 of a part of a file; E_CORRUPT when it is too short. */

@@ -272,10 +272,7 @@ void spool_each(struct blob_store *s, void (*fn)(void *arg, const struct digest 
                 void *arg)
 {
 	struct dirent *e;
-	int fd = openat(s->partial_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir && fd >= 0)
-		close(fd);
+	DIR *dir = blob_list_folder(s->partial_fd, ".");
 	while (dir && (e = readdir(dir))) {
 		struct digest d;
 		struct stat st;

@@ -17,11 +17,9 @@ static void send_part(struct http_exchange *x, struct blob_file *f)
 	uint64_t size = blob_file_size(f), from = 0, length = size;
 	enum http_range range = http_range(x, size, &from, &length);
 	if (range == HTTP_RANGE_BAD) {
-		char content_range[80];
 		blob_file_close(f);
-		snprintf(content_range, sizeof content_range, "bytes */%llu", (unsigned long long)size);
 		http_add_header(x, "Accept-Ranges", STR("bytes"));
-		http_add_header(x, "Content-Range", str_from(content_range));
+		http_add_no_range(x, size);
 		oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
 		return;
 	}

@@ -73,9 +73,7 @@ void hf_file_answer(struct hf_task *h)
 	}
 	enum http_range range = http_range(x, h->size, &from, &length);
 	if (range == HTTP_RANGE_BAD) {
-		char content_range[80];
-		snprintf(content_range, sizeof content_range, "bytes */%s", size);
-		http_add_header(x, "Content-Range", str_from(content_range));
+		http_add_no_range(x, h->size);
 		hf_error(x, 416, NULL, "the file has no such bytes");
 		return;
 	}

@@ -209,11 +209,11 @@ int hf_list_work(struct hf_task *h)
 static void add_next(struct hf_task *h, struct str last)
 {
 	buf_printf(&h->link, "<%s/api/models?limit=%zu&search=", h->base, h->limit);
-	hf_append_escaped(&h->link, str_from(h->search));
+	buf_append_escaped(&h->link, str_from(h->search), URL_PATH);
 	buf_append_str(&h->link, STR("&author="));
-	hf_append_escaped(&h->link, str_from(h->author));
+	buf_append_escaped(&h->link, str_from(h->author), URL_PATH);
 	buf_append_str(&h->link, STR("&cursor="));
-	hf_append_escaped(&h->link, last);
+	buf_append_escaped(&h->link, last, URL_PATH);
 	buf_append_str(&h->link, STR(">; rel=\"next\""));
 }
 

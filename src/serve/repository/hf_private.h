@@ -51,8 +51,6 @@ int hf_list_format(struct hf_task *h);
 void hf_file_answer(struct hf_task *h); /* takes over h->blob */
 /* {"size","lfs"...} of one file, for trees and siblings. */
 void hf_append_lfs(struct buf *out, const struct version_file *f);
-/* For a URL; '/' stays. */
-void hf_append_escaped(struct buf *out, struct str text);
 void hf_error(struct http_exchange *x, int status, const char *code, const char *message);
 
 #endif

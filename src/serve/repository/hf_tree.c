@@ -108,27 +108,14 @@ static void append_entry(struct hf_task *h, const struct entry *e)
 	buf_append_str(out, STR("}"));
 }
 
-void hf_append_escaped(struct buf *out, struct str text)
-{
-	for (size_t i = 0; i < text.len; i++) {
-		unsigned char c = (unsigned char)text.base[i];
-		bool plain =
-		    (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-._~/", c);
-		if (plain && c)
-			buf_append(out, &c, 1);
-		else
-			buf_printf(out, "%%%02X", c);
-	}
-}
-
 static void add_next(struct hf_task *h, size_t cursor)
 {
 	buf_printf(&h->link, "<%s/api/models/", h->base);
-	hf_append_escaped(&h->link, str_from(h->id));
+	buf_append_escaped(&h->link, str_from(h->id), URL_PATH);
 	buf_printf(&h->link, "/tree/%s", h->commit);
 	if (h->path[0]) {
 		buf_append_str(&h->link, STR("/"));
-		hf_append_escaped(&h->link, str_from(h->path));
+		buf_append_escaped(&h->link, str_from(h->path), URL_PATH);
 	}
 	buf_printf(&h->link, "?recursive=%s&limit=%zu&cursor=%zu>; rel=\"next\"", h->recursive ? "true" : "false",
 	           h->limit, cursor);

@@ -182,15 +182,6 @@ static bool challenge_value(struct str challenge, const char *name, char *ret, s
 	return false;
 }
 
-static void append_escaped(struct buf *out, const char *text)
-{
-	for (; *text; text++) {
-		bool plain = (*text >= 'a' && *text <= 'z') || (*text >= 'A' && *text <= 'Z') ||
-		             (*text >= '0' && *text <= '9') || strchr("-._~:/", *text);
-		buf_printf(out, plain ? "%c" : "%%%02X", (unsigned char)*text);
-	}
-}
-
 /* The URL of the token service, when this 401 names one. */
 static char *realm_of(const struct hub_call *c)
 {
@@ -207,9 +198,9 @@ static char *realm_of(const struct hub_call *c)
 		challenge_value(challenge, "scope", scope, sizeof scope);
 	struct buf url = {0};
 	buf_printf(&url, "%s%cservice=", realm, strchr(realm, '?') ? '&' : '?');
-	append_escaped(&url, service);
+	buf_append_escaped(&url, str_from(service), URL_PATH ":");
 	buf_append_str(&url, STR("&scope="));
-	append_escaped(&url, scope);
+	buf_append_escaped(&url, str_from(scope), URL_PATH ":");
 	char *text = str_dup(buf_str(&url));
 	buf_fini(&url);
 	return text;

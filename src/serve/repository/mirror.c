@@ -10,7 +10,6 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "base/limits.h"
 #include "base/log.h"
 #include "net/sse.h"
 #include "serve/repository/access.h"
@@ -84,6 +83,17 @@ static void ask_free(struct ask *a)
 	free(a);
 }
 
+/* Nobody wants it any more; what came is kept. */
+static void ask_stop(struct ask *a)
+{
+	if (a->upstream)
+		upstream_cancel(a->upstream);
+	if (a->collect)
+		collect_cancel(a->collect);
+	a->upstream = NULL;
+	a->collect = NULL;
+}
+
 static void release_waiters(struct ask *a, const struct error *err)
 {
 	while (a->waiters) {
@@ -149,21 +159,22 @@ static void on_collected(void *arg, const struct error *err)
 	ask_free(a);
 }
 
-static bool names_version(struct repository *r, const struct upstream_source *s, struct digest *ret_manifest)
+/* The tag names a version, whole and here; of that manifest, when one is given. */
+static bool names_version(struct repository *r, struct str name, struct str tag, const struct digest *manifest)
 {
 	struct version v;
-	if (catalog_get_version(r->catalog, str_from(s->to_name), str_from(s->to_tag), &v, NULL))
+	if (catalog_get_version(r->catalog, name, tag, &v, NULL))
 		return false;
-	*ret_manifest = v.manifest;
+	bool same = !manifest || digest_equal(&v.manifest, manifest);
 	version_fini(&v);
-	return true;
+	return same;
 }
 
 static void on_taken(void *arg, const struct upstream_found *found, const struct error *err)
 {
 	struct ask *a = arg;
 	struct state *s = a->s;
-	struct digest now;
+	struct str name = str_from(a->source.to_name), tag = str_from(a->source.to_tag);
 	a->upstream = NULL;
 	if (err && !a->source.key[0]) {
 		say_end(a, err);
@@ -175,10 +186,10 @@ static void on_taken(void *arg, const struct upstream_found *found, const struct
 	else if (a->source.key[0])
 		origins_set_asked(s->m.origins, str_from(a->source.key), clock_wall_us(), NULL);
 	release_waiters(a, err);
-	bool same = !err && names_version(s->m.r, &a->source, &now) && digest_equal(&now, &found->manifest);
+	bool same = !err && names_version(s->m.r, name, tag, &found->manifest);
 	if (err || (a->source.key[0] && (a->source.tag_at_once || same))) {
 		if (!err && !same)
-			on_manifest(&s->m, str_from(a->source.to_name), found);
+			on_manifest(&s->m, name, found);
 		ask_free(a);
 		return;
 	}
@@ -215,16 +226,6 @@ static void take_tag(void *arg, struct str tag)
 	str_copy(tag, c->tags[c->tag_count++], sizeof c->tags[0]);
 }
 
-static bool is_version(struct catalog *catalog, struct str repo, struct str tag, const struct digest *d)
-{
-	struct version v;
-	if (catalog_get_version(catalog, repo, tag, &v, NULL))
-		return false;
-	bool same = digest_equal(&v.manifest, d);
-	version_fini(&v);
-	return same;
-}
-
 static bool key_of(int kind, const char *name, const char *tag, char ret_key[static 512])
 {
 	return snprintf(ret_key, 512, "%d|%s|%s", kind, name, tag) < 512;
@@ -259,8 +260,7 @@ static void complete_work(void *arg)
 		for (size_t i = 0; i < c->tag_count; i++) {
 			struct str tag = str_from(c->tags[i]);
 			if (is_mirrored(c->r->mirror->origins, c->repo, c->tags[i]) &&
-			    !catalog_get_tag(c->r->catalog, repo, tag, &d, NULL) &&
-			    !is_version(c->r->catalog, repo, tag, &d))
+			    !catalog_get_tag(c->r->catalog, repo, tag, &d, NULL) && !names_version(c->r, repo, tag, &d))
 				c->any |= !upstream_complete(c->r, STR("mirror"), repo, tag, &d, NULL);
 		}
 		if (c->tag_count)
@@ -338,13 +338,6 @@ static bool source_is(struct question *q, enum upstream_kind kind, const char *b
 	return key_of(kind, s->to_name, s->to_tag, s->key);
 }
 
-static bool is_ollama(const struct http_exchange *x)
-{
-	struct str accept;
-	return http_header(x, "accept", &accept) &&
-	       str_equal(accept, STR("application/vnd.docker.distribution.manifest.v2+json"));
-}
-
 /* Which of the mirrored places would know what this request is about. */
 static bool question_of(struct state *s, const struct http_exchange *x, struct question *q)
 {
@@ -359,8 +352,8 @@ static bool question_of(struct state *s, const struct http_exchange *x, struct q
 		struct str id = {path.base + 4, end - 4}, revision = {found + 11, path.len - end - 11};
 		if (end < 5 || memchr(revision.base, '/', revision.len))
 			return false;
-		return is_ollama(x) && s->ollama[0] ? source_is(q, UPSTREAM_OLLAMA, s->ollama, id, revision)
-		                                    : source_is(q, UPSTREAM_OCI, s->oci, id, revision);
+		return ollama_asks(x) && s->ollama[0] ? source_is(q, UPSTREAM_OLLAMA, s->ollama, id, revision)
+		                                      : source_is(q, UPSTREAM_OCI, s->oci, id, revision);
 	}
 	struct hf_path p = hf_path_parse(path);
 	bool one = p.ask == HF_INFO || p.ask == HF_TREE || p.ask == HF_FILE;
@@ -443,7 +436,6 @@ bool mirror_first(struct repository *r, struct http_exchange *x, mirror_then *th
 {
 	struct state *s = (struct state *)r->mirror;
 	struct question q = {0};
-	struct digest d;
 	if (!s || s->stopped || !question_of(s, x, &q))
 		return false;
 	if (access_check(r, x, str_from(q.source.to_name), ACCESS_PULL, NULL) || !must_ask(s, &q))
@@ -457,7 +449,7 @@ bool mirror_first(struct repository *r, struct http_exchange *x, mirror_then *th
 	if (failure || (a && a->collect) || (!a && s->ask_count >= ASKS_MAX) || s->waiter_count >= WAITERS_MAX)
 		return false; /* what is here has to do */
 	if (!a) {
-		q.source.tag_at_once = !names_version(r, &q.source, &d);
+		q.source.tag_at_once = !names_version(r, str_from(q.source.to_name), str_from(q.source.to_tag), NULL);
 		a = ask_new(s, &q.source);
 		a->local = q.local;
 	}
@@ -472,10 +464,7 @@ static void on_import_gone(void *arg)
 	struct ask *a = arg;
 	log_info("repository", "import of %s:%s given up: nobody waits for it; what came is kept", a->source.to_name,
 	         a->source.to_tag);
-	if (a->upstream)
-		upstream_cancel(a->upstream);
-	if (a->collect)
-		collect_cancel(a->collect);
+	ask_stop(a);
 	ask_free(a);
 }
 
@@ -637,10 +626,7 @@ void mirror_free(struct repository *r)
 	error_set(&err, E_UNAVAILABLE, "the repository stops; ask again in a moment");
 	while (s->asks) {
 		struct ask *a = s->asks;
-		if (a->upstream)
-			upstream_cancel(a->upstream);
-		if (a->collect)
-			collect_cancel(a->collect);
+		ask_stop(a);
 		while (a->waiters) {
 			struct waiter *w = a->waiters;
 			a->waiters = w->next;

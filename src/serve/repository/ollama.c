@@ -146,7 +146,6 @@ void ollama_keep_config(struct repository *r, struct str repo, struct str config
 bool ollama_config(struct repository *r, struct http_exchange *x, struct str repo, struct str digest)
 {
 	struct digest d;
-	char content_range[80];
 	struct str method = http_method(x);
 	if ((!str_equal(method, STR("GET")) && !str_equal(method, STR("HEAD"))) || digest_parse(digest, &d))
 		return false;
@@ -161,11 +160,8 @@ bool ollama_config(struct repository *r, struct http_exchange *x, struct str rep
 		oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
 		return true;
 	}
-	if (range == HTTP_RANGE_PART) {
-		snprintf(content_range, sizeof content_range, "bytes %llu-%llu/%llu", (unsigned long long)from,
-		         (unsigned long long)(from + length - 1), (unsigned long long)size);
-		http_add_header(x, "Content-Range", str_from(content_range));
-	}
+	if (range == HTTP_RANGE_PART)
+		http_add_content_range(x, from, length, size);
 	http_respond(x, range == HTTP_RANGE_PART ? 206 : 200, "application/octet-stream",
 	             (struct str){c->text.base + from, (size_t)length});
 	return true;

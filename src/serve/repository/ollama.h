@@ -28,6 +28,9 @@ struct str ollama_name(struct str repo);
 /* It goes on with an upload at an absolute URL only; others take the Location. */
 void ollama_add_upload(struct repository *r, struct http_exchange *x, struct str location);
 
+/* The only type it reads, and by which it is known: others ask for more. */
+#define OLLAMA_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
+bool ollama_asks(const struct http_exchange *x);
 /* GET of a manifest as Ollama asks for it; false: somebody else's, nothing was answered. */
 bool ollama_manifest(struct repository *r, struct http_exchange *x, struct str repo, struct str reference);
 /* The config of a manifest that was given out, until it is fetched; the last OLLAMA_CONFIGS are kept. */

@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define DOCKER_MANIFEST "application/vnd.docker.distribution.manifest.v2+json"
 #define DOCKER_CONFIG "application/vnd.docker.container.image.v1+json"
 #define LAYER "application/vnd.ollama.image."
 
@@ -180,14 +179,14 @@ static int make_manifest(struct ollama_task *o, const struct version *v, bool ta
 	append_layers(v, model, &layers, &diff_ids);
 	append_config(v, buf_str(&diff_ids), &o->config);
 	struct digest d = digest_of(o->config.base, o->config.len);
-	buf_append_str(&o->body, STR("{\"schemaVersion\":2,\"mediaType\":\"" DOCKER_MANIFEST "\",\"config\":"));
+	buf_append_str(&o->body, STR("{\"schemaVersion\":2,\"mediaType\":\"" OLLAMA_MANIFEST "\",\"config\":"));
 	append_descriptor(&o->body, DOCKER_CONFIG, &d, o->config.len);
 	buf_append_str(&o->body, STR(",\"layers\":["));
 	buf_append_str(&o->body, buf_str(&layers));
 	buf_append_str(&o->body, STR("]}"));
 	buf_fini(&layers);
 	buf_fini(&diff_ids);
-	str_copy(str_from(DOCKER_MANIFEST), o->media_type, sizeof o->media_type);
+	str_copy(str_from(OLLAMA_MANIFEST), o->media_type, sizeof o->media_type);
 	return 0;
 }
 
@@ -249,11 +248,17 @@ static void done(struct task *t)
 	free(o);
 }
 
+bool ollama_asks(const struct http_exchange *x)
+{
+	struct str accept;
+	return http_header(x, "accept", &accept) && str_equal(accept, STR(OLLAMA_MANIFEST));
+}
+
 bool ollama_manifest(struct repository *r, struct http_exchange *x, struct str repo, struct str reference)
 {
-	struct str method = http_method(x), accept;
+	struct str method = http_method(x);
 	if ((!str_equal(method, STR("GET")) && !str_equal(method, STR("HEAD"))) || !oci_tag_valid(reference) ||
-	    !http_header(x, "accept", &accept) || !str_equal(accept, STR(DOCKER_MANIFEST)))
+	    !ollama_asks(x))
 		return false;
 	struct ollama_task *o = task_new(r, x, repo, sizeof *o);
 	str_copy(reference, o->tag, sizeof o->tag);

@@ -29,16 +29,6 @@ static void work(struct task *t)
 	buf_append_str(&q->body, STR("]}\n"));
 }
 
-static void append_escaped(struct buf *out, struct str text)
-{
-	for (size_t i = 0; i < text.len; i++) {
-		char c = text.base[i];
-		bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '.' ||
-		             c == '-' || c == '_';
-		buf_printf(out, plain ? "%c" : "%%%02X", (unsigned char)c);
-	}
-}
-
 static void add_link(const struct referrers_task *q)
 {
 	struct buf link = {0};
@@ -48,7 +38,7 @@ static void add_link(const struct referrers_task *q)
 	buf_printf(&link, "</v2/%s/referrers/%s?last=%s", q->t.repo, subject, last);
 	if (q->artifact_type[0]) {
 		buf_append_str(&link, STR("&artifactType="));
-		append_escaped(&link, str_from(q->artifact_type));
+		buf_append_escaped(&link, str_from(q->artifact_type), "-._");
 	}
 	buf_append_str(&link, STR(">; rel=\"next\""));
 	http_add_header(q->t.x, "Link", buf_str(&link));

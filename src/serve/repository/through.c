@@ -32,11 +32,11 @@
 
 struct worker {
 	struct through *t;
-	struct hub_call *call;          /* NULL: none */
-	uint32_t piece, end;            /* the run: [piece, end) is claimed and not held yet */
-	uint64_t at;                    /* written up to here */
-	struct buf in, out;             /* coming; being written */
-	bool writing, headed, complete; /* complete: all of the answer is in `in` */
+	struct hub_call *call;  /* NULL: none */
+	uint32_t piece, end;    /* the run: [piece, end) is claimed and not held yet */
+	uint64_t at;            /* written up to here */
+	struct buf in, out;     /* coming; being written */
+	bool writing, complete; /* complete: all of the answer is in `in` */
 	struct error err;
 };
 
@@ -48,7 +48,6 @@ struct reader {
 	bool whole, reading, full;
 	char *piece;
 	size_t len;
-	int rc;
 };
 
 struct through_watch {
@@ -152,7 +151,7 @@ static void stop_workers(struct through *t)
 	}
 }
 
-static void pump(struct reader *reader);
+static void pump_all(struct through *t);
 
 /* Readers that have all they need already go on; the others cannot. */
 static void end(struct through *t, const struct error *err)
@@ -167,10 +166,7 @@ static void end(struct through *t, const struct error *err)
 	t->m->through_count--;
 	for (size_t i = 0; i < t->name_count && !err; i++)
 		t->m->on_blob(t->m, str_from(t->names[i]), &t->digest);
-	for (struct reader *reader = t->readers, *next; reader; reader = next) {
-		next = reader->next;
-		pump(reader);
-	}
+	pump_all(t);
 	while (t->watches) {
 		struct through_watch *w = t->watches;
 		t->watches = w->next;
@@ -214,6 +210,8 @@ static uint64_t readable(const struct through *t, uint64_t at)
 	}
 	return 0;
 }
+
+static void pump(struct reader *reader);
 
 static void read_work(void *arg)
 {
@@ -303,7 +301,6 @@ static void on_reader_writable(void *arg)
 static void answer(struct through *t, struct http_exchange *x, bool part, uint64_t from, uint64_t length)
 {
 	struct reader *reader = NEW(struct reader);
-	char range[80];
 	reader->t = t;
 	reader->x = x;
 	reader->at = from;
@@ -313,11 +310,8 @@ static void answer(struct through *t, struct http_exchange *x, bool part, uint64
 	reader->next = t->readers;
 	t->readers = reader;
 	http_add_header(x, "Accept-Ranges", STR("bytes"));
-	if (part) {
-		snprintf(range, sizeof range, "bytes %llu-%llu/%llu", (unsigned long long)from,
-		         (unsigned long long)(from + length - 1), (unsigned long long)t->from.size);
-		http_add_header(x, "Content-Range", str_from(range));
-	}
+	if (part)
+		http_add_content_range(x, from, length, t->from.size);
 	http_respond_begin(x, part ? 206 : 200, "application/octet-stream", (int64_t)length);
 	http_watch(x, on_reader_writable, on_reader_gone, reader);
 	pump(reader);
@@ -471,7 +465,6 @@ static bool on_head(void *arg, struct hub_call *call, int status)
 	struct worker *w = arg;
 	struct through *t = w->t;
 	w->call = call;
-	w->headed = true;
 	if (status == 206 && !t->no_ranges && range_is(w)) {
 		t->probed = true;
 		return true;
@@ -528,7 +521,7 @@ static void worker_start(struct worker *w, uint32_t piece, uint32_t end)
 	w->piece = piece;
 	w->end = end;
 	w->at = from;
-	w->headed = w->complete = false;
+	w->complete = false;
 	w->err = (struct error){0};
 	bool whole = t->no_ranges || (piece == 0 && end == spool_count(t->spool));
 	struct hub_request r = {.url = str_from(t->from.url),
@@ -731,11 +724,6 @@ uint64_t through_held(const struct through *t)
 	return held < t->from.size ? held : t->from.size;
 }
 
-uint64_t through_size(const struct through *t)
-{
-	return t->from.size;
-}
-
 static bool is_oci(const struct http_exchange *x)
 {
 	return str_starts(http_path(x), STR("/v2/"));
@@ -768,9 +756,7 @@ bool through_offer(struct mirror *m, struct http_exchange *x, struct str repo, c
 	}
 	enum http_range range = http_range(x, from.size, &at, &length);
 	if (range == HTTP_RANGE_BAD) {
-		char content_range[80];
-		snprintf(content_range, sizeof content_range, "bytes */%llu", (unsigned long long)from.size);
-		http_add_header(x, "Content-Range", str_from(content_range));
+		http_add_no_range(x, from.size);
 		if (is_oci(x))
 			oci_error(x, 416, "RANGE_INVALID", "the blob has no such bytes");
 		else

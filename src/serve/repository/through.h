@@ -41,7 +41,6 @@ struct through_watch;
 struct through_watch *through_watch(struct through *t, through_fn *fn, void *arg);
 void through_unwatch(struct through_watch *w);
 uint64_t through_held(const struct through *t); /* bytes, with those of pieces on their way */
-uint64_t through_size(const struct through *t);
 
 /* GET and HEAD of a blob that is named here but not held, or may not be given: answered as it comes. False when it is
  * held and may be, or nobody is known to have it: nothing was answered. Headers that the door wants are added before.

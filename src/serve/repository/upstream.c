@@ -16,6 +16,7 @@
 #include "serve/repository/compose.h"
 #include "serve/repository/manifest.h"
 #include "serve/repository/model.h"
+#include "serve/repository/ollama.h"
 #include "serve/repository/snapshot.h"
 #include "store/ociname.h"
 
@@ -29,10 +30,8 @@
 #define CHILDREN_MAX 128
 #define PAGES_MAX 256 /* of a tree */
 #define OCI_ACCEPT \
-	"application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, " \
-	"application/vnd.docker.distribution.manifest.v2+json, " \
+	"application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, " OLLAMA_MANIFEST ", " \
 	"application/vnd.docker.distribution.manifest.list.v2+json"
-#define OLLAMA_ACCEPT "application/vnd.docker.distribution.manifest.v2+json"
 
 struct text { /* a manifest, as it came */
 	char *base;
@@ -323,11 +322,7 @@ static bool file_url(const struct upstream *u, const char *path, char *ret_url, 
 	if (u->from.kind == UPSTREAM_FILE)
 		return str_copy(str_from(u->from.url), ret_url, size);
 	buf_printf(&url, "%s/%s/resolve/%s/", u->from.base, u->from.id, u->commit);
-	for (const char *p = path; *p; p++) {
-		bool plain = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') ||
-		             strchr("-._~/", *p);
-		buf_printf(&url, plain ? "%c" : "%%%02X", (unsigned char)*p);
-	}
+	buf_append_escaped(&url, str_from(path), URL_PATH);
 	bool fits = str_copy(buf_str(&url), ret_url, size);
 	buf_fini(&url);
 	return fits;
@@ -431,7 +426,7 @@ static void ask_manifest(struct upstream *u, const char *reference)
 {
 	struct buf url = {0};
 	buf_printf(&url, "%s/v2/%s/manifests/%s", u->from.base, u->from.id, reference);
-	ask(u, buf_str(&url), u->from.kind == UPSTREAM_OLLAMA ? STR(OLLAMA_ACCEPT) : STR(OCI_ACCEPT), LIMIT_MANIFEST,
+	ask(u, buf_str(&url), u->from.kind == UPSTREAM_OLLAMA ? STR(OLLAMA_MANIFEST) : STR(OCI_ACCEPT), LIMIT_MANIFEST,
 	    on_manifest);
 	buf_fini(&url);
 }

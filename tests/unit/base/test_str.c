@@ -218,6 +218,17 @@ static void test_distance_counts_typing_slips(void **state)
 	assert_int_equal(str_distance(STR(""), STR("abc")), 3);
 }
 
+static void test_what_is_escaped_stands_in_urls(void **state)
+{
+	struct buf b = {0};
+	buf_append_escaped(&b, (struct str){"a/B-9 ~\0\xc3%", 10}, URL_SEGMENT);
+	assert_true(str_equal(buf_str(&b), STR("a%2FB-9%20~%00%C3%25")));
+	buf_clear(&b);
+	buf_append_escaped(&b, STR("a/b:c?d"), URL_PATH);
+	assert_true(str_equal(buf_str(&b), STR("a/b%3Ac%3Fd")));
+	buf_fini(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +243,7 @@ int main(void)
 	    cmocka_unit_test(test_hex_and_base64url_round_trip),
 	    cmocka_unit_test(test_hex_and_base64url_refuse_other_spellings),
 	    cmocka_unit_test(test_distance_counts_typing_slips),
+	    cmocka_unit_test(test_what_is_escaped_stands_in_urls),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
