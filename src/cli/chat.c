@@ -171,7 +171,7 @@ int chat_route(struct client *client, const char *scheduler_url, const char *mod
 	yyjson_doc *doc = NULL;
 	*ret_route = (struct chat_route){0};
 	buf_printf(&url, "%s/v1/route?model=", scheduler_url);
-	client_escape(&url, str_from(model));
+	buf_append_escaped(&url, str_from(model), URL_SEGMENT);
 	buf_append(&url, "", 1);
 	struct client_call call = {.url = url.base};
 	int rc = client_run(client, &call, NULL, &answer, err);

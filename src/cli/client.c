@@ -396,16 +396,3 @@ int client_json(struct client *c, const char *method, const char *path, struct s
 	buf_fini(&answer);
 	return rc;
 }
-
-void client_escape(struct buf *out, struct str text)
-{
-	for (size_t i = 0; i < text.len; i++) {
-		unsigned char c = (unsigned char)text.base[i];
-		bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-		             (c && strchr("-._~", c));
-		if (plain)
-			buf_append(out, &c, 1);
-		else
-			buf_printf(out, "%%%02X", c);
-	}
-}

@@ -52,7 +52,4 @@ bool client_header(const struct client *c, const char *name, struct str *ret_val
 /* GET or POST JSON at the center; the document is the caller's to free. ret_doc NULL: the answer is dropped. */
 int client_json(struct client *c, const char *method, const char *path, struct str body, yyjson_doc **ret_doc,
                 struct error *err);
-/* Appends text percent-encoded for a path segment or query value. */
-void client_escape(struct buf *out, struct str text);
-
 #endif

@@ -8,6 +8,7 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/push.h"
+#include "cli/show.h"
 #include "cli/table.h"
 #include "cli/versions.h"
 #include "core/report.h"
@@ -149,41 +150,34 @@ static void print_one(yyjson_val *root)
 	model_print(root);
 }
 
-int cmd_models(const struct args *args)
+/* model has its tag. */
+static int watch(const struct args *args, const char *model)
 {
 	struct client *c;
 	struct error err = {0};
-	struct buf path = {0}, answer = {0};
-	yyjson_doc *doc = NULL;
+	if (client_open(args_value(args, "operator"), &c, &err))
+		return args_fail(args, &err);
+	int rc = model_watch(c, model, args_has(args, "json"), &err);
+	client_close(c);
+	return rc ? args_fail(args, &err) : EXIT_DONE;
+}
+
+int cmd_models(const struct args *args)
+{
+	struct buf path = {0};
 	const char *model = args_operand(args, 0);
 	if (versions_is_search(args))
 		return versions_search(args);
 	if (args_has(args, "watch") && !model)
 		return args_usage(args, "say which model to watch");
-	if (client_open(args_value(args, "operator"), &c, &err))
-		return args_fail(args, &err);
-	if (args_has(args, "watch")) {
-		buf_printf(&path, "%s%s", model, strchr(model, ':') ? "" : ":latest");
-		buf_append(&path, "", 1);
-		int watched = model_watch(c, path.base, args_has(args, "json"), &err);
-		buf_fini(&path);
-		client_close(c);
-		return watched ? args_fail(args, &err) : EXIT_DONE;
-	}
-	buf_printf(&path, "/mdn/v1/models%s%s%s", model ? "/" : "", model ? model : "",
-	           model && !strchr(model, ':') ? ":latest" : "");
+	if (!model)
+		return center_show(args, "/mdn/v1/models", print_models);
+	buf_printf(&path, "/mdn/v1/models/%s%s", model, strchr(model, ':') ? "" : ":latest");
 	buf_append(&path, "", 1);
-	struct client_call call = {.url = path.base};
-	int rc = client_run(c, &call, NULL, &answer, &err);
-	if (rc == 0 && args_has(args, "json"))
-		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
-	else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0)
-		(model ? print_one : print_models)(yyjson_doc_get_root(doc));
-	yyjson_doc_free(doc);
+	int code = args_has(args, "watch") ? watch(args, path.base + sizeof "/mdn/v1/models/" - 1)
+	                                   : center_show(args, path.base, print_one);
 	buf_fini(&path);
-	buf_fini(&answer);
-	client_close(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
+	return code;
 }
 
 /* ---- pull ----------------------------------------------------------------------------------------- */

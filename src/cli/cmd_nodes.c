@@ -7,6 +7,7 @@
 #include "cli/node_table.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/show.h"
 #include "cli/table.h"
 #include "core/report.h"
 
@@ -15,24 +16,14 @@
 
 /* ---- nodes, status -------------------------------------------------------------------------------- */
 
+static void print_nodes(yyjson_val *root)
+{
+	node_table_print(root, NULL, stdout);
+}
+
 int cmd_nodes(const struct args *args)
 {
-	struct client *c;
-	struct error err = {0};
-	struct buf answer = {0};
-	yyjson_doc *doc = NULL;
-	if (client_open(args_value(args, "operator"), &c, &err))
-		return args_fail(args, &err);
-	struct client_call call = {.url = "/mdn/v1/nodes"};
-	int rc = client_run(c, &call, NULL, &answer, &err);
-	if (rc == 0 && args_has(args, "json"))
-		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
-	else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0)
-		node_table_print(yyjson_doc_get_root(doc), NULL, stdout);
-	yyjson_doc_free(doc);
-	buf_fini(&answer);
-	client_close(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
+	return center_show(args, "/mdn/v1/nodes", print_nodes);
 }
 
 int cmd_status(const struct args *args)
@@ -158,38 +149,27 @@ int cmd_key_new(const struct args *args)
 	return rc ? args_fail(args, &err) : EXIT_DONE;
 }
 
-int cmd_key_list(const struct args *args)
+static void print_keys(yyjson_val *root)
 {
-	struct client *c;
-	struct error err = {0};
-	struct buf answer = {0};
-	yyjson_doc *doc = NULL;
+	struct table *t = table_new("ID,~NAME,CREATED");
 	yyjson_val *key;
 	size_t i, max;
-	if (client_open(args_value(args, "operator"), &c, &err))
-		return args_fail(args, &err);
-	struct client_call call = {.url = "/mdn/v1/keys"};
-	int rc = client_run(c, &call, NULL, &answer, &err);
-	if (rc == 0 && args_has(args, "json")) {
-		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
-	} else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0) {
-		struct table *t = table_new("ID,~NAME,CREATED");
-		yyjson_arr_foreach(yyjson_obj_get(yyjson_doc_get_root(doc), "keys"), i, max, key)
-		{
-			struct str id = answer_text(key, "id"), name = answer_text(key, "name");
-			char when[25];
-			clock_format(answer_number(key, "created_us"), when);
-			table_add(t, STR_FMT, STR_ARG(id));
-			table_add(t, STR_FMT, STR_ARG(name));
-			table_add(t, "%s", when);
-		}
-		table_print(t, stdout);
-		table_free(t);
+	yyjson_arr_foreach(yyjson_obj_get(root, "keys"), i, max, key)
+	{
+		struct str id = answer_text(key, "id"), name = answer_text(key, "name");
+		char when[25];
+		clock_format(answer_number(key, "created_us"), when);
+		table_add(t, STR_FMT, STR_ARG(id));
+		table_add(t, STR_FMT, STR_ARG(name));
+		table_add(t, "%s", when);
 	}
-	yyjson_doc_free(doc);
-	buf_fini(&answer);
-	client_close(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
+	table_print(t, stdout);
+	table_free(t);
+}
+
+int cmd_key_list(const struct args *args)
+{
+	return center_show(args, "/mdn/v1/keys", print_keys);
 }
 
 int cmd_key_revoke(const struct args *args)
@@ -200,7 +180,7 @@ int cmd_key_revoke(const struct args *args)
 	if (client_open(args_value(args, "operator"), &c, &err))
 		return args_fail(args, &err);
 	buf_append_str(&path, STR("/mdn/v1/keys/"));
-	client_escape(&path, str_from(args_operand(args, 0)));
+	buf_append_escaped(&path, str_from(args_operand(args, 0)), URL_SEGMENT);
 	buf_append(&path, "", 1);
 	int rc = client_json(c, "DELETE", path.base, STR(""), NULL, &err);
 	if (rc == 0)

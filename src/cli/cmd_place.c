@@ -6,6 +6,7 @@
 #include "cli/client.h"
 #include "cli/options.h"
 #include "cli/progress.h"
+#include "cli/show.h"
 #include "cli/table.h"
 #include "core/calendar.h"
 
@@ -308,29 +309,9 @@ static void print_rollout(yyjson_val *o)
 	table_free(t);
 }
 
-static int get(const struct args *args, const char *path, void (*print)(yyjson_val *root))
-{
-	struct client *c;
-	struct error err = {0};
-	struct buf answer = {0};
-	yyjson_doc *doc = NULL;
-	if (client_open(args_value(args, "operator"), &c, &err))
-		return args_fail(args, &err);
-	struct client_call call = {.url = path};
-	int rc = client_run(c, &call, NULL, &answer, &err);
-	if (rc == 0 && args_has(args, "json"))
-		printf(STR_FMT "\n", STR_ARG(buf_str(&answer)));
-	else if (rc == 0 && (rc = json_parse(buf_str(&answer), &doc, &err)) == 0)
-		print(yyjson_doc_get_root(doc));
-	yyjson_doc_free(doc);
-	buf_fini(&answer);
-	client_close(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
-}
-
 int cmd_rollout_list(const struct args *args)
 {
-	return get(args, "/mdn/v1/rollouts", print_rollouts);
+	return center_show(args, "/mdn/v1/rollouts", print_rollouts);
 }
 
 int cmd_rollout_show(const struct args *args)
@@ -339,7 +320,7 @@ int cmd_rollout_show(const struct args *args)
 	buf_append_str(&path, STR("/mdn/v1/rollouts/"));
 	append_model(&path, args_operand(args, 0));
 	buf_append(&path, "", 1);
-	int rc = get(args, path.base, print_rollout);
+	int rc = center_show(args, path.base, print_rollout);
 	buf_fini(&path);
 	return rc;
 }
@@ -370,7 +351,7 @@ static void print_limits(yyjson_val *root)
 
 int cmd_limit_list(const struct args *args)
 {
-	return get(args, "/mdn/v1/limits", print_limits);
+	return center_show(args, "/mdn/v1/limits", print_limits);
 }
 
 static int limit_set(const struct args *args, const char *calendar)

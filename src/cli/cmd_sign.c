@@ -250,6 +250,21 @@ static int attach(struct client *c, const struct repository_at *at, const struct
 	return rc;
 }
 
+/* The repository and its version of that name. On error nothing is left open. */
+static int open_version(const struct args *args, const char *model, struct client **ret_client,
+                        struct repository_at *ret_at, struct version *ret_version, struct error *err)
+{
+	int rc = repository_client(args, ret_client, err);
+	if (rc)
+		return rc;
+	rc = repository_find(*ret_client, args_value(args, "repository"), ret_at, err);
+	if (!rc)
+		rc = repository_version(*ret_client, ret_at, model, ret_version, err);
+	if (rc)
+		client_close(*ret_client);
+	return rc;
+}
+
 static int sign_version(const struct args *args, const char *model, struct signing *s, struct error *err)
 {
 	struct client *c;
@@ -259,36 +274,31 @@ static int sign_version(const struct args *args, const char *model, struct signi
 	char type[128], digest[DIGEST_TEXT_SIZE], until[25];
 	uint64_t size;
 	bool channel = args_has(args, "channel");
-	int rc = repository_client(args, &c, err);
+	int rc = open_version(args, model, &c, &at, &v, err);
 	if (rc)
 		return rc;
-	rc = repository_find(c, args_value(args, "repository"), &at, err);
-	if (!rc)
-		rc = repository_version(c, &at, model, &v, err);
-	if (!rc) {
-		rc = check_manifest(c, &at, &v, type, &size, err);
-		if (!rc && channel)
-			make_statement(&v, s, &stated);
-		if (!rc && !channel) {
-			struct signed_model m;
-			signed_model_of_version(&v, &m);
-			signed_model_format(&m, &s->payload);
-			signed_model_fini(&m);
-		}
-		if (!rc)
-			rc = envelope_sign(buf_str(&s->payload), buf_str(&s->key), buf_str(&s->chain), &s->bundle, err);
-		if (!rc)
-			rc = attach(c, &at, &v, s, type, size, channel, err);
-		digest_format(&v.manifest, digest);
-		clock_format(stated.expires_wall_us, until);
-		if (!rc && channel)
-			printf("%s:%s names %s until %s, by statement %llu\n", v.name, v.tag, digest, until,
-			       (unsigned long long)stated.counter);
-		else if (!rc)
-			printf("%s:%s is signed: %s\n", v.name, v.tag, digest);
-		channel_fini(&stated);
-		version_fini(&v);
+	rc = check_manifest(c, &at, &v, type, &size, err);
+	if (!rc && channel)
+		make_statement(&v, s, &stated);
+	if (!rc && !channel) {
+		struct signed_model m;
+		signed_model_of_version(&v, &m);
+		signed_model_format(&m, &s->payload);
+		signed_model_fini(&m);
 	}
+	if (!rc)
+		rc = envelope_sign(buf_str(&s->payload), buf_str(&s->key), buf_str(&s->chain), &s->bundle, err);
+	if (!rc)
+		rc = attach(c, &at, &v, s, type, size, channel, err);
+	digest_format(&v.manifest, digest);
+	clock_format(stated.expires_wall_us, until);
+	if (!rc && channel)
+		printf("%s:%s names %s until %s, by statement %llu\n", v.name, v.tag, digest, until,
+		       (unsigned long long)stated.counter);
+	else if (!rc)
+		printf("%s:%s is signed: %s\n", v.name, v.tag, digest);
+	channel_fini(&stated);
+	version_fini(&v);
 	client_close(c);
 	return rc;
 }
@@ -369,35 +379,29 @@ static int verify_version(const struct args *args, const char *model, const stru
 	struct client *c;
 	struct repository_at at;
 	struct version v;
-	int rc = repository_client(args, &c, err);
+	int rc = open_version(args, model, &c, &at, &v, err);
 	if (rc)
 		return rc;
-	rc = repository_find(c, args_value(args, "repository"), &at, err);
-	if (!rc)
-		rc = repository_version(c, &at, model, &v, err);
-	if (!rc) {
-		int good = error_set(err, E_FORBIDDEN, "%s:%s has no signature; mdn sign makes one", v.name, v.tag);
-		for (size_t i = 0; good && !rc && i < v.signature_count; i++) {
-			struct buf json = {0};
-			struct signed_model m;
-			struct error why = {0};
-			rc = repository_get_blob(c, &at, v.name, &v.signatures[i].digest, LIMIT_SIGNATURE, &json, err);
-			int one = rc ? rc : verify_envelope(trust, buf_str(&json), &m, ret_who, &why);
-			if (!one) {
-				one = signed_model_covers(&m, &v, &why);
-				signed_model_fini(&m);
-			}
-			if (!rc && one != E_NOTFOUND) { /* that is a statement on a channel, and says nothing against */
-				good = one;
-				*err = why;
-			}
-			buf_fini(&json);
+	int good = error_set(err, E_FORBIDDEN, "%s:%s has no signature; mdn sign makes one", v.name, v.tag);
+	for (size_t i = 0; good && !rc && i < v.signature_count; i++) {
+		struct buf json = {0};
+		struct signed_model m;
+		struct error why = {0};
+		rc = repository_get_blob(c, &at, v.name, &v.signatures[i].digest, LIMIT_SIGNATURE, &json, err);
+		int one = rc ? rc : verify_envelope(trust, buf_str(&json), &m, ret_who, &why);
+		if (!one) {
+			one = signed_model_covers(&m, &v, &why);
+			signed_model_fini(&m);
 		}
-		rc = rc ? rc : good;
-		version_fini(&v);
+		if (!rc && one != E_NOTFOUND) { /* that is a statement on a channel, and says nothing against */
+			good = one;
+			*err = why;
+		}
+		buf_fini(&json);
 	}
+	version_fini(&v);
 	client_close(c);
-	return rc;
+	return rc ? rc : good;
 }
 
 int cmd_verify(const struct args *args)

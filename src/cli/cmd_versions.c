@@ -79,7 +79,7 @@ static void append_query(struct buf *path, const char *key, struct str value)
 {
 	bool first = !path->len || !memchr(path->base, '?', path->len);
 	buf_printf(path, "%s%s=", first ? "?" : "&", key);
-	client_escape(path, value);
+	buf_append_escaped(path, value, URL_SEGMENT);
 }
 
 static void end_text(struct buf *b)

@@ -227,7 +227,7 @@ int model_watch(struct client *c, const char *name_tag, bool json, struct error 
 	struct watch w = {.json = json, .terminal = isatty(STDOUT_FILENO)};
 	struct buf url = {0};
 	buf_append_str(&url, STR("/mdn/v1/events?model="));
-	client_escape(&url, str_from(name_tag));
+	buf_append_escaped(&url, str_from(name_tag), URL_SEGMENT);
 	buf_append(&url, "", 1);
 	sse_parser_init(&w.parser, LIMIT_CONTROL_DOCUMENT, on_event, &w);
 	struct client_call call = {.url = url.base, .on_data = on_data, .arg = &w, .endless = true};
