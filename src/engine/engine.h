@@ -19,8 +19,11 @@ struct engine;
 struct engine_request;
 
 struct engine_sampling {
-	double temperature, top_p, min_p; /* temperature 0: greedy; min_p < 0: the engine's own */
-	int32_t top_k;                    /* 0: off */
+	double temperature, top_p, min_p;  /* temperature 0: greedy; min_p < 0: the engine's own */
+	int32_t top_k;                     /* 0: off */
+	double typical_p;                  /* 0 or 1: off */
+	int32_t mirostat;                  /* 0: off; 1, 2: its versions, in place of top-k, top-p, min-p, typical */
+	double mirostat_tau, mirostat_eta; /* 0: 5 and 0.1 */
 	double presence_penalty, frequency_penalty, repeat_penalty; /* 0, 0, 1: off */
 	uint64_t seed;
 	bool has_seed;
@@ -29,11 +32,28 @@ struct engine_sampling {
 	size_t bias_count;
 };
 
-enum engine_task { ENGINE_CHAT, ENGINE_COMPLETION };
+/* What is asked. EMBED and RERANK answer with vectors and scores in their DONE event, TOKENIZE and DETOKENIZE with
+ * tokens and text; none of these four generates. */
+enum engine_task {
+	ENGINE_CHAT,
+	ENGINE_COMPLETION,
+	ENGINE_EMBED,
+	ENGINE_RERANK,
+	ENGINE_TOKENIZE,
+	ENGINE_DETOKENIZE,
+};
+
+/* Who goes first when not all can; a class never waits for one below it. As docs/api.md names them. */
+enum engine_class { ENGINE_SYSTEM = -2, ENGINE_INTERACTIVE, ENGINE_DEFAULT, ENGINE_BULK };
 
 struct engine_params {
 	enum engine_task task;
-	struct str prompt;        /* completion: text */
+	struct str prompt; /* completion: text; rerank: the query; tokenize: the text, if there are no messages */
+	struct str suffix; /* completion: what the answer is followed by (infill) */
+	const int32_t *prompt_tokens; /* completion, detokenize: in place of text */
+	size_t prompt_token_count;
+	const struct str *inputs; /* embed: texts; rerank: documents */
+	size_t input_count;
 	struct str messages_json; /* chat: the OpenAI "messages" array, checked by the caller */
 	struct str tools_json;    /* chat: "tools" array or empty */
 	struct str tool_choice;   /* "auto", "none", "required" or empty */
@@ -43,9 +63,14 @@ struct engine_params {
 	int32_t logprobs;   /* -1: none; else how many alternatives (0..LIMIT_LOGPROBS) */
 	const struct str *stops;
 	size_t stop_count;
-	bool echo;             /* completion: prompt first */
-	struct str tenant;     /* fairness id */
-	int priority;          /* smaller is served first; 0 default */
+	bool echo;         /* completion: prompt first */
+	struct str tenant; /* fairness id; also whose cached prompts may be found, unless cache_salt says otherwise */
+	double tenant_weight;  /* share against other tenants; 0: 1 */
+	struct str cache_salt; /* those with the same salt share cached prompts; empty: the tenant's own */
+	enum engine_class service_class;
+	int priority;          /* within the class; smaller is served first; 0 default */
+	int64_t deadline_us;   /* loop clock: not begun by then, it ends with E_TIMEOUT; 0: the engine's own limit */
+	struct str adapter;    /* LoRA adapter by name; empty: none */
 	struct str request_id; /* travels to remote engines and logs */
 	struct str traceparent;
 };
@@ -77,6 +102,10 @@ struct engine_event {
 	struct str tool_calls_json; /* an array of OpenAI tool call deltas, or empty */
 	const struct engine_logprob *logprobs;
 	size_t logprob_count;
+	const int32_t *tokens; /* TEXT: of this piece, where the kind knows them; DONE of TOKENIZE: all */
+	size_t token_count;
+	const float *vectors; /* DONE of EMBED: one of vector_size for each input; of RERANK: one score each */
+	size_t vector_size, vector_count;
 	int32_t prompt_tokens, cached_tokens, completion_tokens; /* so far */
 	enum engine_finish finish;
 	const struct error *err; /* FINISH_ERROR */
@@ -101,6 +130,9 @@ struct engine_info {
 	int32_t slots;
 	uint64_t memory_bytes;
 	bool chat; /* has a usable chat template */
+	bool infill;
+	int32_t embedding_size; /* 0: does not embed */
+	bool rerank;
 };
 
 enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED };
@@ -116,6 +148,13 @@ struct engine_options {
 	int32_t context_tokens;  /* per slot; 0: min(model's, 4096) */
 	int32_t batch_tokens;    /* prefill budget per step; 0: 512 */
 	int32_t threads;         /* 0: cores */
+	bool mlock;              /* keep the weights in memory */
+	bool deterministic;      /* the same request gives the same bits whatever runs beside it; slower */
+	struct str cache_folder; /* KV of prompts that outlives a restart; empty: none */
+	uint64_t cache_memory_bytes, cache_disk_bytes; /* 0: chosen; none */
+	struct str speculate;                          /* "", "none", "ngram", "draft" */
+	struct str draft_path;                         /* GGUF of a small model with the same vocabulary */
+	bool in_process; /* llama: in this process instead of one of its own; for tests and the child itself */
 	/* synthetic */
 	int64_t prefill_us_per_token, itl_base_us, itl_slope_us; /* 0: 200 us, 10 ms, 1 ms */
 	int32_t kv_tokens;                                       /* finite KV; 0: slots * context_tokens */
