@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* llama_batch.h - what the files of the engine thread share; everything here is that thread's alone.
+ *
+ * llama_batch.c forms and computes batches, llama_queue.c says who is next, llama_slots.c owns the slots and their KV,
+ * llama_tell.c turns logits into events. How they work together is told at the top of llama_batch.c.
+ */
+#ifndef MDN_ENGINE_LLAMA_BATCH_H
+#define MDN_ENGINE_LLAMA_BATCH_H
+
+#include "engine/llama_parts.h"
+#include "engine/llama_shelf.h"
+
+struct llama_share;
+
+struct slot {
+	struct llama_request *request; /* NULL: idle */
+	int32_t *tokens;               /* idle: what the KV holds, owned; busy: NULL, the request has them */
+	int32_t past;                  /* tokens in the KV */
+	int32_t row;                   /* in this batch; -1: no logits asked */
+	int32_t added;                 /* tokens in this batch */
+	uint64_t used;                 /* when it was last given back */
+};
+
+struct batch {
+	struct llama_engine *engine;
+	struct llama_box *box;
+	struct llama_core *core;
+	struct llama_settings settings;
+	struct slot *slots;
+	struct llama_request *queue; /* sorted */
+	struct llama_share *shares;
+	struct sample_scratch scratch;
+	struct shelf shelf;
+	struct buf piece;
+	struct llama_event *events, **events_last;
+	struct llama_numbers numbers;
+	uint64_t releases;
+};
+
+/* ---- llama_tell.c ------------------------------------------------------------------------------ */
+
+struct llama_event *event_new(struct batch *b, struct llama_request *r, enum llama_event_kind kind, struct str text);
+void batch_send(struct batch *b); /* all events so far, and the numbers */
+struct error *error_copy(const struct error *err);
+void request_end(struct batch *b, struct llama_request *r, enum engine_finish finish, const struct error *err);
+/* The next token of a request whose logits are there; the slot is released when it was the last. */
+void slot_next(struct batch *b, struct slot *slot);
+
+/* ---- llama_slots.c ----------------------------------------------------------------------------- */
+
+int32_t slot_seq(const struct batch *b, const struct slot *slot);
+void slot_empty(struct batch *b, struct slot *slot); /* of its KV and the tokens of an idle one */
+/* The request leaves; what it has computed stays until somebody needs the slot or the room. */
+struct llama_request *slot_release(struct batch *b, struct slot *slot);
+/* The idle slot whose KV begins most like the request, or an empty one; NULL: all are busy. Its KV is cut to the common
+ * beginning, the other idle slots lose theirs to the shelf. */
+struct slot *slot_choose(struct batch *b, const struct llama_request *r);
+int32_t kv_held(const struct batch *b); /* tokens */
+bool kv_evict(struct batch *b);         /* drops the KV of the slot idle for longest; false: none has any */
+bool kv_preempt(struct batch *b); /* the least important running request back to the queue; false: only one is left */
+/* Could this request be computed to its end of prompt with what is left once idle KV is dropped? */
+bool kv_fits(const struct batch *b, const struct llama_request *r);
+
+/* ---- llama_queue.c ----------------------------------------------------------------------------- */
+
+/* It has come: what the thread needs besides its tokens. */
+void request_accept(struct batch *b, struct llama_request *r);
+void queue_add(struct batch *b, struct llama_request *r);
+void queue_purge(struct batch *b); /* of canceled ones */
+void queue_serve(struct batch *b); /* puts those who are next into free slots */
+void slots_check(struct batch *b); /* frees the slots of canceled ones */
+
+#endif
