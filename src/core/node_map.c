@@ -105,6 +105,7 @@ int64_t place_queue_us(const struct map_place *p, int32_t more_running, int64_t 
 	if (use > BARRIER_USE_MOST)
 		use = BARRIER_USE_MOST;
 	us += use / (1 - use) * BARRIER_US;
+	us += (double)p->load_us;
 	return (int64_t)(us < COST_MOST_US ? us : COST_MOST_US);
 }
 
@@ -114,7 +115,8 @@ static void place_load(struct map_model *model, uint32_t at, const struct model_
 	double per_s = r->prefill_tokens_per_s > 0 ? r->prefill_tokens_per_s : PREFILL_UNKNOWN_PER_S;
 	double itl_us = r->itl_us > 0 ? r->itl_us : ITL_UNKNOWN_US;
 	int64_t busy = (int64_t)r->running + r->waiting;
-	p->ready = r->state == MODEL_READY;
+	p->load_us = r->state == MODEL_READY ? 0 : r->load_us;
+	p->ready = r->state == MODEL_READY || p->load_us > 0;
 	p->slots = r->slots > 0 ? r->slots : 1;
 	p->busy = (int32_t)(busy < INT32_MAX ? busy : INT32_MAX);
 	p->tokens = r->tokens_to_prefill;

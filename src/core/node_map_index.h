@@ -24,7 +24,8 @@ struct map_hot {
 /* A model on a node. Cost is linear in tokens and steep in use; see place_queue_us. */
 struct map_place {
 	uint32_t node, link; /* the node's links[link] is this */
-	bool ready;
+	bool ready;          /* takes requests: now, or once it is loaded */
+	int64_t load_us;     /* until it is loaded; 0: it is */
 	int32_t busy, slots; /* requests running or waiting; slots >= 1 */
 	int64_t tokens;      /* to prefill before us */
 	double us_per_token; /* prefill */

@@ -12,6 +12,7 @@
 
 #define RATE_MOST 1e15
 #define TOKENS_MOST INT64_C(1000000000000)
+#define LOAD_MOST_US (INT64_C(3600) * 1000 * 1000)
 #define RTT_MOST_US (INT64_C(3600) * 1000 * 1000)
 
 static const char *const state_names[] = {"starting", "ready", "draining"};
@@ -124,6 +125,18 @@ static void format_sums(const struct model_report *m, struct buf *out)
 	           (unsigned long long)m->tokens, (unsigned long long)m->decode_sum_us);
 }
 
+static void format_memory(const struct model_report *m, struct buf *out)
+{
+	if (m->load_progress > 0)
+		put_number(out, "load_progress", m->load_progress);
+	if (m->memory_bytes)
+		buf_printf(out, ",\"memory_bytes\":%llu", (unsigned long long)m->memory_bytes);
+	if (m->used_wall_us)
+		buf_printf(out, ",\"used_wall_us\":%lld", (long long)m->used_wall_us);
+	if (m->pinned)
+		buf_append_str(out, STR(",\"pinned\":true"));
+}
+
 static void format_fetch(const struct model_report *m, struct buf *out)
 {
 	if (m->file[0]) {
@@ -162,6 +175,10 @@ static void format_model(const struct model_report *m, bool brief, struct buf *o
 	put_number(out, "prefill_tokens_per_s", m->prefill_tokens_per_s);
 	put_number(out, "decode_tokens_per_s", m->decode_tokens_per_s);
 	put_number(out, "itl_us", m->itl_us);
+	if (m->load_us)
+		buf_printf(out, ",\"load_us\":%lld", (long long)m->load_us);
+	if (!brief)
+		format_memory(m, out);
 	if (!brief && (m->served || m->errors))
 		format_sums(m, out);
 	if (!brief)
@@ -376,6 +393,17 @@ static int parse_sums(yyjson_val *obj, struct model_report *m, struct error *err
 	return parse_sources(obj, m, err);
 }
 
+static int parse_memory(yyjson_val *obj, struct model_report *m, struct error *err)
+{
+	int rc;
+	if ((rc = json_i64(obj, "load_us", 0, LOAD_MOST_US, &m->load_us, err)) < 0 ||
+	    (rc = json_num(obj, "load_progress", 0, 1, &m->load_progress, err)) < 0 ||
+	    (rc = take_u64(obj, "memory_bytes", &m->memory_bytes, err)) < 0 ||
+	    (rc = json_i64(obj, "used_wall_us", 0, INT64_MAX, &m->used_wall_us, err)) < 0)
+		return rc;
+	return json_bool(obj, "pinned", &m->pinned, err);
+}
+
 static int parse_labels(yyjson_val *obj, struct node_report *r, struct error *err)
 {
 	yyjson_val *array = NULL, *item;
@@ -418,7 +446,8 @@ static int parse_model(yyjson_val *obj, struct model_report *m, struct error *er
 	    (rc = json_i64(obj, "tokens_to_prefill", 0, TOKENS_MOST, &m->tokens_to_prefill, err)) < 0 ||
 	    (rc = take_rate(obj, "prefill_tokens_per_s", &m->prefill_tokens_per_s, err)) < 0 ||
 	    (rc = take_rate(obj, "decode_tokens_per_s", &m->decode_tokens_per_s, err)) < 0 ||
-	    (rc = take_rate(obj, "itl_us", &m->itl_us, err)) < 0 || (rc = parse_sums(obj, m, err)) < 0)
+	    (rc = take_rate(obj, "itl_us", &m->itl_us, err)) < 0 || (rc = parse_sums(obj, m, err)) < 0 ||
+	    (rc = parse_memory(obj, m, err)) < 0)
 		return rc;
 	if (!m->name[0])
 		return missing("models[].name", err);

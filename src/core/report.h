@@ -26,7 +26,7 @@ enum model_state {
 	MODEL_LOADING,
 	MODEL_READY,
 	MODEL_FAILED,
-	MODEL_CACHED, /* on disk, verified, not to be loaded */
+	MODEL_CACHED, /* on disk, verified; load_us tells whether a request would have it loaded */
 	MODEL_PAUSED, /* not fetched further, by an operator's word */
 };
 
@@ -43,6 +43,12 @@ struct model_report {
 	double kv_usage;
 	int64_t tokens_to_prefill;
 	double prefill_tokens_per_s, decode_tokens_per_s, itl_us;
+	/* Not READY: a request that comes now waits about so long and is answered; 0: it is not. */
+	int64_t load_us;
+	double load_progress;  /* LOADING: 0..1 */
+	uint64_t memory_bytes; /* that it takes, or would; 0 unknown */
+	int64_t used_wall_us;  /* when it was last asked; 0: not yet */
+	bool pinned;           /* never unloaded for another one's sake */
 	/* Sums since its engine was made, of requests answered here; errors are the engine's, not the clients'. */
 	uint64_t served, errors, ttft_sum_us, tokens, decode_sum_us;
 	/* of a fetch: the file under way, and who feeds it */

@@ -242,7 +242,7 @@ static char *put_ms(char *to, int64_t us)
 	return put_text(put_number(to, (uint64_t)us / 100 % 10), " ms");
 }
 
-/* At most 3 durations of 21 digits, 2 counts of 10 and 60 letters: fits. */
+/* At most 3 durations of 15 digits (all are bounded by 1e12 us), 2 counts of 10 and 90 letters: fits. */
 static void describe(const struct pick *k, char *to)
 {
 	to = put_ms(put_text(to, "distance "), k->rtt_us);
@@ -251,6 +251,8 @@ static void describe(const struct pick *k, char *to)
 	to = put_number(put_text(to, "; "), (uint64_t)((int64_t)k->place->busy + k->own.running));
 	to = put_number(put_text(to, " of "), (uint64_t)k->place->slots);
 	to = put_text(to, " slots busy");
+	if (k->place->load_us)
+		to = put_text(to, "; it must be loaded first");
 	if (k->suspect)
 		put_text(to, "; its reports are late");
 }

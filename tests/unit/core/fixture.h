@@ -18,6 +18,7 @@ struct node_spec {
 	const char *model, *model_state; /* NULL: none; "ready" */
 	int running, waiting, slots;
 	double prefill;
+	int64_t load_us;
 	const char *seen_id;
 	uint64_t seen;
 	const char *rtt_id;
@@ -38,9 +39,9 @@ static inline struct node_report node_report_of(const struct node_spec *s)
 	if (s->model)
 		buf_printf(&json,
 		           ",\"models\":[{\"name\":\"%s\",\"state\":\"%s\",\"running\":%d,\"waiting\":%d,\"slots\":%d,"
-		           "\"prefill_tokens_per_s\":%g}]",
+		           "\"prefill_tokens_per_s\":%g,\"load_us\":%lld}]",
 		           s->model, s->model_state ? s->model_state : "ready", s->running, s->waiting,
-		           s->slots ? s->slots : 8, s->prefill);
+		           s->slots ? s->slots : 8, s->prefill, (long long)s->load_us);
 	if (s->seen_id)
 		buf_printf(&json, ",\"seen\":[{\"id\":\"%s\",\"dispatched\":%llu}]", s->seen_id,
 		           (unsigned long long)s->seen);

@@ -41,6 +41,11 @@ static struct node_report full(void)
 	                                    .itl_us = 4500};
 	strcpy(r.models[0].name, "smollm2:latest");
 	strcpy(r.models[0].digest, "sha256:00");
+	r.models[0].memory_bytes = UINT64_C(3) << 30;
+	r.models[0].used_wall_us = 1790000000000777;
+	r.models[0].pinned = true;
+	r.models[1].load_us = 2500000;
+	r.models[1].load_progress = 0.5;
 	r.models[0].served = 12;
 	r.models[0].errors = 1;
 	r.models[0].ttft_sum_us = 99000;

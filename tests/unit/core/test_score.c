@@ -258,6 +258,38 @@ static void test_equals_share_the_load(void **unused)
 	node_map_free(m);
 }
 
+static void test_a_model_to_be_loaded_first_costs_its_loading(void **unused)
+{
+	struct node_map *m = two_sites();
+	struct route_query q = {.model = STR("x"), .client_site = STR("west"), .prompt_tokens = 100};
+	struct node_spec near = {.id = "near",
+	                         .site = "west",
+	                         .seq = 1,
+	                         .model = "x:latest",
+	                         .model_state = "cached",
+	                         .prefill = 1000,
+	                         .load_us = 3000000},
+			 far = {.id = "far", .site = "east", .seq = 1, .model = "x:latest", .prefill = 1000};
+	struct route_decision d;
+
+	report_at(m, &near, T);
+	assert_int_equal(route_decide(m, NULL, &q, T, NULL, &d, NULL), 0);
+	assert_in_range(d.candidates[0].queue_us, 3000000, 3001000);
+	assert_non_null(strstr(d.candidates[0].reason, "loaded first"));
+	route_decision_fini(&d);
+	report_at(m, &far, T);
+	assert_int_equal(chosen(m, NULL, &q), 'f');
+	near.seq++;
+	near.load_us = 1; /* as good as there */
+	report_at(m, &near, T);
+	assert_int_equal(chosen(m, NULL, &q), 'n');
+	near.seq++;
+	near.load_us = 0; /* only on disk */
+	report_at(m, &near, T);
+	assert_int_equal(chosen(m, NULL, &q), 'f');
+	node_map_free(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -267,6 +299,7 @@ int main(void)
 	    cmocka_unit_test(test_clients_need_a_public_api_and_self_is_no_way_off),
 	    cmocka_unit_test(test_sweep_finds_the_best_of_many),
 	    cmocka_unit_test(test_equals_share_the_load),
+	    cmocka_unit_test(test_a_model_to_be_loaded_first_costs_its_loading),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
