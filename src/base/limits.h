@@ -22,7 +22,9 @@
 	X(LIMIT_STOP_LENGTH, 256, 400, "bytes of one stop sequence") \
 	X(LIMIT_LOGPROBS, 20, 400, "top_logprobs of a request") \
 	X(LIMIT_LOGIT_BIAS, 1024, 400, "tokens of a request's logit_bias") \
+	X(LIMIT_PROMPT_TOKENS, 1048576, 400, "token ids of a request's prompts") \
 	X(LIMIT_TOOLS, 256, 400, "tools of a request") \
+	X(LIMIT_INPUTS, 2048, 400, "texts of one embedding or rerank request") \
 	X(LIMIT_SCHEDULERS, 16, 413, "schedulers one gateway follows") \
 	X(LIMIT_MAP, 67108864, 413, "bytes of one map event") \
 	X(LIMIT_SCHEMA, 65536, 413, "bytes of a response_format schema") \

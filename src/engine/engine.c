@@ -201,10 +201,23 @@ bool engine_emit(struct engine_request *request, const struct engine_event *even
 	return alive;
 }
 
+void engine_finish_event(struct engine_request *request, const struct engine_event *event)
+{
+	int32_t made = event->completion_tokens;
+
+	assert(event->kind == ENGINE_DONE && !request->gone && !request->done);
+	if (made > request->completion_tokens)
+		request->engine->generation_tokens_total += (uint64_t)(made - request->completion_tokens);
+	engine_unlink(request);
+	request->done = true;
+	request->on_event(request->arg, event);
+	engine_request_free(request);
+}
+
 void engine_finish(struct engine_request *request, enum engine_finish finish, const struct error *err,
                    int32_t prompt_tokens, int32_t cached_tokens, int32_t completion_tokens)
 {
-	struct engine_event event = {
+	const struct engine_event event = {
 	    .kind = ENGINE_DONE,
 	    .finish = finish,
 	    .err = err,
@@ -213,13 +226,7 @@ void engine_finish(struct engine_request *request, enum engine_finish finish, co
 	    .completion_tokens = completion_tokens,
 	};
 
-	assert(!request->gone && !request->done);
-	if (completion_tokens > request->completion_tokens)
-		request->engine->generation_tokens_total += (uint64_t)(completion_tokens - request->completion_tokens);
-	engine_unlink(request);
-	request->done = true;
-	request->on_event(request->arg, &event);
-	engine_request_free(request);
+	engine_finish_event(request, &event);
 }
 
 void engine_request_free(struct engine_request *request)
@@ -253,33 +260,45 @@ static size_t copy_put(char *memory, size_t at, struct str *s)
 	return at + s->len + 1;
 }
 
-/* One pass to measure (memory NULL), one to copy: the same walk, so the sizes agree. */
-static size_t copy_walk(char *memory, struct engine_params *p)
+static size_t copy_array(char *memory, size_t at, const void **array, size_t size)
 {
-	struct str *texts[] = {&p->prompt,      &p->messages_json, &p->tools_json, &p->tool_choice,
-	                       &p->json_schema, &p->tenant,        &p->request_id, &p->traceparent};
-	size_t stops_size = p->stop_count * sizeof(struct str);
-	size_t tokens_size = p->sampling.bias_count * sizeof(int32_t),
-	       values_size = p->sampling.bias_count * sizeof(float);
-	size_t at = 0;
+	if (memory && *array)
+		*array = size ? memcpy(memory + at, *array, size) : memory + at;
+	/* The next one is aligned as this one is. */
+	return *array ? at + (size + sizeof(void *) - 1) / sizeof(void *) * sizeof(void *) : at;
+}
 
-	if (memory && p->stop_count)
-		p->stops = memcpy(memory, p->stops, stops_size);
-	at += stops_size;
-	if (memory && p->sampling.bias_count) {
-		p->sampling.bias_tokens = memcpy(memory + at, p->sampling.bias_tokens, tokens_size);
-		p->sampling.bias_values = memcpy(memory + at + tokens_size, p->sampling.bias_values, values_size);
-	}
-	at += tokens_size + values_size;
-	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
-		at = copy_put(memory, at, texts[i]);
-	for (size_t i = 0; i < p->stop_count; i++) {
-		struct str stop = p->stops[i];
-		at = copy_put(memory, at, &stop);
+static size_t copy_texts(char *memory, size_t at, const struct str **texts, size_t count)
+{
+	struct str *to = (struct str *)*texts;
+
+	for (size_t i = 0; to && i < count; i++) {
+		struct str text = to[i];
+		at = copy_put(memory, at, &text);
 		if (memory)
-			((struct str *)memory)[i] = stop;
+			to[i] = text;
 	}
 	return at;
+}
+
+/* One pass to measure (memory NULL), one to copy: the same walk, so the sizes agree. Arrays come first: aligned. */
+static size_t copy_walk(char *memory, struct engine_params *p)
+{
+	struct str *texts[] = {&p->prompt,      &p->suffix,      &p->messages_json, &p->tools_json,
+	                       &p->tool_choice, &p->json_schema, &p->tenant,        &p->cache_salt,
+	                       &p->adapter,     &p->request_id,  &p->traceparent};
+	size_t at = 0;
+
+	at = copy_array(memory, at, (const void **)&p->stops, p->stop_count * sizeof(struct str));
+	at = copy_array(memory, at, (const void **)&p->inputs, p->input_count * sizeof(struct str));
+	at = copy_array(memory, at, (const void **)&p->input_lengths, p->input_count * sizeof(int32_t));
+	at = copy_array(memory, at, (const void **)&p->prompt_tokens, p->prompt_token_count * sizeof(int32_t));
+	at = copy_array(memory, at, (const void **)&p->sampling.bias_tokens, p->sampling.bias_count * sizeof(int32_t));
+	at = copy_array(memory, at, (const void **)&p->sampling.bias_values, p->sampling.bias_count * sizeof(float));
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		at = copy_put(memory, at, texts[i]);
+	at = copy_texts(memory, at, &p->stops, p->stop_count);
+	return copy_texts(memory, at, &p->inputs, p->input_count);
 }
 
 void engine_copy_init(struct engine_copy *copy, const struct engine_params *params)

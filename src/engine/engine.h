@@ -50,14 +50,18 @@ struct engine_params {
 	enum engine_task task;
 	struct str prompt; /* completion: text; rerank: the query; tokenize: the text, if there are no messages */
 	struct str suffix; /* completion: what the answer is followed by (infill) */
-	const int32_t *prompt_tokens; /* completion, detokenize: in place of text */
+	const int32_t *prompt_tokens; /* completion, detokenize: in place of text; embed: see input_lengths */
 	size_t prompt_token_count;
-	const struct str *inputs; /* embed: texts; rerank: documents */
+	const struct str *inputs; /* embed: texts; rerank: documents; with input_lengths: NULL */
 	size_t input_count;
-	struct str messages_json; /* chat: the OpenAI "messages" array, checked by the caller */
-	struct str tools_json;    /* chat: "tools" array or empty */
-	struct str tool_choice;   /* "auto", "none", "required" or empty */
-	struct str json_schema;   /* response_format; empty: none; "{}": any JSON object */
+	const int32_t *input_lengths; /* embed: so many of prompt_tokens are each input */
+	bool plain_tokens;            /* tokenize: without those a prompt begins and ends with */
+	bool pieces;                  /* tokenize: logprobs of the end hold each token's text */
+	bool no_generation_prompt;    /* tokenize, of messages: not the words an answer begins with */
+	struct str messages_json;     /* chat: the OpenAI "messages" array, checked by the caller */
+	struct str tools_json;        /* chat: "tools" array or empty */
+	struct str tool_choice;       /* "auto", "none", "required" or empty */
+	struct str json_schema;       /* response_format; empty: none; "{}": any JSON object */
 	struct engine_sampling sampling;
 	int32_t max_tokens; /* < 0: until the context is full */
 	int32_t logprobs;   /* -1: none; else how many alternatives (0..LIMIT_LOGPROBS) */
@@ -118,6 +122,7 @@ struct engine_load {
 	int32_t running, waiting, slots;
 	double kv_usage;             /* 0..1 */
 	int64_t tokens_to_prefill;   /* queued and not yet computed */
+	int64_t told_age_us;         /* remote: since its server told running, waiting and kv_usage; 0: counted here */
 	double prefill_tokens_per_s; /* measured, EWMA; 0 unknown */
 	double decode_tokens_per_s;  /* all streams together, EWMA */
 	double itl_us;               /* recent inter-token latency of one stream */
@@ -133,6 +138,9 @@ struct engine_info {
 	bool infill;
 	int32_t embedding_size; /* 0: does not embed */
 	bool rerank;
+	bool no_generation;         /* embeds or ranks only */
+	char server[64];            /* remote: what it is, "vllm 0.32.0"; empty: unknown */
+	bool no_tools, no_logprobs; /* remote: it refused them when it was tried */
 };
 
 enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED };
@@ -149,6 +157,7 @@ struct engine_options {
 	int32_t batch_tokens;    /* prefill budget per step; 0: 512 */
 	int32_t threads;         /* 0: cores */
 	bool mlock;              /* keep the weights in memory */
+	struct str pooling;      /* llama: "mean", "cls", "last": models that have none of their own embed with it */
 	bool deterministic;      /* the same request gives the same bits whatever runs beside it; slower */
 	struct str cache_folder; /* KV of prompts that outlives a restart; empty: none */
 	uint64_t cache_memory_bytes, cache_disk_bytes; /* 0: chosen; none */

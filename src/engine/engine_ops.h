@@ -68,6 +68,8 @@ bool engine_emit(struct engine_request *request, const struct engine_event *even
 /* Delivers DONE and frees the request. err is for FINISH_ERROR only. */
 void engine_finish(struct engine_request *request, enum engine_finish finish, const struct error *err,
                    int32_t prompt_tokens, int32_t cached_tokens, int32_t completion_tokens);
+/* The same for answers that are no text: event->kind is DONE. */
+void engine_finish_event(struct engine_request *request, const struct engine_event *event);
 void engine_request_free(struct engine_request *request);
 /* True when a goes before b: priority, then arrival. */
 bool engine_before(const struct engine_request *a, const struct engine_request *b);
