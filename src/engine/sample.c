@@ -2,7 +2,7 @@
 /* sample.c - all passes over the vocabulary are straight loops that gcc turns into vector code; what is left after a
  * cut is small. For top-p alone the cut is exact: tokens whose probability is below (1 - p) / vocab weigh less than 1 -
  * p together, so the smallest set that weighs p never needs them. The rest goes through a heap, popped until p is
- * reached.
+ * reached. Typical and mirostat are rare: they may touch every token with a logarithm.
  */
 #include "engine/sample.h"
 
@@ -13,6 +13,11 @@
 #define MIN_P_DEFAULT 0.05
 
 enum { SAMPLE_BLOCK = 512, LANES = 16 };
+
+/* Mirostat: the paper's, and the number of heaviest tokens from which its first version guesses the slope. */
+#define MIROSTAT_TAU 5.0
+#define MIROSTAT_ETA 0.1
+enum { MIROSTAT_MOST = 100 };
 
 void sample_scratch_init(struct sample_scratch *scratch, int32_t vocab)
 {
@@ -171,6 +176,24 @@ static void heap_make(struct sample_candidate *heap, size_t count, bool least_fi
 		heap_sink(heap, count, i, least_first);
 }
 
+/* The first of the heap goes behind its end; popped ones gather at the end of the array, the first at the very end. */
+static struct sample_candidate heap_pop(struct sample_candidate *heap, size_t left, bool least_first)
+{
+	struct sample_candidate first = heap[0];
+
+	heap[0] = heap[left - 1];
+	heap[left - 1] = first;
+	heap_sink(heap, left - 1, 0, least_first);
+	return first;
+}
+
+/* Of a heap with the least first: the largest first. */
+static void heap_sort(struct sample_candidate *heap, size_t count)
+{
+	for (size_t left = count; left > 1; left--)
+		heap_pop(heap, left, true);
+}
+
 size_t sample_top(const float *logits, int32_t vocab, size_t count, struct sample_candidate *top)
 {
 	size_t n = count < (size_t)vocab ? count : (size_t)vocab;
@@ -185,25 +208,28 @@ size_t sample_top(const float *logits, int32_t vocab, size_t count, struct sampl
 			top[0] = (struct sample_candidate){i, logits[i]};
 			heap_sink(top, n, 0, true);
 		}
-	for (size_t left = n; left > 1; left--) { /* heapsort: the least goes to the end */
-		struct sample_candidate least = top[0];
-		top[0] = top[left - 1];
-		top[left - 1] = least;
-		heap_sink(top, left - 1, 0, true);
-	}
+	heap_sort(top, n);
 	return n;
 }
 
 /* ---- the draw --------------------------------------------------------------------------------- */
 
-/* splitmix64's finisher over (seed, position): [0, 1). */
-static double draw(uint64_t seed, uint64_t position)
+/* splitmix64's finisher. */
+static uint64_t mix(uint64_t z)
 {
-	uint64_t z = seed + (position + 1) * UINT64_C(0x9e3779b97f4a7c15);
-
 	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
 	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	z ^= z >> 31;
+	return z ^ (z >> 31);
+}
+
+/* Of (seed, position, attempt): [0, 1). A second attempt must not see the first one's number: what was refused would
+ * favour its neighbours. */
+static double draw(const struct sampler *s)
+{
+	uint64_t z = mix(s->seed + (s->position + 1) * UINT64_C(0x9e3779b97f4a7c15));
+
+	if (s->attempt)
+		z = mix(z + s->attempt * UINT64_C(0xd1342543de82ef95));
 	return (double)(z >> 11) * 0x1.0p-53;
 }
 
@@ -215,7 +241,7 @@ static int32_t draw_sorted(const struct sampler *s, const struct sample_candidat
 
 	while (n < count && kept < limit && (n == 0 || sorted[n].value >= s->params.min_p * sorted[0].value))
 		kept += sorted[n++].value;
-	double at = draw(s->seed, s->position) * kept;
+	double at = draw(s) * kept;
 	for (size_t i = 0; i < n; i++) {
 		at -= sorted[i].value;
 		if (at < 0)
@@ -224,24 +250,144 @@ static int32_t draw_sorted(const struct sampler *s, const struct sample_candidat
 	return sorted[0].token;
 }
 
+/* How the weight of a token comes from its logit: exp((logit - most) * factor). */
+struct scale {
+	const float *logits;
+	float most, factor;
+};
+
+static float scale_exponent(const struct scale *scale, int32_t token)
+{
+	return (scale->logits[token] - scale->most) * scale->factor;
+}
+
+/* Locally typical sampling (arXiv 2202.00666): those whose surprise is nearest to the entropy, until they weigh
+ * typical_p together. What is kept comes heaviest first; returns how many, *total becomes their weight. */
+static size_t cut_typical(const struct sampler *s, const struct scale *scale, struct sample_candidate *all,
+                          size_t count, double *total)
+{
+	double mean = 0, kept = 0, enough = s->params.typical_p * *total;
+	size_t n = 0;
+
+	/* Entropy and surprise share the logarithm of the total, so their difference is that of exponents. */
+	for (size_t i = 0; i < count; i++)
+		mean += (double)all[i].value / *total * scale_exponent(scale, all[i].token);
+	for (size_t i = 0; i < count; i++)
+		all[i].value = -fabsf(scale_exponent(scale, all[i].token) - (float)mean);
+	heap_make(all, count, false);
+	while (n < count && kept <= enough) {
+		struct sample_candidate next = heap_pop(all, count - n, false);
+		all[count - 1 - n++].value = exp_down(scale_exponent(scale, next.token));
+		kept += all[count - n].value;
+	}
+	memmove(all, all + count - n, n * sizeof(*all));
+	heap_make(all, n, true);
+	heap_sort(all, n);
+	*total = kept;
+	return n;
+}
+
+static bool is_typical(const struct sampler *s)
+{
+	return s->params.typical_p > 0 && s->params.typical_p < 1;
+}
+
 static int32_t pick_top_k(const struct sampler *s, struct sample_scratch *scratch, const float *logits)
 {
 	struct sample_candidate *top = scratch->candidates;
 	size_t n = sample_top(logits, scratch->vocab, (size_t)s->params.top_k, top);
-	float most = top[0].value, factor = (float)(1 / s->params.temperature);
+	struct scale scale = {logits, top[0].value, (float)(1 / s->params.temperature)};
 	double total = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		top[i].value = exp_down((top[i].value - most) * factor);
+		top[i].value = exp_down(scale_exponent(&scale, top[i].token));
 		total += top[i].value;
 	}
+	while (n && top[n - 1].value <= 0)
+		n--;
+	if (is_typical(s))
+		n = cut_typical(s, &scale, top, n, &total);
 	return draw_sorted(s, top, n, total);
+}
+
+static size_t gather(struct sample_scratch *scratch, float least)
+{
+	size_t count = 0;
+
+	for (int32_t i = 0; i < scratch->vocab; i++)
+		if (scratch->weights[i] >= least && scratch->weights[i] > 0)
+			scratch->candidates[count++] = (struct sample_candidate){i, scratch->weights[i]};
+	return count;
+}
+
+static int32_t pick_typical(const struct sampler *s, struct sample_scratch *scratch, const struct scale *scale,
+                            double total)
+{
+	size_t n = cut_typical(s, scale, scratch->candidates, gather(scratch, 0), &total);
+
+	return draw_sorted(s, scratch->candidates, n, total);
+}
+
+/* ---- mirostat (arXiv 2007.14966): the surprise of what is drawn is steered towards tau ----------------- */
+
+/* Draws from candidates in any order. */
+static int32_t draw_surprised(struct sampler *s, const struct sample_candidate *all, size_t count)
+{
+	double kept = 0;
+	size_t i = 0;
+
+	for (size_t j = 0; j < count; j++)
+		kept += all[j].value;
+	for (double at = draw(s) * kept - all[0].value; at >= 0 && i + 1 < count; at -= all[i].value)
+		i++;
+	s->surprise = -log2(all[i].value / kept);
+	return all[i].token;
+}
+
+/* Its first version takes Zipf's law for granted: the slope of the heaviest tells how many tokens have the surprise
+ * wanted. */
+static size_t mirostat_count(const struct sampler *s, const struct scale *scale, const struct sample_candidate *top,
+                             size_t count, int32_t vocab)
+{
+	double tb = 0, tt = 0;
+
+	for (size_t i = 0; i + 1 < count && isfinite(top[i + 1].value); i++) {
+		double t = log((double)(i + 2) / (double)(i + 1));
+		tb += t * (double)(top[i].value - top[i + 1].value) * scale->factor;
+		tt += t * t;
+	}
+	double slope = tt > 0 ? tb / tt : 0, beyond = slope - 1;
+	double k = pow(beyond * exp2(s->mu) / (1 - pow(vocab, -beyond)), 1 / slope);
+	if (!(k < vocab)) /* or not a number: flat */
+		return (size_t)vocab;
+	return k < 1 ? 1 : (size_t)k;
+}
+
+static int32_t pick_mirostat(struct sampler *s, struct sample_scratch *scratch, const struct scale *scale)
+{
+	struct sample_candidate *all = scratch->candidates;
+	size_t count;
+
+	if (s->params.mirostat == 1) {
+		count = sample_top(scale->logits, scratch->vocab, MIROSTAT_MOST, all);
+		count = mirostat_count(s, scale, all, count, scratch->vocab);
+		count = sample_top(scale->logits, scratch->vocab, count, all);
+		for (size_t i = 0; i < count; i++)
+			all[i].value = exp_down(scale_exponent(scale, all[i].token));
+		while (all[count - 1].value <= 0)
+			count--;
+	} else {
+		double total = row_weigh(scratch, scale->logits, scale->most, scale->factor);
+		double least = total * exp2(-s->mu);
+		count = gather(scratch, least < 1 ? (float)least : 1.0f); /* the heaviest, which weighs 1, stays */
+	}
+	return draw_surprised(s, all, count);
 }
 
 /* No cut at all: find the block, then the token. */
 static int32_t pick_any(const struct sampler *s, struct sample_scratch *scratch, double total)
 {
-	double at = draw(s->seed, s->position) * total;
+	double at = draw(s) * total;
 	int32_t block = 0, last = -1;
 
 	for (int32_t from = 0; from + SAMPLE_BLOCK < scratch->vocab && at >= scratch->block_sums[block];
@@ -262,24 +408,15 @@ static int32_t pick_cut(const struct sampler *s, struct sample_scratch *scratch,
 {
 	struct sample_candidate *heap = scratch->candidates;
 	float least = s->params.top_p < 1 ? (float)((1 - s->params.top_p) * total / scratch->vocab) : 0;
-	size_t count = 0, popped = 0;
+	size_t popped = 0;
 	double kept = 0, enough = s->params.top_p * total;
 
 	if (least < (float)s->params.min_p) /* the heaviest weighs 1 */
 		least = (float)s->params.min_p;
-	for (int32_t i = 0; i < scratch->vocab; i++)
-		if (scratch->weights[i] >= least && scratch->weights[i] > 0)
-			heap[count++] = (struct sample_candidate){i, scratch->weights[i]};
+	size_t count = gather(scratch, least);
 	heap_make(heap, count, false);
-	/* Popped ones gather at the end of the array, then are turned round. */
-	while (popped < count && (kept < enough || s->params.top_p >= 1)) {
-		struct sample_candidate most = heap[0];
-		heap[0] = heap[count - popped - 1];
-		heap[count - popped - 1] = most;
-		popped++;
-		heap_sink(heap, count - popped, 0, false);
-		kept += most.value;
-	}
+	while (popped < count && (kept < enough || s->params.top_p >= 1))
+		kept += heap_pop(heap, count - popped++, false).value;
 	struct sample_candidate *sorted = heap + count - popped;
 	for (size_t i = 0; i < popped / 2; i++) {
 		struct sample_candidate swap = sorted[i];
@@ -289,20 +426,32 @@ static int32_t pick_cut(const struct sampler *s, struct sample_scratch *scratch,
 	return draw_sorted(s, sorted, popped, total);
 }
 
-int32_t sampler_pick(const struct sampler *s, struct sample_scratch *scratch, const float *logits)
+int32_t sampler_pick(struct sampler *s, struct sample_scratch *scratch, const float *logits)
 {
 	const struct engine_sampling *p = &s->params;
 
-	if (p->temperature <= 0 || p->top_k == 1)
+	if (p->temperature <= 0)
 		return row_argmax(logits, scratch->vocab);
-	float most = row_max(logits, scratch->vocab);
-	if (!isfinite(most))
+	struct scale scale = {logits, row_max(logits, scratch->vocab), (float)(1 / p->temperature)};
+	if (!isfinite(scale.most))
+		return row_argmax(logits, scratch->vocab);
+	if (p->mirostat)
+		return pick_mirostat(s, scratch, &scale);
+	if (p->top_k == 1)
 		return row_argmax(logits, scratch->vocab);
 	if (p->top_k > 0 && p->top_k < scratch->vocab)
 		return pick_top_k(s, scratch, logits);
-	double total = row_weigh(scratch, logits, most, (float)(1 / p->temperature));
+	double total = row_weigh(scratch, logits, scale.most, scale.factor);
+	if (is_typical(s))
+		return pick_typical(s, scratch, &scale, total);
 	int32_t token = p->top_p < 1 || p->min_p > 0 ? pick_cut(s, scratch, total) : pick_any(s, scratch, total);
 	return token >= 0 ? token : row_argmax(logits, scratch->vocab);
+}
+
+void sampler_refuse(struct sampler *s, float *logits, int32_t token)
+{
+	logits[token] = -INFINITY;
+	s->attempt++;
 }
 
 /* ---- penalties -------------------------------------------------------------------------------- */
@@ -316,6 +465,12 @@ void sampler_init(struct sampler *s, const struct engine_sampling *params, uint6
 		s->params.repeat_penalty = 1;
 	if (s->params.min_p < 0)
 		s->params.min_p = MIN_P_DEFAULT;
+	if (s->params.mirostat_tau <= 0)
+		s->params.mirostat_tau = MIROSTAT_TAU;
+	if (s->params.mirostat_eta <= 0)
+		s->params.mirostat_eta = MIROSTAT_ETA;
+	s->mu = 2 * s->params.mirostat_tau;
+	s->surprise = s->params.mirostat_tau;
 	s->penalizes = params->presence_penalty != 0 || params->frequency_penalty != 0 || s->params.repeat_penalty != 1;
 }
 
@@ -371,6 +526,8 @@ void sampler_prompt(struct sampler *s, const int32_t *tokens, size_t count)
 void sampler_accept(struct sampler *s, int32_t token)
 {
 	s->position++;
+	s->attempt = 0;
+	s->mu -= s->params.mirostat_eta * (s->surprise - s->params.mirostat_tau);
 	if (s->penalizes)
 		seen_add(s, token, 1);
 }
