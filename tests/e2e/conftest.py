@@ -15,7 +15,6 @@ from network import ROOT, Network, tiny_model
 
 TINY = {"embedding": 64, "layers": 2, "context": 4096}
 shared = []
-recoveries = []
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +86,9 @@ def folder():
 
 
 @pytest.fixture
-def recovery():
+def recovery(request):
     """recovery(what, seconds): noted, and printed when all tests are done."""
-    return lambda what, seconds: recoveries.append((what, seconds))
+    return lambda what, seconds: request.node.user_properties.append(("recovery", (what, seconds)))
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +109,9 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter):
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    recoveries = [value for report in reports if getattr(report, "when", None) == "call"
+                  for name, value in report.user_properties if name == "recovery"]
     if recoveries:
         terminalreporter.section("recovery times")
         for what, seconds in recoveries:

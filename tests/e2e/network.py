@@ -30,10 +30,22 @@ ZONES = ["127.0.0.0/8=here", "192.0.2.0/24=north", "198.51.100.0/24=south"]
 DISTANCES = ["here-north=2ms", "here-south=30ms", "north-south=40ms"]
 
 
-def free_port():
-    """A port below the range that the kernel gives to clients, so that nobody takes it in the meantime."""
+def ports():
+    """Ports below the range that the kernel gives to clients, one after the other: none comes twice before all did.
+    Tests that run side by side (pytest-xdist) have ranges of their own."""
+    first = 20000 + 2000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 6)
+    start = random.randrange(2000)
     while True:
-        port = random.randrange(20000, 32000)
+        yield first + start % 2000
+        start += 1
+
+
+PORTS = ports()
+
+
+def free_port():
+    while True:
+        port = next(PORTS)
         with contextlib.ExitStack() as stack:
             try:
                 for host in ("127.0.0.1", "127.0.0.11", "127.0.0.12", "127.0.0.13"):
