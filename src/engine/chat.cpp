@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -182,6 +183,7 @@ try {
 		return error_set(err, E_LIMIT, "tools may have %d bytes, a schema %d", LIMIT_TOOLS_BYTES, LIMIT_SCHEMA);
 	auto in = std::make_unique<prompt_inside>();
 	auto inputs = inputs_of(text_of(ask->messages_json));
+	inputs.add_generation_prompt = !ask->no_generation_prompt;
 	if (ask->tools_json.len)
 		inputs.tools = common_chat_tools_parse_oaicompat(common_json::parse(text_of(ask->tools_json)));
 	if (ask->tool_choice.len)
@@ -235,9 +237,71 @@ extern "C" void chat_prompt_free(chat_prompt *prompt)
 		delete static_cast<prompt_inside *>(prompt->inside);
 }
 
+/* ---- the vocabulary as a tree ------------------------------------------------------------------- */
+
+/* A token whose beginning is refused is refused itself. So the tokens are kept sorted by their bytes, where all that
+ * begin with a token follow it up to its `end`, and a mask goes down the tree only where the grammar follows: where it
+ * wants a quotation mark, some hundred tokens are tried instead of all. Control tokens may be known to a grammar by
+ * number, so they begin nothing. */
+struct chat_pieces {
+	const llama_model *model;
+	std::once_flag once;
+	std::vector<llama_token> order;
+	std::vector<size_t> end;
+	std::vector<llama_token> apart; /* tried each time */
+
+	void make();
+};
+
+void chat_pieces::make()
+{
+	const llama_vocab *vocab = llama_model_get_vocab(model);
+	int32_t count = llama_vocab_n_tokens(vocab);
+	std::vector<std::string> texts((size_t)count);
+	const int special = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED | LLAMA_TOKEN_ATTR_UNKNOWN |
+	                    LLAMA_TOKEN_ATTR_UNUSED;
+
+	for (llama_token t = 0; t < count; t++) {
+		texts[(size_t)t] = common_token_to_piece(vocab, t, true);
+		if ((llama_vocab_get_attr(vocab, t) & special) || llama_vocab_is_eog(vocab, t) ||
+		    texts[(size_t)t].empty())
+			apart.push_back(t);
+		else
+			order.push_back(t);
+	}
+	std::sort(order.begin(), order.end(),
+	          [&](llama_token a, llama_token b) { return texts[(size_t)a] < texts[(size_t)b]; });
+	std::vector<size_t> open;
+	end.resize(order.size(), order.size());
+	for (size_t i = 0; i < order.size(); i++) {
+		const auto &text = texts[(size_t)order[i]];
+		while (!open.empty()) {
+			const auto &begin = texts[(size_t)order[open.back()]];
+			if (begin.size() < text.size() && text.compare(0, begin.size(), begin) == 0)
+				break;
+			end[open.back()] = i;
+			open.pop_back();
+		}
+		open.push_back(i);
+	}
+}
+
+extern "C" chat_pieces *chat_pieces_new(const llama_model *model)
+{
+	auto *pieces = new chat_pieces;
+	pieces->model = model;
+	return pieces;
+}
+
+extern "C" void chat_pieces_free(chat_pieces *pieces)
+{
+	delete pieces;
+}
+
 /* ---- grammar: as common/sampling.cpp does it -------------------------------------------------- */
 
 struct chat_grammar {
+	const chat_pieces *pieces = nullptr;
 	llama_sampler *rules = nullptr;
 	/* Follows thinking marks: a lazy grammar must sleep while the model thinks. */
 	llama_sampler *thinking = nullptr;
@@ -353,13 +417,15 @@ bool is_affordable(const std::string &grammar, const llama_vocab *vocab)
 
 } // namespace
 
-extern "C" int chat_grammar_new(const chat_prompt *prompt, const llama_model *model, chat_grammar **ret_grammar,
-                                error *err)
+extern "C" int chat_grammar_new(const chat_prompt *prompt, chat_pieces *pieces, chat_grammar **ret_grammar, error *err)
 try {
 	const auto &in = inside(prompt);
 	const auto &params = in.params;
-	const llama_vocab *vocab = llama_model_get_vocab(model);
+	const llama_vocab *vocab = llama_model_get_vocab(pieces->model);
 	auto g = std::make_unique<chat_grammar>();
+
+	std::call_once(pieces->once, [&] { pieces->make(); });
+	g->pieces = pieces;
 
 	if (!is_affordable(params.grammar, vocab))
 		return error_set(err, E_LIMIT,
@@ -410,13 +476,38 @@ extern "C" void chat_grammar_mask(chat_grammar *grammar, float *logits, int32_t 
 try {
 	if (!grammar->applies())
 		return;
-	std::vector<llama_token_data> all((size_t)vocab);
-	for (int32_t i = 0; i < vocab; i++)
-		all[(size_t)i] = llama_token_data{i, logits[i], 0.0f};
-	llama_token_data_array array = {all.data(), all.size(), -1, false};
-	llama_sampler_apply(grammar->rules, &array);
-	for (size_t i = 0; i < array.size; i++)
-		logits[array.data[i].id] = array.data[i].logit;
+	const auto &tree = *grammar->pieces;
+	std::vector<float> masked((size_t)vocab, -INFINITY);
+	std::vector<llama_token_data> some;
+	std::vector<size_t> places; /* in the tree, of `some`; first one level, then the next */
+
+	auto apply = [&] {
+		llama_token_data_array array = {some.data(), some.size(), -1, false};
+		llama_sampler_apply(grammar->rules, &array);
+		for (const auto &one : some)
+			masked[(size_t)one.id] = one.logit;
+	};
+	for (llama_token t : tree.apart)
+		some.push_back(llama_token_data{t, logits[t], 0.0f});
+	apply();
+	for (size_t at = 0; at < tree.order.size(); at = tree.end[at])
+		places.push_back(at);
+	while (!places.empty()) {
+		std::vector<size_t> next;
+		some.clear();
+		for (size_t at : places)
+			some.push_back(llama_token_data{tree.order[at], 0.0f, 0.0f});
+		apply();
+		for (size_t i = 0; i < places.size(); i++) {
+			if (some[i].logit == -INFINITY)
+				continue;
+			masked[(size_t)some[i].id] = logits[some[i].id];
+			for (size_t at = places[i] + 1; at < tree.end[places[i]]; at = tree.end[at])
+				next.push_back(at);
+		}
+		places.swap(next);
+	}
+	std::copy(masked.begin(), masked.end(), logits);
 } catch (...) {
 	/* Nothing is masked then; the token is refused by chat_grammar_accept, which can tell the words. */
 }

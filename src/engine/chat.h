@@ -23,6 +23,7 @@ extern "C" {
 struct llama_model;
 struct chat;
 struct chat_grammar;
+struct chat_pieces;
 struct chat_reader;
 
 /* E_NOTFOUND: the model has no template; E_UNSUPPORTED: it has one that cannot be parsed or rendered. */
@@ -33,6 +34,7 @@ struct chat_ask {
 	struct str messages_json, tools_json; /* OpenAI's arrays; tools may be empty */
 	struct str tool_choice;               /* auto, none, required or empty */
 	struct str json_schema;               /* empty: none; "{}": any JSON object */
+	bool no_generation_prompt;            /* without the words an answer begins with */
 };
 
 struct chat_prompt {
@@ -53,12 +55,16 @@ int chat_constrain(const struct llama_model *model, struct str json_schema, stru
                    struct error *err);
 void chat_prompt_free(struct chat_prompt *prompt);
 
+/* The vocabulary as a tree of beginnings, for masks; made when first used. Any thread; outlives its grammars. */
+struct chat_pieces *chat_pieces_new(const struct llama_model *model);
+void chat_pieces_free(struct chat_pieces *pieces);
+
 /* Only for constrained prompts. E_INVAL: the grammar made of the schema is not accepted; E_LIMIT: it costs too much. */
-int chat_grammar_new(const struct chat_prompt *prompt, const struct llama_model *model,
-                     struct chat_grammar **ret_grammar, struct error *err);
+int chat_grammar_new(const struct chat_prompt *prompt, struct chat_pieces *pieces, struct chat_grammar **ret_grammar,
+                     struct error *err);
 void chat_grammar_free(struct chat_grammar *grammar);
 bool chat_grammar_allows(struct chat_grammar *grammar, int32_t token);
-/* Forbidden tokens get -inf. Slow: over the whole vocabulary. */
+/* Forbidden tokens get -inf: nearly nothing where few beginnings are allowed, slow where most are. */
 void chat_grammar_mask(struct chat_grammar *grammar, float *logits, int32_t vocab);
 int chat_grammar_accept(struct chat_grammar *grammar, int32_t token, struct error *err);
 

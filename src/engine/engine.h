@@ -163,6 +163,7 @@ struct engine_options {
 	uint64_t cache_memory_bytes, cache_disk_bytes; /* 0: chosen; none */
 	struct str speculate;                          /* "", "none", "ngram", "draft" */
 	struct str draft_path;                         /* GGUF of a small model with the same vocabulary */
+	struct str user; /* llama: who its process runs as where the node is root; empty: chosen */
 	bool in_process; /* llama: in this process instead of one of its own; for tests and the child itself */
 	/* synthetic */
 	int64_t prefill_us_per_token, itl_base_us, itl_slope_us; /* 0: 200 us, 10 ms, 1 ms */

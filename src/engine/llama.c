@@ -20,16 +20,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { CROWD_BYTES = 64 * 1024 };
+enum {
+	CROWD_BYTES = 64 * 1024,
+	EMBED_SEQUENCES = 64, /* in one batch; llama.cpp's own end is 256 */
+};
 
 struct llama_box {
 	atomic_int refs;
 	struct llama_model *model;
 	const struct llama_vocab *vocab;
 	struct chat *chat;
+	struct chat_pieces *pieces;
 	int32_t vocab_size, piece_most; /* bytes of the longest token */
 	struct str *marks;              /* texts of control tokens and the like; the vocabulary's memory */
 	size_t mark_count;
+	enum llama_pooling_type pooling; /* NONE: it generates */
 };
 
 struct llama_core {
@@ -40,7 +45,9 @@ struct llama_core {
 	struct llama_batch batch;
 	int32_t batch_room;
 	uint64_t kv_bytes;
-	int32_t swa; /* sliding window; 0: none */
+	int32_t swa;    /* sliding window; 0: none */
+	bool divisible; /* each token's KV is its own */
+	int32_t spare;  /* the sequence for moving KV about */
 };
 
 /* ---- llama.cpp's log --------------------------------------------------------------------------- */
@@ -109,6 +116,51 @@ static const char *box_misfit(const struct llama_box *box)
 	return NULL;
 }
 
+/* What the file says, else what the operator wants. */
+static void box_find_pooling(struct llama_box *box, int32_t wanted)
+{
+	char architecture[64] = "", key[96], value[32];
+
+	box->pooling = (enum llama_pooling_type)wanted;
+	llama_model_meta_val_str(box->model, "general.architecture", architecture, sizeof(architecture));
+	snprintf(key, sizeof(key), "%s.pooling_type", architecture);
+	if (llama_model_meta_val_str(box->model, key, value, sizeof(value)) <= 0)
+		return;
+	long told = strtol(value, NULL, 10);
+	if (told > LLAMA_POOLING_TYPE_NONE && told <= LLAMA_POOLING_TYPE_RANK)
+		box->pooling = (enum llama_pooling_type)told;
+}
+
+bool llama_pooling_named(struct str name, int32_t *ret_pooling)
+{
+	static const struct {
+		const char *name;
+		enum llama_pooling_type type;
+	} table[] = {
+	    {"", LLAMA_POOLING_TYPE_NONE},
+	    {"mean", LLAMA_POOLING_TYPE_MEAN},
+	    {"cls", LLAMA_POOLING_TYPE_CLS},
+	    {"last", LLAMA_POOLING_TYPE_LAST},
+	};
+
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (str_equal(name, str_from(table[i].name))) {
+			*ret_pooling = (int32_t)table[i].type;
+			return true;
+		}
+	return false;
+}
+
+bool llama_box_embeds(const struct llama_box *box)
+{
+	return box->pooling != LLAMA_POOLING_TYPE_NONE;
+}
+
+size_t llama_box_vector_size(const struct llama_box *box)
+{
+	return (size_t)llama_model_n_embd_out(box->model);
+}
+
 static void box_measure_pieces(struct llama_box *box)
 {
 	char piece[1];
@@ -152,6 +204,7 @@ int llama_box_load(const struct llama_settings *settings, const atomic_bool *sto
 	}
 	box->vocab = llama_model_get_vocab(box->model);
 	box->vocab_size = llama_vocab_n_tokens(box->vocab);
+	box->pieces = chat_pieces_new(box->model);
 	const char *misfit = box_misfit(box);
 	if (misfit) {
 		rc = error_set(err, E_UNSUPPORTED, "%s cannot answer chats or completions: %s", settings->model_path,
@@ -160,6 +213,7 @@ int llama_box_load(const struct llama_settings *settings, const atomic_bool *sto
 		*err = chat_err;
 	} else {
 		box_measure_pieces(box);
+		box_find_pooling(box, settings->pooling);
 		*ret_box = box;
 		return 0;
 	}
@@ -177,6 +231,7 @@ void llama_box_unref(struct llama_box *box)
 	if (atomic_fetch_sub(&box->refs, 1) != 1)
 		return;
 	chat_free(box->chat);
+	chat_pieces_free(box->pieces);
 	free(box->marks);
 	llama_model_free(box->model);
 	free(box);
@@ -185,6 +240,11 @@ void llama_box_unref(struct llama_box *box)
 const struct chat *llama_box_chat(const struct llama_box *box)
 {
 	return box->chat;
+}
+
+struct chat_pieces *llama_box_pieces(const struct llama_box *box)
+{
+	return box->pieces;
 }
 
 const struct llama_model *llama_box_model(const struct llama_box *box)
@@ -221,21 +281,22 @@ static bool box_is_crowded(const struct llama_box *box, struct str text, int32_t
 	return false;
 }
 
-int llama_box_tokenize(const struct llama_box *box, struct str text, int32_t context, int32_t **ret_tokens,
-                       int32_t *ret_count, struct error *err)
+int llama_box_tokenize_as(const struct llama_box *box, struct str text, int32_t context, bool add_special,
+                          bool parse_special, int32_t **ret_tokens, int32_t *ret_count, struct error *err)
 {
 	/* No token stands for more bytes than piece_most (normalizing tokenizers shrink by less than 4). */
 	if (text.len / 4 > (size_t)context * (size_t)box->piece_most ||
-	    (text.len > CROWD_BYTES && box_is_crowded(box, text, context)))
+	    (text.len > CROWD_BYTES && parse_special && box_is_crowded(box, text, context)))
 		return error_set(err, E_LIMIT,
 		                 "the prompt has %zu bytes, far more than fit a context of %d tokens: shorten it",
 		                 text.len, context);
-	int32_t room = (int32_t)(text.len / 3) + 16;
+	int32_t room = (int32_t)(text.len / 3) + 16, len = (int32_t)text.len;
 	int32_t *tokens = mem_new((size_t)room * sizeof(*tokens));
-	int32_t n = llama_tokenize(box->vocab, text.base ? text.base : "", (int32_t)text.len, tokens, room, true, true);
+	const char *base = text.base ? text.base : "";
+	int32_t n = llama_tokenize(box->vocab, base, len, tokens, room, add_special, parse_special);
 	if (n < 0 && n != INT32_MIN) {
 		tokens = mem_resize(tokens, (size_t)-n, sizeof(*tokens));
-		n = llama_tokenize(box->vocab, text.base, (int32_t)text.len, tokens, -n, true, true);
+		n = llama_tokenize(box->vocab, base, len, tokens, -n, add_special, parse_special);
 	}
 	if (n < 0) {
 		free(tokens);
@@ -244,6 +305,124 @@ int llama_box_tokenize(const struct llama_box *box, struct str text, int32_t con
 	*ret_tokens = tokens;
 	*ret_count = n;
 	return 0;
+}
+
+int llama_box_tokenize(const struct llama_box *box, struct str text, int32_t context, int32_t **ret_tokens,
+                       int32_t *ret_count, struct error *err)
+{
+	return llama_box_tokenize_as(box, text, context, true, true, ret_tokens, ret_count, err);
+}
+
+/* ---- queries and documents --------------------------------------------------------------------- */
+
+/* A model that was made from a generating one brings the whole prompt as a template named "rerank". */
+static void pair_fill(struct buf *to, const char *template, struct str query, struct str document)
+{
+	static const struct str marks[] = {{"{query}", 7}, {"{document}", 10}};
+
+	while (*template) {
+		size_t i = 0;
+		while (i < 2 && strncmp(template, marks[i].base, marks[i].len) != 0)
+			i++;
+		if (i == 2) {
+			buf_append(to, template ++, 1);
+			continue;
+		}
+		buf_append_str(to, i == 0 ? query : document);
+		template += marks[i].len;
+	}
+}
+
+static void pair_mark(int32_t *tokens, int32_t *count, bool wanted, int32_t token)
+{
+	if (wanted && token != LLAMA_TOKEN_NULL)
+		tokens[(*count)++] = token;
+}
+
+/* The others are encoders: [CLS] query [SEP] document [SEP], as the vocabulary says. The texts themselves can hold no
+ * separator, so a document cannot pretend to be a query. */
+static int pair_join(const struct llama_box *box, const int32_t *query, int32_t query_count, const int32_t *document,
+                     int32_t document_count, int32_t **ret_tokens)
+{
+	const struct llama_vocab *vocab = box->vocab;
+	int32_t *tokens = mem_new((size_t)(query_count + document_count + 4) * sizeof(*tokens));
+	int32_t n = 0, sep = llama_vocab_sep(vocab), eos = llama_vocab_eos(vocab);
+	bool ends = llama_vocab_get_add_eos(vocab);
+
+	eos = eos == LLAMA_TOKEN_NULL ? sep : eos;
+	pair_mark(tokens, &n, llama_vocab_get_add_bos(vocab), llama_vocab_bos(vocab));
+	if (query_count)
+		memcpy(tokens + n, query, (size_t)query_count * sizeof(*tokens));
+	n += query_count;
+	pair_mark(tokens, &n, ends, eos);
+	pair_mark(tokens, &n, llama_vocab_get_add_sep(vocab), sep);
+	if (document_count)
+		memcpy(tokens + n, document, (size_t)document_count * sizeof(*tokens));
+	n += document_count;
+	pair_mark(tokens, &n, ends, eos);
+	*ret_tokens = tokens;
+	return n;
+}
+
+int llama_box_pair(const struct llama_box *box, struct str query, struct str document, int32_t context,
+                   int32_t **ret_tokens, int32_t *ret_count, struct error *err)
+{
+	const char *template = llama_model_chat_template(box->model, "rerank");
+	int32_t *q = NULL, *d = NULL, q_count = 0, d_count = 0;
+
+	if (template) {
+		struct buf text = {0};
+		pair_fill(&text, template, query, document);
+		int rc = llama_box_tokenize_as(box, buf_str(&text), context, false, true, ret_tokens, ret_count, err);
+		buf_fini(&text);
+		return rc;
+	}
+	int rc = llama_box_tokenize_as(box, query, context, false, false, &q, &q_count, err);
+	if (rc == 0)
+		rc = llama_box_tokenize_as(box, document, context, false, false, &d, &d_count, err);
+	if (rc == 0)
+		*ret_count = pair_join(box, q, q_count, d, d_count, ret_tokens);
+	free(q);
+	free(d);
+	return rc;
+}
+
+/* ---- tokens back to text ----------------------------------------------------------------------- */
+
+static void append_valid(struct buf *to, struct str bytes)
+{
+	while (bytes.len) {
+		size_t good = utf8_valid_prefix(bytes);
+		buf_append(to, bytes.base, good);
+		bytes = (struct str){bytes.base + good, bytes.len - good};
+		if (!bytes.len)
+			return;
+		buf_append(to, "\xef\xbf\xbd", 3);
+		bytes = (struct str){bytes.base + 1, bytes.len - 1};
+	}
+}
+
+int llama_box_detokenize(const struct llama_box *box, const int32_t *tokens, size_t count, struct buf *ret_text,
+                         struct error *err)
+{
+	for (size_t i = 0; i < count; i++)
+		if (tokens[i] < 0 || tokens[i] >= box->vocab_size)
+			return error_set(err, E_INVAL, "%d is no token of this model (0..%d)", tokens[i],
+			                 box->vocab_size - 1);
+	if (count > (size_t)INT32_MAX / (size_t)(box->piece_most + 2))
+		return error_set(err, E_LIMIT, "%zu tokens are too many at once", count);
+	size_t room = count * 8 + 16;
+	char *text = mem_new(room);
+	int32_t n = llama_detokenize(box->vocab, tokens, (int32_t)count, text, (int32_t)room, false, true);
+	if (n < 0) {
+		room = (size_t)-n;
+		text = mem_resize(text, room, 1);
+		n = llama_detokenize(box->vocab, tokens, (int32_t)count, text, (int32_t)room, false, true);
+	}
+	if (n > 0)
+		append_valid(ret_text, (struct str){text, (size_t)n});
+	free(text);
+	return n < 0 ? error_set(err, E_INTERNAL, "the tokens have no text") : 0;
 }
 
 struct str llama_box_piece(const struct llama_box *box, int32_t token, bool special, struct buf *buf)
@@ -258,7 +437,10 @@ void llama_box_info(const struct llama_box *box, struct engine_info *info)
 {
 	llama_model_meta_val_str(box->model, "general.architecture", info->architecture, sizeof(info->architecture));
 	info->memory_bytes = llama_model_size(box->model);
-	info->chat = box->chat != NULL;
+	info->no_generation = llama_box_embeds(box);
+	info->rerank = box->pooling == LLAMA_POOLING_TYPE_RANK;
+	info->embedding_size = info->no_generation && !info->rerank ? (int32_t)llama_box_vector_size(box) : 0;
+	info->chat = box->chat != NULL && !info->no_generation;
 }
 
 /* ---- core -------------------------------------------------------------------------------------- */
@@ -289,6 +471,13 @@ static uint64_t kv_bytes_per_token(const struct llama_model *model)
 
 static int core_size_kv(const struct llama_box *box, struct llama_settings *settings, struct error *err)
 {
+	int32_t trained = llama_model_n_ctx_train(box->model);
+
+	if (settings->context_tokens <= 0)
+		settings->context_tokens = trained > 0 && trained < 4096 ? trained : 4096;
+	else if (trained > 0 && settings->context_tokens > trained)
+		return error_set(err, E_INVAL, "context_tokens is %d, the model was trained for %d: lower it",
+		                 settings->context_tokens, trained);
 	uint64_t per_token = kv_bytes_per_token(box->model), available = llama_memory_available();
 	int64_t wanted = (int64_t)settings->slots * settings->context_tokens;
 	int64_t least = settings->context_tokens + 64 * (int64_t)settings->slots;
@@ -307,6 +496,30 @@ static int core_size_kv(const struct llama_box *box, struct llama_settings *sett
 		                 (unsigned long long)((uint64_t)wanted * per_token >> 20),
 		                 (unsigned long long)(available >> 20));
 	settings->kv_tokens = (int32_t)((wanted + 255) / 256 * 256);
+	return 0;
+}
+
+/* An embedding model computes each input in one piece and keeps nothing: the cache holds one batch, and a batch the
+ * longest input. `slots` are the sequences of a batch. */
+static int core_size_embedding(const struct llama_box *box, struct llama_settings *settings, struct error *err)
+{
+	int32_t trained = llama_model_n_ctx_train(box->model);
+	uint64_t per_token = kv_bytes_per_token(box->model), available = llama_memory_available();
+
+	if (settings->context_tokens <= 0)
+		settings->context_tokens = 4096;
+	if (trained > 0 && settings->context_tokens > trained)
+		settings->context_tokens = trained;
+	settings->slots = EMBED_SEQUENCES;
+	settings->kv_tokens =
+	    settings->batch_tokens > settings->context_tokens ? settings->batch_tokens : settings->context_tokens;
+	if (settings->kv_tokens < settings->slots)
+		settings->kv_tokens = settings->slots;
+	if (available && (uint64_t)settings->kv_tokens * per_token > available)
+		return error_set(err, E_UNAVAILABLE,
+		                 "inputs of %d tokens do not fit the %llu MiB that are free: "
+		                 "lower context",
+		                 settings->context_tokens, (unsigned long long)(available >> 20));
 	return 0;
 }
 
@@ -344,6 +557,17 @@ static struct llama_context_params core_params(const struct llama_settings *sett
 	return params;
 }
 
+static void core_params_embed(const struct llama_box *box, const struct llama_settings *settings,
+                              struct llama_context_params *params)
+{
+	params->embeddings = true;
+	params->pooling_type = box->pooling;
+	params->n_batch = params->n_ubatch = (uint32_t)settings->kv_tokens; /* fewer than a whole input aborts */
+	params->n_seq_max = (uint32_t)settings->slots;
+	params->n_outputs_max = 0; /* every token is one */
+	params->flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
+}
+
 /* The CPU backend may be a plug-in, so its functions are looked up. */
 static void core_attach_pool(struct llama_core *core, int32_t threads)
 {
@@ -365,24 +589,31 @@ static void core_attach_pool(struct llama_core *core, int32_t threads)
 		llama_attach_threadpool(core->context, core->pool, core->pool);
 }
 
+/* Windows, recurrent states and the caches of DeepSeek 4 (which aborts when a part is copied) only go whole. */
+static bool core_is_divisible(const struct llama_core *core)
+{
+	const struct llama_model *model = core->box->model;
+	char architecture[64] = "";
+
+	llama_model_meta_val_str(model, "general.architecture", architecture, sizeof(architecture));
+	return core->swa == 0 && !llama_model_is_recurrent(model) && !llama_model_is_hybrid(model) &&
+	       strcmp(architecture, "deepseek4") != 0;
+}
+
 int llama_core_new(struct llama_box *box, struct llama_settings *settings, const atomic_bool *stop,
                    struct llama_core **ret_core, struct error *err)
 {
-	int32_t trained = llama_model_n_ctx_train(box->model);
 	char words[COMPLAINT_SIZE] = "";
 
-	if (settings->context_tokens <= 0)
-		settings->context_tokens = trained > 0 && trained < 4096 ? trained : 4096;
-	else if (trained > 0 && settings->context_tokens > trained)
-		return error_set(err, E_INVAL, "context_tokens is %d, the model was trained for %d: lower it",
-		                 settings->context_tokens, trained);
 	if (settings->threads <= 0)
 		settings->threads = cores();
-	int rc = core_size_kv(box, settings, err);
+	int rc = llama_box_embeds(box) ? core_size_embedding(box, settings, err) : core_size_kv(box, settings, err);
 	if (rc < 0)
 		return rc;
 
 	struct llama_context_params params = core_params(settings, stop);
+	if (llama_box_embeds(box))
+		core_params_embed(box, settings, &params);
 	struct llama_core *core = NEW(struct llama_core);
 	complaint = words;
 	core->context = llama_init_from_model(box->model, params);
@@ -400,6 +631,8 @@ int llama_core_new(struct llama_box *box, struct llama_settings *settings, const
 	core->batch = llama_batch_init(core->batch_room, 0, 1);
 	core->kv_bytes = kv_bytes_per_token(box->model) * (uint64_t)settings->kv_tokens;
 	core->swa = llama_model_n_swa(box->model);
+	core->divisible = core_is_divisible(core);
+	core->spare = settings->slots;
 	*ret_core = core;
 	return 0;
 }
@@ -459,13 +692,48 @@ float *llama_core_logits(struct llama_core *core, int32_t row)
 	return logits;
 }
 
+int32_t llama_core_used(const struct llama_core *core)
+{
+	return core->batch.n_tokens;
+}
+
+const float *llama_core_embedding(struct llama_core *core, int32_t seq)
+{
+	return llama_get_embeddings_seq(core->context, seq);
+}
+
+void llama_core_forget(struct llama_core *core)
+{
+	llama_memory_t memory = llama_get_memory(core->context);
+
+	if (memory) /* encoders have none */
+		llama_memory_clear(memory, false);
+}
+
+bool llama_core_divisible(const struct llama_core *core)
+{
+	return core->divisible;
+}
+
+bool llama_core_reaches(const struct llama_core *core, int32_t seq, int32_t past, int32_t position)
+{
+	const struct llama_model *model = core->box->model;
+
+	if (core->divisible || position == past || position == 0)
+		return true;
+	if (core->swa == 0 || llama_model_is_hybrid(model) || llama_model_is_recurrent(model))
+		return false;
+	/* A sliding window's cache has only the last tokens: going back needs those before `position`. */
+	llama_pos first = llama_memory_seq_pos_min(llama_get_memory(core->context), seq);
+	return first >= 0 && first <= (position > core->swa ? position - core->swa : 0);
+}
+
 bool llama_core_keep(struct llama_core *core, int32_t seq, int32_t position)
 {
 	llama_memory_t memory = llama_get_memory(core->context);
 
 	if (position == 0)
 		return llama_memory_seq_rm(memory, seq, -1, -1);
-	/* A sliding window's cache has only the last tokens: going back needs those before `position`. */
 	if (core->swa > 0) {
 		llama_pos first = llama_memory_seq_pos_min(memory, seq);
 		int32_t needed = position - core->swa > 0 ? position - core->swa : 0;
@@ -480,17 +748,89 @@ bool llama_core_keep(struct llama_core *core, int32_t seq, int32_t position)
 	return false;
 }
 
-size_t llama_core_size(struct llama_core *core, int32_t seq)
+void llama_core_share(struct llama_core *core, int32_t from, int32_t to, int32_t count)
 {
-	return llama_state_seq_get_size(core->context, seq);
+	assert(core->divisible);
+	llama_memory_seq_cp(llama_get_memory(core->context), from, to, 0, count);
 }
 
-size_t llama_core_export(struct llama_core *core, int32_t seq, uint8_t *blob, size_t size)
+bool llama_core_idle(const struct llama_core *core)
 {
-	return llama_state_seq_get_data(core->context, blob, size, seq);
+	llama_memory_t memory = llama_get_memory(core->context);
+
+	for (int32_t seq = 0; seq <= core->spare; seq++)
+		if (llama_memory_seq_pos_max(memory, seq) >= 0)
+			return false;
+	return true;
+}
+
+static void spare_clear(struct llama_core *core)
+{
+	llama_memory_seq_rm(llama_get_memory(core->context), core->spare, -1, -1);
+}
+
+uint8_t *llama_core_export(struct llama_core *core, int32_t seq, int32_t begin, int32_t end, size_t *ret_size)
+{
+	bool part = core->divisible;
+
+	if (part)
+		llama_memory_seq_cp(llama_get_memory(core->context), seq, core->spare, begin, end);
+	int32_t from = part ? core->spare : seq;
+	size_t size = llama_state_seq_get_size(core->context, from);
+	uint8_t *blob = size ? malloc(size) : NULL;
+	if (blob && llama_state_seq_get_data(core->context, blob, size, from) != size) {
+		free(blob);
+		blob = NULL;
+	}
+	if (part)
+		spare_clear(core);
+	*ret_size = size;
+	return blob;
 }
 
 bool llama_core_import(struct llama_core *core, int32_t seq, const uint8_t *blob, size_t size)
 {
-	return llama_state_seq_set_data(core->context, blob, size, seq) == size;
+	int32_t to = core->divisible ? core->spare : seq;
+	bool good = llama_state_seq_set_data(core->context, blob, size, to) == size;
+
+	if (core->divisible) {
+		if (good)
+			llama_memory_seq_cp(llama_get_memory(core->context), to, seq, -1, -1);
+		spare_clear(core);
+	}
+	return good;
+}
+
+/* The file by its size and samples of its bytes (a store's file also by its name, which is its digest), the library,
+ * and what the model made of the first tokens on this machine: whatever changes KV should change that. */
+struct digest llama_core_fingerprint(struct llama_core *core, const char *path, int32_t seq)
+{
+	struct digest_stream *s = digest_stream_new();
+	const char *name = strrchr(path, '/');
+	char words[256], sample[4096];
+	struct stat st = {0};
+	FILE *file = fopen(path, "rb");
+	size_t size;
+
+	llama_model_desc(core->box->model, words, sizeof(words));
+	digest_stream_add(s, words, strlen(words));
+	digest_stream_add(s, llama_version(), strlen(llama_version()));
+	name = name ? name + 1 : path;
+	digest_stream_add(s, name, strlen(name));
+	if (file && fstat(fileno(file), &st) == 0)
+		for (off_t i = 0; i < 64; i++)
+			if (fseeko(file, st.st_size / 64 * i, SEEK_SET) == 0)
+				digest_stream_add(s, sample, fread(sample, 1, sizeof(sample), file));
+	if (file)
+		fclose(file);
+	uint64_t numbers[] = {LLAMA_STATE_SEQ_VERSION, llama_model_size(core->box->model),
+	                      llama_model_n_params(core->box->model), (uint64_t)st.st_size, core->divisible};
+	digest_stream_add(s, numbers, sizeof(numbers));
+	uint8_t *blob = llama_core_export(core, seq, 0, INT32_MAX, &size);
+	if (blob)
+		digest_stream_add(s, blob, size);
+	free(blob);
+	struct digest digest = digest_stream_end(s);
+	digest_stream_free(s);
+	return digest;
 }

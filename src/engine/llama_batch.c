@@ -220,7 +220,7 @@ static void batch_give_back(struct batch *b)
 	}
 	for (; b->queue; b->queue = b->queue->thread.next)
 		event_new(b, b->queue, LLAMA_RELEASED, (struct str){0});
-	for (int32_t i = 0; i < b->settings.slots; i++) {
+	for (int32_t i = 0; b->slots && i < b->settings.slots; i++) {
 		if (b->slots[i].request)
 			event_new(b, slot_release(b, &b->slots[i]), LLAMA_RELEASED, (struct str){0});
 		free(b->slots[i].tokens);
@@ -261,6 +261,8 @@ static int batch_load(struct batch *b, struct error *err)
 		return rc;
 	if ((rc = llama_core_new(b->box, &b->settings, stop, &b->core, err)) < 0)
 		return rc;
+	if (llama_box_embeds(b->box))
+		return llama_embed_warm(b, err);
 	b->slots = mem_new((size_t)b->settings.slots * sizeof(*b->slots));
 	b->shares = mem_new((size_t)b->settings.slots * sizeof(*b->shares));
 	sample_scratch_init(&b->scratch, llama_box_vocab(b->box));
@@ -287,7 +289,10 @@ void *llama_thread(void *arg)
 		llama_box_ref(b.box);
 		event->box = b.box;
 		batch_send(&b);
-		batch_run(&b);
+		if (llama_box_embeds(b.box))
+			llama_embed_run(&b);
+		else
+			batch_run(&b);
 		batch_give_back(&b);
 	}
 	sample_scratch_fini(&b.scratch);

@@ -70,4 +70,9 @@ void queue_purge(struct batch *b); /* of canceled ones */
 void queue_serve(struct batch *b); /* puts those who are next into free slots */
 void slots_check(struct batch *b); /* frees the slots of canceled ones */
 
+/* ---- llama_embed.c ----------------------------------------------------------------------------- */
+
+int llama_embed_warm(struct batch *b, struct error *err);
+void llama_embed_run(struct batch *b);
+
 #endif

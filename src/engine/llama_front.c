@@ -33,6 +33,12 @@ int engine_llama_new(const struct engine_options *options, struct engine **ret_e
 	    .threads = options->threads,
 	    .kv_tokens = options->kv_tokens,
 	};
+	if (!llama_pooling_named(options->pooling, &e->settings.pooling)) {
+		free(e->settings.model_path);
+		free(e);
+		return error_set(err, E_INVAL, "pooling \"" STR_FMT "\" is unknown: mean, cls, last or empty",
+		                 STR_ARG(options->pooling));
+	}
 	/* Sequence ids end at 255 in llama.cpp, and one is kept for moving KV about. */
 	if (e->settings.slots > 254)
 		e->settings.slots = 254;
@@ -72,8 +78,11 @@ static int llama_submit(struct engine *engine, const struct engine_params *param
 	struct llama_engine *e = (struct llama_engine *)engine;
 	struct llama_request *r = (struct llama_request *)request;
 
-	if (e->box && params->task == ENGINE_CHAT && !llama_box_chat(e->box))
-		return error_set(err, E_INVAL, "this model has no chat template: use /v1/completions");
+	if (e->box) {
+		int rc = llama_task_check(&engine->info, params, err);
+		if (rc < 0)
+			return rc;
+	}
 	engine_copy_init(&r->copy, params);
 	if (e->box) {
 		llama_begin(r);
@@ -92,9 +101,7 @@ static int llama_render(struct llama_request *r, const struct llama_box *box, st
 
 	if (p->task == ENGINE_COMPLETION)
 		return p->json_schema.len ? chat_constrain(llama_box_model(box), p->json_schema, &r->prompt, err) : 0;
-	if (!llama_box_chat(box))
-		return error_set(err, E_INVAL, "this model has no chat template: use /v1/completions");
-	struct chat_ask ask = {p->messages_json, p->tools_json, p->tool_choice, p->json_schema};
+	struct chat_ask ask = {p->messages_json, p->tools_json, p->tool_choice, p->json_schema, false};
 	return chat_render(llama_box_chat(box), &ask, &r->prompt, err);
 }
 
@@ -104,11 +111,22 @@ static void llama_prepare(void *arg)
 	struct llama_request *r = arg;
 	struct llama_engine *e = engine_of(&r->base);
 	struct error *err = &r->err;
+	enum engine_task task = r->copy.params.task;
 
+	if (llama_task_check(&e->base.info, &r->copy.params, err) < 0)
+		return;
+	if (task == ENGINE_EMBED || task == ENGINE_RERANK) {
+		llama_embed_prepare(r, e->box, e->base.info.context_tokens, err);
+		return;
+	}
+	if (task == ENGINE_TOKENIZE || task == ENGINE_DETOKENIZE) {
+		llama_tokens_prepare(r, e->box, e->base.info.context_tokens, err);
+		return;
+	}
 	if (llama_render(r, e->box, err) < 0)
 		return;
 	if (r->prompt && r->prompt->constrained &&
-	    chat_grammar_new(r->prompt, llama_box_model(e->box), &r->thread.grammar, err) < 0)
+	    chat_grammar_new(r->prompt, llama_box_pieces(e->box), &r->thread.grammar, err) < 0)
 		return;
 	if (r->prompt && r->prompt->parsed)
 		r->reader = chat_reader_new(r->prompt);
@@ -123,6 +141,22 @@ static void llama_prepare(void *arg)
 		          e->base.info.context_tokens);
 }
 
+static void llama_told(struct llama_request *r)
+{
+	const struct engine_event event = {
+	    .kind = ENGINE_DONE,
+	    .finish = FINISH_STOP,
+	    .prompt_tokens = r->token_count,
+	    .tokens = r->tokens,
+	    .token_count = (size_t)r->token_count,
+	    .logprobs = r->embed.pieces,
+	    .logprob_count = r->embed.pieces ? (size_t)r->token_count : 0,
+	    .text = r->copy.params.task == ENGINE_DETOKENIZE ? buf_str(&r->embed.text) : (struct str){0},
+	};
+
+	engine_finish_event(&r->base, &event);
+}
+
 static void llama_prepared(void *arg)
 {
 	struct llama_request *r = arg;
@@ -133,6 +167,8 @@ static void llama_prepared(void *arg)
 	} else if (r->err.code) {
 		struct error err = r->err;
 		engine_finish(&r->base, FINISH_ERROR, &err, r->prompt_count, 0, 0);
+	} else if (r->copy.params.task == ENGINE_TOKENIZE || r->copy.params.task == ENGINE_DETOKENIZE) {
+		llama_told(r);
 	} else {
 		r->stage = LLAMA_HANDED;
 		llama_mail_submit(&e->mail, r);
@@ -154,8 +190,8 @@ static void llama_cancel(struct engine_request *request)
 	struct llama_request *r = (struct llama_request *)request;
 	struct llama_engine *e = engine_of(request);
 
+	atomic_store(&r->canceled, true);
 	if (r->stage == LLAMA_HANDED) {
-		atomic_store(&r->canceled, true);
 		llama_mail_wake(&e->mail);
 	} else if (r->stage == LLAMA_HELD) {
 		for (struct llama_request **at = &e->held; *at; at = &(*at)->held_next)
@@ -180,6 +216,7 @@ static void llama_request_fini(struct engine_request *request)
 {
 	struct llama_request *r = (struct llama_request *)request;
 
+	llama_embed_fini(&r->embed);
 	chat_grammar_free(r->thread.grammar);
 	chat_reader_free(r->reader);
 	chat_prompt_free(r->prompt);
@@ -218,6 +255,21 @@ static bool llama_deliver_text(struct llama_request *r, const struct llama_event
 	return engine_emit(&r->base, &event);
 }
 
+/* Vectors and ranks, whole. */
+static void llama_deliver_vectors(struct llama_request *r)
+{
+	const struct engine_event event = {
+	    .kind = ENGINE_DONE,
+	    .finish = FINISH_STOP,
+	    .prompt_tokens = r->prompt_count,
+	    .vectors = r->embed.vectors,
+	    .vector_size = r->embed.size,
+	    .vector_count = r->copy.params.input_count,
+	};
+
+	engine_finish_event(&r->base, &event);
+}
+
 static void llama_deliver(struct llama_event *in)
 {
 	struct llama_request *r = in->request;
@@ -237,6 +289,8 @@ static void llama_deliver(struct llama_event *in)
 		if (atomic_fetch_sub(&r->undelivered, in->tokens) >= UNDELIVERED_MAX)
 			llama_mail_wake(&engine_of(&r->base)->mail);
 		llama_deliver_text(r, in, false);
+	} else if (r->embed.vectors && in->finish != FINISH_ERROR) {
+		llama_deliver_vectors(r);
 	} else {
 		enum engine_finish finish = in->finish;
 		if (r->reader && finish != FINISH_ERROR && !llama_deliver_text(r, in, true)) {

@@ -18,6 +18,8 @@
 #include "engine/engine_ops.h"
 #include "engine/sample.h"
 
+#include "base/digest.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -31,6 +33,7 @@ struct llama_box; /* model, vocabulary, templates; counted references; immutable
 struct llama_settings {
 	char *model_path;
 	int32_t slots, context_tokens, batch_tokens, threads, kv_tokens; /* 0: choose */
+	int32_t pooling; /* of models that have none of their own: llama_pooling_named; 0: they generate */
 };
 
 /* Blocks. `stop` may be set by another thread to give up. */
@@ -39,10 +42,22 @@ int llama_box_load(const struct llama_settings *settings, const atomic_bool *sto
 void llama_box_ref(struct llama_box *box);
 void llama_box_unref(struct llama_box *box);
 const struct chat *llama_box_chat(const struct llama_box *box); /* NULL: none */
+struct chat_pieces *llama_box_pieces(const struct llama_box *box);
 const struct llama_model *llama_box_model(const struct llama_box *box);
 /* E_LIMIT when it cannot fit into `context` tokens whatever the text; any thread. */
 int llama_box_tokenize(const struct llama_box *box, struct str text, int32_t context, int32_t **ret_tokens,
                        int32_t *ret_count, struct error *err);
+int llama_box_tokenize_as(const struct llama_box *box, struct str text, int32_t context, bool add_special,
+                          bool parse_special, int32_t **ret_tokens, int32_t *ret_count, struct error *err);
+/* A query and a document as the model was trained to compare them. */
+int llama_box_pair(const struct llama_box *box, struct str query, struct str document, int32_t context,
+                   int32_t **ret_tokens, int32_t *ret_count, struct error *err);
+/* Valid UTF-8 whatever the tokens: U+FFFD in place of what is not. E_INVAL: no token of this model. */
+int llama_box_detokenize(const struct llama_box *box, const int32_t *tokens, size_t count, struct buf *ret_text,
+                         struct error *err);
+bool llama_pooling_named(struct str name, int32_t *ret_pooling); /* empty: 0 */
+bool llama_box_embeds(const struct llama_box *box);              /* or ranks; it does not generate */
+size_t llama_box_vector_size(const struct llama_box *box);
 bool llama_box_ends(const struct llama_box *box, int32_t token); /* end of generation */
 /* The token's bytes, empty for control tokens unless `special`; valid until the next call with the same buf. */
 struct str llama_box_piece(const struct llama_box *box, int32_t token, bool special, struct buf *buf);
@@ -60,12 +75,24 @@ uint64_t llama_core_kv_bytes(const struct llama_core *core);
 int32_t llama_core_room(const struct llama_core *core);
 int32_t llama_core_add(struct llama_core *core, int32_t token, int32_t position, int32_t seq, bool wants_logits);
 void llama_core_clear(struct llama_core *core);
-int llama_core_decode(struct llama_core *core); /* llama_decode's result: 0, 1 no room, 2 stopped, < 0 failed */
+int llama_core_decode(struct llama_core *core);         /* llama_decode's result: 0, 1 no room, 2 stopped, < 0 failed */
+int32_t llama_core_used(const struct llama_core *core); /* tokens in the batch */
 float *llama_core_logits(struct llama_core *core, int32_t row);
-/* A sequence's KV as bytes: its size, the copy out (bytes written; 0 failed), the copy back into an empty sequence. */
-size_t llama_core_size(struct llama_core *core, int32_t seq);
-size_t llama_core_export(struct llama_core *core, int32_t seq, uint8_t *blob, size_t size);
+const float *llama_core_embedding(struct llama_core *core, int32_t seq); /* pooled; NULL: none */
+void llama_core_forget(struct llama_core *core);                         /* all of the KV cache */
+/* Can the KV of any range be taken alone? Else a sequence's only goes whole, at its end. */
+bool llama_core_divisible(const struct llama_core *core);
+/* KV as bytes, on the heap: of [begin, end) where divisible, else of all; NULL: failed. And back, behind what the
+ * sequence holds where divisible, else into an empty one; false: nothing was added. */
+uint8_t *llama_core_export(struct llama_core *core, int32_t seq, int32_t begin, int32_t end, size_t *ret_size);
 bool llama_core_import(struct llama_core *core, int32_t seq, const uint8_t *blob, size_t size);
+/* The first `count` cells of one sequence are an empty one's, too. Only where divisible. */
+void llama_core_share(struct llama_core *core, int32_t from, int32_t to, int32_t count);
+/* What KV depends on besides tokens; `seq` holds what the warm-up computed. */
+struct digest llama_core_fingerprint(struct llama_core *core, const char *path, int32_t seq);
+bool llama_core_idle(const struct llama_core *core); /* no cell belongs to anybody */
+/* Would llama_core_keep go back to `position` in a sequence of `past` tokens? */
+bool llama_core_reaches(const struct llama_core *core, int32_t seq, int32_t past, int32_t position);
 /* Keeps [0, position) of a sequence; false: could only be dropped whole, and was. */
 bool llama_core_keep(struct llama_core *core, int32_t seq, int32_t position);
 
@@ -84,6 +111,16 @@ struct llama_logprob_log { /* tokens whose logprobs were not sent yet */
 	size_t count, room, tokens;
 };
 
+struct llama_embedding {     /* what tasks need that do not generate; the job's, then the thread's, then the loop's */
+	int32_t *lengths;    /* tokens of each input */
+	size_t placed, done; /* inputs in batches so far, and computed */
+	int32_t token_at;    /* of the next to be placed */
+	float *vectors;
+	size_t size;
+	struct buf text; /* detokenize: the answer; tokenize: what pieces point at */
+	struct engine_logprob *pieces;
+};
+
 struct llama_request {
 	struct engine_request base;
 	struct engine_copy copy;
@@ -94,6 +131,7 @@ struct llama_request {
 	struct chat_reader *reader; /* loop side */
 	int32_t *tokens, token_count, token_room, prompt_count;
 	struct error err;
+	struct llama_embedding embed;
 	int32_t cached_count; /* told by STARTED */
 	/* Both sides. */
 	atomic_bool canceled, paused;
@@ -173,6 +211,14 @@ struct llama_engine {
 	int refs; /* loop side: the engine itself, jobs, a post on its way */
 	bool delivering;
 };
+
+/* ---- llama_embed.c ----------------------------------------------------------------------------- */
+
+int llama_task_check(const struct engine_info *info, const struct engine_params *params, struct error *err);
+/* Job pool: tokens of all inputs; tokens or text of the request. */
+int llama_embed_prepare(struct llama_request *r, const struct llama_box *box, int32_t context, struct error *err);
+int llama_tokens_prepare(struct llama_request *r, const struct llama_box *box, int32_t context, struct error *err);
+void llama_embed_fini(struct llama_embedding *embedding);
 
 void *llama_thread(void *engine);
 void llama_event_free(struct llama_event *event);

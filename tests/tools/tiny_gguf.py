@@ -8,6 +8,9 @@ from one seeded pool of random numbers: the same arguments always give the same 
 
     tiny_gguf.py --arch llama --out tiny.gguf            (llama, qwen2, gemma2, gemma3, llama-moe, qwen3moe)
     tiny_gguf.py --all DIR                               (one of each)
+    tiny_gguf.py --arch bert --pooling mean --out e.gguf (bert, nomic-bert, qwen3: models that embed, or rank: --pooling rank)
+
+BERTs have a little WordPiece vocabulary of their own: letters, digits, marks and some words.
 
 As a module: tiny_gguf.make(path, arch="llama", seed=1, tokenizer_from=None, ...) -> path. Only the standard library.
 """
@@ -19,6 +22,9 @@ import struct
 import sys
 
 ARCHS = ("llama", "qwen2", "gemma2", "gemma3", "llama-moe", "qwen3moe")
+EMBEDDERS = ("bert", "nomic-bert", "qwen3")  # with pooling
+BERTS = ("bert", "nomic-bert")
+POOLINGS = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 U32, I32, F32, BOOL, STRING, ARRAY, U64 = 4, 5, 6, 7, 8, 9, 10
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TYPE_F32, TYPE_Q8_0 = 0, 8
@@ -105,6 +111,22 @@ def cut_vocabulary(kvs, size):
     return out, size
 
 
+def wordpiece():
+    """The tokenizer of a BERT: pieces that begin a word carry U+2581, as llama.cpp keeps them."""
+    words = ("the of and to in is it you that he was for on are with as his they at be this from or by but what some "
+             "we can out other were all your when up use how said an each she sea ship moon")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    marks = [chr(c) for c in range(33, 127) if not chr(c).isupper()] + list("äöüéèñçß")
+    tokens = special + ["\u2581" + w for w in words.split() if len(w) > 1] + ["\u2581" + m for m in marks] + marks
+    tokens += ["ing", "ed", "er", "tion", "ly", "ness"]
+    kvs = {"model": (STRING, "bert"), "tokens": (ARRAY, (STRING, tokens)),
+           "token_type": (ARRAY, (I32, [3] * len(special) + [1] * (len(tokens) - len(special)))),
+           "token_type_count": (U32, 2), "bos_token_id": (U32, 2), "eos_token_id": (U32, 3),
+           "unknown_token_id": (U32, 1), "seperator_token_id": (U32, 3), "padding_token_id": (U32, 0),
+           "cls_token_id": (U32, 2), "mask_token_id": (U32, 4)}
+    return {"tokenizer.ggml." + k: v for k, v in kvs.items()}, len(tokens)
+
+
 # ---- writing -------------------------------------------------------------------------------------
 
 def pack_string(text):
@@ -162,7 +184,7 @@ class Weights:
 class Shape:
     def __init__(self, **given):
         self.layers, self.embedding, self.heads, self.heads_kv, self.head = 2, 64, 2, 1, 32
-        self.ff, self.experts, self.experts_used, self.context = 128, 4, 2, 4096
+        self.ff, self.experts, self.experts_used, self.context, self.pooling = 128, 4, 2, 4096, "none"
         self.__dict__.update({k: v for k, v in given.items() if v is not None})
 
 
@@ -177,6 +199,10 @@ def arch_kvs(arch, s, vocab):
     }
     if name == "llama":
         kvs["rope.dimension_count"] = (U32, s.head)
+    if name in BERTS:
+        kvs["attention.layer_norm_epsilon"], kvs["attention.causal"] = (F32, 1e-12), (BOOL, False)
+    if name in EMBEDDERS:
+        kvs["pooling_type"] = (U32, POOLINGS[s.pooling])
     if arch.endswith("moe"):
         kvs["expert_count"], kvs["expert_used_count"] = (U32, s.experts), (U32, s.experts_used)
     if arch == "qwen3moe":
@@ -188,8 +214,28 @@ def arch_kvs(arch, s, vocab):
     return name, {name + "." + k: v for k, v in kvs.items()}
 
 
+def bert_layer_tensors(arch, s):
+    e = s.embedding
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        yield name + ".weight", [e, e], "matrix"
+        if arch == "bert":
+            yield name + ".bias", [e], "bias"
+    for name in ("attn_output_norm", "layer_output_norm"):
+        yield name + ".weight", [e], "norm"
+        yield name + ".bias", [e], "bias"
+    for name, dims in (("ffn_up", [e, s.ff]), ("ffn_gate", [e, s.ff]), ("ffn_down", [s.ff, e])):
+        if arch == "bert" and name == "ffn_gate":
+            continue
+        yield name + ".weight", dims, "matrix"
+        if arch == "bert":
+            yield name + ".bias", dims[1:], "bias"
+
+
 def layer_tensors(arch, s):
     """(name, dims, is a norm or bias) of one block."""
+    if arch in BERTS:
+        yield from bert_layer_tensors(arch, s)
+        return
     e, q, kv = s.embedding, s.heads * s.head, s.heads_kv * s.head
     yield "attn_norm.weight", [e], "norm"
     for name, width in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
@@ -197,7 +243,7 @@ def layer_tensors(arch, s):
         if arch == "qwen2":
             yield name + ".bias", [width], "bias"
     yield "attn_output.weight", [q, e], "matrix"
-    if arch in ("gemma3", "qwen3moe"):
+    if arch in ("gemma3", "qwen3", "qwen3moe"):
         yield "attn_q_norm.weight", [s.head], "norm"
         yield "attn_k_norm.weight", [s.head], "norm"
     if arch.startswith("gemma"):
@@ -217,7 +263,19 @@ def layer_tensors(arch, s):
 
 def all_tensors(arch, s, vocab):
     yield "token_embd.weight", [s.embedding, vocab], "embedding"
-    yield "output_norm.weight", [s.embedding], "norm"
+    if arch in BERTS:
+        yield "token_types.weight", [s.embedding, 2], "embedding"
+        if arch == "bert":
+            yield "position_embd.weight", [s.embedding, s.context], "embedding"
+        yield "token_embd_norm.weight", [s.embedding], "norm"
+        yield "token_embd_norm.bias", [s.embedding], "bias"
+    else:
+        yield "output_norm.weight", [s.embedding], "norm"
+    if s.pooling == "rank":  # a dense layer and one number
+        yield "cls.weight", [s.embedding, s.embedding], "matrix"
+        yield "cls.bias", [s.embedding], "bias"
+        yield "cls.output.weight", [s.embedding, 1], "matrix"
+        yield "cls.output.bias", [1], "bias"
     for i in range(s.layers):
         for name, dims, role in layer_tensors(arch, s):
             yield "blk.%d.%s" % (i, name), dims, role
@@ -237,16 +295,21 @@ def tensor_bytes(weights, dims, role, kind):
 def make(path, arch="llama", seed=1, tokenizer_from=None, vocab=4096, quant="f32", name=None, chat_template=None,
          **shape):
     """Writes one model; vocab 0 keeps the whole vocabulary, a chat_template replaces the tokenizer's. Further keywords:
-    layers, embedding, heads, heads_kv, head, ff, experts, experts_used, context."""
-    if arch not in ARCHS:
-        raise SystemExit("tiny_gguf: unknown architecture %s; one of %s" % (arch, ", ".join(ARCHS)))
+    layers, embedding, heads, heads_kv, head, ff, experts, experts_used, context, pooling."""
+    if arch not in ARCHS + EMBEDDERS:
+        raise SystemExit("tiny_gguf: unknown architecture %s; one of %s" % (arch, ", ".join(ARCHS + EMBEDDERS)))
+    if arch in BERTS:
+        shape = {"context": 512, "heads_kv": 2, **{k: v for k, v in shape.items() if v is not None}}
     s = Shape(**shape)
     if arch == "qwen2" and s.heads * s.head != s.embedding:
         raise SystemExit("tiny_gguf: qwen2 wants heads x head = embedding")
     if max(s.embedding, s.ff, s.heads * s.head) > Weights.POOL:
         raise SystemExit("tiny_gguf: rows are at most %d wide; this is for tiny models" % Weights.POOL)
     kind = {"f32": TYPE_F32, "q8_0": TYPE_Q8_0}[quant.lower()]
-    tokenizer, tokens = cut_vocabulary(read_tokenizer(tokenizer_from or default_source()), vocab)
+    if arch in BERTS:
+        tokenizer, tokens = wordpiece()
+    else:
+        tokenizer, tokens = cut_vocabulary(read_tokenizer(tokenizer_from or default_source()), vocab)
     arch_name, params = arch_kvs(arch, s, tokens)
     kvs = {"general.architecture": (STRING, arch_name), "general.type": (STRING, "model"),
            "general.name": (STRING, name or "tiny random %s" % arch), "general.license": (STRING, "apache-2.0"),
@@ -275,7 +338,8 @@ def make(path, arch="llama", seed=1, tokenizer_from=None, vocab=4096, quant="f32
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--arch", choices=ARCHS, default="llama")
+    p.add_argument("--arch", choices=ARCHS + EMBEDDERS, default="llama")
+    p.add_argument("--pooling", choices=sorted(POOLINGS), help="of models that embed or rank")
     p.add_argument("--out", metavar="FILE")
     p.add_argument("--all", metavar="DIR", help="one model of each architecture: DIR/ARCH.gguf")
     p.add_argument("--seed", type=int, default=1)

@@ -3,7 +3,8 @@
 """Makes the models of the engine's tests: models.py STAMP; they lie beside it.
 
 llama, qwen2, gemma3, llama-moe: random weights. tools: with a template that has tool calls and reasoning. broken-template,
-raising-template: templates that cannot be parsed, cannot be rendered. cut, text: files that are no whole model.
+raising-template: templates that cannot be parsed, cannot be rendered. bert, nomic-bert, qwen3-embedding: they embed;
+bert-rank: it ranks. cut, text: files that are no whole model.
 """
 import os
 import sys
@@ -22,6 +23,10 @@ def main():
 
     for arch in ("llama", "qwen2", "gemma3", "llama-moe"):
         tiny_gguf.make(path(arch), arch=arch)
+    for arch, pooling in (("bert", "cls"), ("nomic-bert", "mean")):
+        tiny_gguf.make(path(arch), arch=arch, pooling=pooling)
+    tiny_gguf.make(path("bert-rank"), arch="bert", pooling="rank", seed=2)
+    tiny_gguf.make(path("qwen3-embedding"), arch="qwen3", pooling="last")
     with open(os.path.join(here, "tools.jinja"), encoding="utf-8") as f:
         tiny_gguf.make(path("tools"), chat_template=f.read())
     tiny_gguf.make(path("broken-template"), chat_template="{% for m in messages %}{{ m.content }")
