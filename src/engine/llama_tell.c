@@ -10,6 +10,10 @@
 
 #include <stdlib.h>
 
+/* So many tokens that a grammar refuses are replaced singly, by a pass over the logits each, before all that it
+ * refuses are looked up. */
+enum { REFUSE_ONE_BY_ONE = 3 };
+
 /* ---- events ------------------------------------------------------------------------------------ */
 
 struct llama_event *event_new(struct batch *b, struct llama_request *r, enum llama_event_kind kind, struct str text)
@@ -147,9 +151,13 @@ static int32_t request_sample(struct batch *b, struct llama_request *r, float *l
 	}
 	sampler_adjust(s, logits, vocab);
 	int32_t token = sampler_pick(s, &b->scratch, logits);
-	if (r->thread.grammar && !chat_grammar_allows(r->thread.grammar, token)) {
-		chat_grammar_mask(r->thread.grammar, logits, vocab);
+	for (int tries = 0; r->thread.grammar && !chat_grammar_allows(r->thread.grammar, token); tries++) {
+		sampler_refuse(s, logits, token);
+		if (tries == REFUSE_ONE_BY_ONE)
+			chat_grammar_mask(r->thread.grammar, logits, vocab);
 		token = sampler_pick(s, &b->scratch, logits);
+		if (tries > REFUSE_ONE_BY_ONE)
+			break; /* it allows nothing; chat_grammar_accept tells */
 	}
 	sampler_accept(s, token);
 	if (r->thread.grammar && chat_grammar_accept(r->thread.grammar, token, err) < 0)
