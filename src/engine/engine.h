@@ -127,6 +127,7 @@ struct engine_load {
 	double decode_tokens_per_s;  /* all streams together, EWMA */
 	double itl_us;               /* recent inter-token latency of one stream */
 	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
+	double load_progress; /* while LOADING: 0..1, as far as the kind knows */
 };
 
 struct engine_info {
@@ -167,6 +168,7 @@ struct engine_options {
 	bool in_process; /* llama: in this process instead of one of its own; for tests and the child itself */
 	/* synthetic */
 	int64_t prefill_us_per_token, itl_base_us, itl_slope_us; /* 0: 200 us, 10 ms, 1 ms */
+	int64_t load_us;                                         /* how long loading takes */
 	int32_t kv_tokens;                                       /* finite KV; 0: slots * context_tokens */
 };
 

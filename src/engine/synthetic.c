@@ -45,6 +45,7 @@ struct synthetic {
 	int32_t running_count;
 	int64_t prefill_end_us; /* also when the last one ended */
 	int64_t step_us;        /* when the next token is due */
+	int64_t load_us, ready_us;
 	uint64_t *cache;
 	size_t cache_mask;
 	bool in_pass;
@@ -79,6 +80,7 @@ int engine_synthetic_new(const struct engine_options *options, struct engine **r
 	s->prefill_us = timing(options->prefill_us_per_token, 200);
 	s->itl_base_us = timing(options->itl_base_us, 10 * 1000);
 	s->itl_slope_us = timing(options->itl_slope_us, 1000);
+	s->load_us = options->load_us;
 	int64_t kv = options->kv_tokens > 0 ? options->kv_tokens : (int64_t)slots * context;
 	s->kv_tokens = kv > INT32_MAX ? INT32_MAX : (int32_t)kv;
 	s->running = mem_new((size_t)slots * sizeof(*s->running));
@@ -144,7 +146,9 @@ static void synthetic_arm(struct synthetic *s)
 		return;
 	if (s->prefilling)
 		due = s->prefill_end_us;
-	else if (s->base.state == ENGINE_LOADING || synthetic_fits(s))
+	else if (s->base.state == ENGINE_LOADING)
+		due = s->ready_us;
+	else if (synthetic_fits(s))
 		due = now;
 	for (int32_t i = 0; i < s->running_count && due > now; i++)
 		if (s->running[i] && !s->running[i]->base.paused) {
@@ -363,6 +367,10 @@ static void synthetic_pass(void *arg)
 	struct synthetic *s = arg;
 	int64_t now = loop_now_us(s->base.loop);
 
+	if (s->base.state == ENGINE_LOADING && now < s->ready_us) {
+		synthetic_arm(s);
+		return;
+	}
 	if (s->base.state == ENGINE_LOADING)
 		engine_tell_state(&s->base, ENGINE_READY, NULL);
 	s->in_pass = true;
@@ -385,7 +393,8 @@ void engine_synthetic_start(struct engine *engine, const struct engine_options *
 	(void)options;
 
 	s->timer = loop_timer_new(engine->loop, synthetic_pass, s);
-	loop_timer_start(s->timer, 0, 0);
+	s->ready_us = loop_now_us(engine->loop) + s->load_us;
+	loop_timer_start(s->timer, s->load_us, 0);
 }
 
 static void synthetic_load(const struct engine *engine, struct engine_load *load)
@@ -393,6 +402,8 @@ static void synthetic_load(const struct engine *engine, struct engine_load *load
 	const struct synthetic *s = (const struct synthetic *)engine;
 	int64_t itl = synthetic_itl(s), now = loop_now_us(engine->loop);
 
+	if (engine->state == ENGINE_LOADING && s->load_us)
+		load->load_progress = 1 - (double)(s->ready_us > now ? s->ready_us - now : 0) / (double)s->load_us;
 	load->kv_usage = (double)s->kv_used / s->kv_tokens;
 	load->itl_us = (double)itl;
 	load->prefill_tokens_per_s = s->prefill_us ? 1e6 / (double)s->prefill_us : 0;
