@@ -22,6 +22,8 @@
 	X(LIMIT_STOP_LENGTH, 256, 400, "bytes of one stop sequence") \
 	X(LIMIT_LOGPROBS, 20, 400, "top_logprobs of a request") \
 	X(LIMIT_LOGIT_BIAS, 1024, 400, "tokens of a request's logit_bias") \
+	X(LIMIT_CACHE_SALT, 256, 400, "bytes of a request's cache_salt") \
+	X(LIMIT_SESSION, 512, 400, "bytes of what a request calls its session") \
 	X(LIMIT_PROMPT_TOKENS, 1048576, 400, "token ids of a request's prompts") \
 	X(LIMIT_TOOLS, 256, 400, "tools of a request") \
 	X(LIMIT_INPUTS, 2048, 400, "texts of one embedding or rerank request") \

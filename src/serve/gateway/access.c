@@ -37,7 +37,7 @@ void access_log(const struct request *r)
 	put_text(&line, "request_id", str_from(r->id));
 	put_text(&line, "trace_id", (struct str){r->traceparent + 3, 32});
 	put_text(&line, "tenant", str_from(r->tenant));
-	put_text(&line, "api", r->in.task == ENGINE_CHAT ? STR("chat") : STR("completion"));
+	put_text(&line, "api", str_from(r->dialect->name));
 	put_text(&line, "model", str_from(r->model)); /* as resolved: what a client made up does not get here */
 	put_text(&line, "node", str_from(r->node));
 	put_text(&line, "route", str_from(routes[r->route]));

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How: printf-like appends with fixed texts, because the shapes never change; strings go through buf_append_json.
- * Log probabilities of completions are four parallel lists, so they are kept as four texts. Tool calls arrive as
- * deltas; a stream passes them on, a whole answer joins them by index. */
+/* How: engines' events come in pieces; text is appended, tool calls arrive as OpenAI's deltas and are joined by index.
+ * Shapes are written by appends of fixed texts, because they never change; strings go through buf_append_json. */
 #include "serve/gateway/answer.h"
 
 #include <math.h>
@@ -9,104 +8,15 @@
 
 enum { TOOL_CALLS_MAX = 128 };
 
-static void put(struct buf *out, const char *text)
+void api_answer_init(struct api_answer *a, size_t count)
 {
-	buf_append(out, text, strlen(text));
+	a->choices = mem_new(count * sizeof(*a->choices));
+	a->count = count;
+	for (size_t i = 0; i < count; i++)
+		a->choices[i].index = (int32_t)i;
 }
 
-static const char *finish_text(enum engine_finish finish)
-{
-	return finish == FINISH_LENGTH ? "length" : finish == FINISH_TOOL_CALLS ? "tool_calls" : "stop";
-}
-
-/* JSON has no infinity; OpenAI writes -9999.0 for "never". */
-static void put_logprob(struct buf *out, float logprob)
-{
-	buf_printf(out, "%.6g", isfinite(logprob) && logprob > -9999 ? (double)logprob : -9999.0);
-}
-
-static size_t characters(struct str s)
-{
-	size_t count = 0;
-
-	for (size_t i = 0; i < s.len; i++)
-		count += ((unsigned char)s.base[i] & 0xc0) != 0x80;
-	return count;
-}
-
-/* ---- log probabilities ---------------------------------------------------------------------------- */
-
-static void put_token(struct buf *out, struct str token, float logprob)
-{
-	put(out, "{\"token\":");
-	buf_append_json(out, token);
-	put(out, ",\"logprob\":");
-	put_logprob(out, logprob);
-	put(out, ",\"bytes\":[");
-	for (size_t i = 0; i < token.len; i++)
-		buf_printf(out, i ? ",%u" : "%u", (unsigned)(unsigned char)token.base[i]);
-	put(out, "]");
-}
-
-static void chat_logprobs(struct buf *out, const struct engine_event *e)
-{
-	for (size_t i = 0; i < e->logprob_count; i++) {
-		const struct engine_logprob *lp = &e->logprobs[i];
-
-		if (out->len && out->base[out->len - 1] == '}')
-			put(out, ",");
-		put_token(out, lp->token, lp->logprob);
-		put(out, ",\"top_logprobs\":[");
-		for (size_t j = 0; j < lp->top_count; j++) {
-			if (j)
-				put(out, ",");
-			put_token(out, lp->top[j].token, lp->top[j].logprob);
-			put(out, "}");
-		}
-		put(out, "]}");
-	}
-}
-
-static void completion_logprobs(struct choice_text *c, const struct engine_event *e)
-{
-	for (size_t i = 0; i < e->logprob_count; i++) {
-		const struct engine_logprob *lp = &e->logprobs[i];
-		const char *comma = c->lp_tokens.len ? "," : "";
-
-		put(&c->lp_tokens, comma);
-		buf_append_json(&c->lp_tokens, lp->token);
-		put(&c->lp_values, comma);
-		put_logprob(&c->lp_values, lp->logprob);
-		put(&c->lp_tops, comma);
-		put(&c->lp_tops, "{");
-		for (size_t j = 0; j < lp->top_count; j++) {
-			put(&c->lp_tops, j ? "," : "");
-			buf_append_json(&c->lp_tops, lp->top[j].token);
-			put(&c->lp_tops, ":");
-			put_logprob(&c->lp_tops, lp->top[j].logprob);
-		}
-		put(&c->lp_tops, "}");
-		buf_printf(&c->lp_offsets, "%s%zu", comma, c->offset);
-		c->offset += characters(lp->token);
-	}
-}
-
-static void put_completion_logprobs(struct buf *out, const struct choice_text *c)
-{
-	put(out, "{\"text_offset\":[");
-	buf_append_str(out, buf_str(&c->lp_offsets));
-	put(out, "],\"token_logprobs\":[");
-	buf_append_str(out, buf_str(&c->lp_values));
-	put(out, "],\"tokens\":[");
-	buf_append_str(out, buf_str(&c->lp_tokens));
-	put(out, "],\"top_logprobs\":[");
-	buf_append_str(out, buf_str(&c->lp_tops));
-	put(out, "]}");
-}
-
-/* ---- gathering ------------------------------------------------------------------------------------- */
-
-void choice_text_fini(struct choice_text *c)
+static void choice_fini(struct api_choice *c)
 {
 	struct buf *bufs[] = {&c->content,   &c->reasoning, &c->logprobs,  &c->lp_tokens,
 	                      &c->lp_values, &c->lp_tops,   &c->lp_offsets};
@@ -119,16 +29,26 @@ void choice_text_fini(struct choice_text *c)
 		buf_fini(&c->calls[i].arguments);
 	}
 	free(c->calls);
-	memset(c, 0, sizeof(*c));
 }
 
-static void append_val(struct buf *out, yyjson_val *v)
+void api_answer_fini(struct api_answer *a)
+{
+	for (size_t i = 0; i < a->count; i++)
+		choice_fini(&a->choices[i]);
+	free(a->choices);
+	a->choices = NULL;
+	a->count = 0;
+}
+
+/* ---- gathering ------------------------------------------------------------------------------------- */
+
+static void append_text(struct buf *out, yyjson_val *v)
 {
 	if (yyjson_is_str(v))
 		buf_append(out, yyjson_get_str(v), yyjson_get_len(v));
 }
 
-static void join_tool_calls(struct choice_text *c, struct str json)
+static void join_tool_calls(struct api_choice *c, struct str json)
 {
 	yyjson_doc *doc;
 	yyjson_val *delta;
@@ -147,232 +67,113 @@ static void join_tool_calls(struct choice_text *c, struct str json)
 			c->calls = mem_resize(c->calls, ++c->call_count, sizeof(*c->calls));
 			memset(&c->calls[i], 0, sizeof(c->calls[i]));
 		}
-		append_val(&c->calls[i].id, yyjson_obj_get(delta, "id"));
-		append_val(&c->calls[i].name, yyjson_obj_get(function, "name"));
-		append_val(&c->calls[i].arguments, yyjson_obj_get(function, "arguments"));
+		append_text(&c->calls[i].id, yyjson_obj_get(delta, "id"));
+		append_text(&c->calls[i].name, yyjson_obj_get(function, "name"));
+		append_text(&c->calls[i].arguments, yyjson_obj_get(function, "arguments"));
 	}
 	yyjson_doc_free(doc);
 }
 
-void choice_text_echo(struct choice_text *c, struct str prompt)
+void api_choice_weigh(struct api_choice *c, const struct engine_event *e)
 {
-	c->offset = characters(prompt);
+	if (e->completion_tokens == 0) /* an echo: the prompt was not generated */
+		return;
+	for (size_t i = 0; i < e->logprob_count; i++)
+		c->logprob_sum += isfinite(e->logprobs[i].logprob) ? (double)e->logprobs[i].logprob : -9999;
+	c->logprob_count += e->logprob_count;
 }
 
-void choice_text_add(struct choice_text *c, enum engine_task task, const struct engine_event *e)
+void api_choice_add(struct api_choice *c, const struct engine_event *e)
 {
 	buf_append_str(&c->content, e->text);
 	buf_append_str(&c->reasoning, e->reasoning);
 	if (e->tool_calls_json.len)
 		join_tool_calls(c, e->tool_calls_json);
-	if (task == ENGINE_CHAT)
-		chat_logprobs(&c->logprobs, e);
-	else
-		completion_logprobs(c, e);
+	api_choice_weigh(c, e);
 }
 
-/* ---- whole answers --------------------------------------------------------------------------------- */
-
-static void put_head(struct buf *out, const struct answer_head *h, const char *object)
+static double likelihood(const struct api_choice *c)
 {
-	put(out, "{\"id\":\"");
-	put(out, h->id);
-	put(out, "\",\"object\":\"");
-	put(out, object);
-	buf_printf(out, "\",\"created\":%lld,\"model\":", (long long)h->created_s);
-	buf_append_json(out, str_from(h->model));
-	put(out, ",\"system_fingerprint\":\"");
-	put(out, h->fingerprint);
-	put(out, "\",\"choices\":[");
+	return c->logprob_count ? c->logprob_sum / (double)c->logprob_count : -INFINITY;
 }
 
-void answer_open(struct buf *out, const struct answer_head *h)
+static void swap(struct api_choice *a, struct api_choice *b)
 {
-	put_head(out, h, h->task == ENGINE_CHAT ? "chat.completion" : "text_completion");
+	const struct api_choice other = *a;
+
+	*a = *b;
+	*b = other;
 }
 
-static struct str text_or_empty(const struct buf *b)
+void api_answer_keep_best(struct api_answer *a, size_t best_of, size_t n)
 {
-	return b->base ? buf_str(b) : STR("");
-}
+	size_t kept = 0;
 
-static void put_tool_calls(struct buf *out, const struct choice_text *c)
-{
-	put(out, ",\"tool_calls\":[");
-	for (size_t i = 0; i < c->call_count; i++) {
-		put(out, i ? ",{\"id\":" : "{\"id\":");
-		buf_append_json(out, text_or_empty(&c->calls[i].id));
-		put(out, ",\"type\":\"function\",\"function\":{\"name\":");
-		buf_append_json(out, text_or_empty(&c->calls[i].name));
-		put(out, ",\"arguments\":");
-		buf_append_json(out, text_or_empty(&c->calls[i].arguments));
-		put(out, "}}");
+	for (size_t group = 0; group < a->count; group += best_of) {
+		for (size_t i = group; i < group + n; i++, kept++) {
+			size_t best = i;
+			for (size_t j = i + 1; j < group + best_of; j++)
+				if (likelihood(&a->choices[j]) > likelihood(&a->choices[best]))
+					best = j;
+			swap(&a->choices[i], &a->choices[best]);
+			swap(&a->choices[kept], &a->choices[i]);
+			a->choices[kept].index = (int32_t)kept;
+		}
 	}
+	for (size_t i = kept; i < a->count; i++)
+		choice_fini(&a->choices[i]);
+	a->count = kept;
+}
+
+/* ---- shapes that several have ------------------------------------------------------------------------ */
+
+/* JSON has no infinity; OpenAI writes -9999.0 for "never", and null before the first token of a prompt. */
+void api_logprob(struct buf *out, float logprob)
+{
+	if (isnan(logprob))
+		put(out, "null");
+	else
+		buf_printf(out, "%.6g", isfinite(logprob) && logprob > -9999 ? (double)logprob : -9999.0);
+}
+
+size_t api_characters(struct str s)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < s.len; i++)
+		count += ((unsigned char)s.base[i] & 0xc0) != 0x80;
+	return count;
+}
+
+static void put_token(struct buf *out, struct str token, float logprob)
+{
+	put(out, "{\"token\":");
+	buf_append_json(out, token);
+	put(out, ",\"logprob\":");
+	api_logprob(out, logprob);
+	put(out, ",\"bytes\":[");
+	for (size_t i = 0; i < token.len; i++)
+		buf_printf(out, i ? ",%u" : "%u", (unsigned)(unsigned char)token.base[i]);
 	put(out, "]");
 }
 
-static void put_message(struct buf *out, const struct choice_text *c)
+void api_logprobs(struct buf *out, const struct engine_event *e)
 {
-	put(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-	if (c->call_count && !c->content.len)
-		put(out, "null");
-	else
-		buf_append_json(out, text_or_empty(&c->content));
-	put(out, ",\"refusal\":null");
-	if (c->reasoning.len) {
-		put(out, ",\"reasoning_content\":");
-		buf_append_json(out, buf_str(&c->reasoning));
+	for (size_t i = 0; i < e->logprob_count; i++) {
+		const struct engine_logprob *lp = &e->logprobs[i];
+
+		if (out->len && out->base[out->len - 1] == '}')
+			put(out, ",");
+		put_token(out, lp->token, lp->logprob);
+		put(out, ",\"top_logprobs\":[");
+		for (size_t j = 0; j < lp->top_count; j++) {
+			if (j)
+				put(out, ",");
+			put_token(out, lp->top[j].token, lp->top[j].logprob);
+			put(out, "}");
+		}
+		put(out, "]}");
 	}
-	if (c->call_count)
-		put_tool_calls(out, c);
-	put(out, "}");
-}
-
-void answer_choice(struct buf *out, enum engine_task task, int32_t index, const struct choice_text *c,
-                   enum engine_finish finish, bool logprobs)
-{
-	buf_printf(out, index ? ",{\"index\":%d," : "{\"index\":%d,", index);
-	if (task == ENGINE_CHAT) {
-		put_message(out, c);
-	} else {
-		put(out, "\"text\":");
-		buf_append_json(out, text_or_empty(&c->content));
-	}
-	put(out, ",\"logprobs\":");
-	if (!logprobs) {
-		put(out, "null");
-	} else if (task == ENGINE_CHAT) {
-		put(out, "{\"content\":[");
-		buf_append_str(out, buf_str(&c->logprobs));
-		put(out, "],\"refusal\":null}");
-	} else {
-		put_completion_logprobs(out, c);
-	}
-	buf_printf(out, ",\"finish_reason\":\"%s\"}", finish_text(finish));
-}
-
-static void put_usage(struct buf *out, const struct answer_usage *u)
-{
-	buf_printf(out,
-	           "\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,"
-	           "\"prompt_tokens_details\":{\"cached_tokens\":%d}}",
-	           u->prompt_tokens, u->completion_tokens, u->prompt_tokens + u->completion_tokens, u->cached_tokens);
-}
-
-void answer_close(struct buf *out, const struct answer_usage *usage)
-{
-	put(out, "],");
-	put_usage(out, usage);
-	put(out, "}");
-}
-
-/* ---- streams --------------------------------------------------------------------------------------- */
-
-static void chunk_open(struct buf *out, const struct answer_head *h)
-{
-	put(out, "data: ");
-	put_head(out, h, h->task == ENGINE_CHAT ? "chat.completion.chunk" : "text_completion");
-}
-
-static void chunk_close(struct buf *out, const struct answer_head *h)
-{
-	put(out, h->usage ? "],\"usage\":null}\n\n" : "]}\n\n");
-}
-
-void chunk_role(struct buf *out, const struct answer_head *h, int32_t index)
-{
-	chunk_open(out, h);
-	buf_printf(out,
-	           "{\"index\":%d,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_"
-	           "reason\":null}",
-	           index);
-	chunk_close(out, h);
-}
-
-static void put_delta(struct buf *out, const struct engine_event *e)
-{
-	const char *comma = "";
-
-	put(out, "\"delta\":{");
-	if (e->text.len || (!e->reasoning.len && !e->tool_calls_json.len)) {
-		put(out, "\"content\":");
-		buf_append_json(out, e->text.len ? e->text : STR(""));
-		comma = ",";
-	}
-	if (e->reasoning.len) {
-		put(out, comma);
-		put(out, "\"reasoning_content\":");
-		buf_append_json(out, e->reasoning);
-		comma = ",";
-	}
-	if (e->tool_calls_json.len) {
-		put(out, comma);
-		put(out, "\"tool_calls\":");
-		buf_append_str(out, e->tool_calls_json);
-	}
-	put(out, "}");
-}
-
-void chunk_text(struct buf *out, const struct answer_head *h, int32_t index, struct choice_text *c,
-                const struct engine_event *e)
-{
-	chunk_open(out, h);
-	buf_printf(out, "{\"index\":%d,", index);
-	if (h->task == ENGINE_CHAT) {
-		put_delta(out, e);
-	} else {
-		put(out, "\"text\":");
-		buf_append_json(out, e->text.len ? e->text : STR(""));
-	}
-	put(out, ",\"logprobs\":");
-	if (!e->logprob_count) {
-		put(out, "null");
-	} else if (h->task == ENGINE_CHAT) {
-		put(out, "{\"content\":[");
-		buf_clear(&c->logprobs);
-		chat_logprobs(&c->logprobs, e);
-		buf_append_str(out, buf_str(&c->logprobs));
-		put(out, "],\"refusal\":null}");
-	} else {
-		buf_clear(&c->lp_tokens);
-		buf_clear(&c->lp_values);
-		buf_clear(&c->lp_tops);
-		buf_clear(&c->lp_offsets);
-		completion_logprobs(c, e);
-		put_completion_logprobs(out, c);
-	}
-	put(out, ",\"finish_reason\":null}");
-	chunk_close(out, h);
-}
-
-void chunk_finish(struct buf *out, const struct answer_head *h, int32_t index, enum engine_finish finish)
-{
-	chunk_open(out, h);
-	buf_printf(out, "{\"index\":%d,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}", index,
-	           h->task == ENGINE_CHAT ? "\"delta\":{}" : "\"text\":\"\"", finish_text(finish));
-	chunk_close(out, h);
-}
-
-void chunk_usage(struct buf *out, const struct answer_head *h, const struct answer_usage *usage)
-{
-	chunk_open(out, h);
-	put(out, "],");
-	put_usage(out, usage);
-	put(out, "}\n\n");
-}
-
-void chunk_done(struct buf *out)
-{
-	put(out, "data: [DONE]\n\n");
-}
-
-void chunk_error(struct buf *out, const struct error *err)
-{
-	struct fault fault = {.err = *err};
-
-	put(out, "data: ");
-	answer_fault(out, &fault);
-	put(out, "\n\n");
 }
 
 /* ---- errors ---------------------------------------------------------------------------------------- */
@@ -382,7 +183,7 @@ int fault_status(const struct fault *fault)
 	return fault->status ? fault->status : error_http_status(fault->err.code);
 }
 
-void answer_fault(struct buf *out, const struct fault *fault)
+void api_fault(struct buf *out, const struct fault *fault)
 {
 	const char *type = error_openai_type(fault->err.code);
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* answer.h - the shapes OpenAI gives an answer: whole objects, stream chunks, log probabilities, usage, errors.
+/* answer.h - an answer under way: what engines say, gathered until a dialect writes it down.
  *
- * Pure: everything is appended to a buffer. Byte for byte what the `openai` client expects; extensions are
- * `reasoning_content` (as vLLM and DeepSeek). Source: OpenAI API reference, "The chat completion object" and on.
+ * Also the few shapes that several dialects share. Pure: everything is appended to a buffer.
  */
 #ifndef MDN_GATEWAY_ANSWER_H
 #define MDN_GATEWAY_ANSWER_H
@@ -10,49 +9,72 @@
 #include "engine/engine.h"
 #include "serve/gateway/request.h"
 
-/* What is the same in every piece of one answer. */
-struct answer_head {
-	enum engine_task task;
-	const char *id, *model, *fingerprint;
-	int64_t created_s;
-	bool usage; /* stream with usage: every chunk but the last says null */
-};
-
-struct answer_usage {
+struct api_usage {
 	int32_t prompt_tokens, cached_tokens, completion_tokens;
 };
 
-/* One answer of a request, gathered until it is whole; also counts what a stream has shown. */
 struct tool_call {
 	struct buf id, name, arguments;
 };
-struct choice_text {
+
+/* One of the answers of a request: gathered until it is whole; also counts what a stream has shown. */
+struct api_choice {
+	int32_t index;
+	enum engine_finish finish;
+	struct api_usage usage;
 	struct buf content, reasoning, logprobs;              /* logprobs: entries, comma separated */
 	struct buf lp_tokens, lp_values, lp_tops, lp_offsets; /* completions: four lists */
 	struct tool_call *calls;
 	size_t call_count;
-	size_t offset; /* characters shown so far: text_offset */
+	size_t offset;      /* characters shown so far: text_offset */
+	double logprob_sum; /* of the tokens generated */
+	size_t logprob_count;
 };
-void choice_text_fini(struct choice_text *c);
-void choice_text_echo(struct choice_text *c, struct str prompt); /* the text begins with it: offsets count from there */
-void choice_text_add(struct choice_text *c, enum engine_task task, const struct engine_event *event);
 
-/* {"id":... up to the open "choices":[ ; then choices; then the end. */
-void answer_open(struct buf *out, const struct answer_head *h);
-void answer_choice(struct buf *out, enum engine_task task, int32_t index, const struct choice_text *c,
-                   enum engine_finish finish, bool logprobs);
-void answer_close(struct buf *out, const struct answer_usage *usage);
+struct api_answer {
+	const struct dialect *dialect;
+	const struct api_request *in;
+	const char *id, *model, *fingerprint; /* the model as resolved */
+	int64_t created_s;
+	int64_t begun_us, started_us, first_us; /* monotonic: received, prefill, first token; 0: not yet */
+	struct api_choice *choices;
+	size_t count;
+	struct api_usage usage;          /* of all choices; final for `whole` and `end` */
+	const struct engine_event *done; /* for `whole` of a task that does not generate */
+	/* A stream's own state, as its dialect likes. */
+	struct {
+		uint32_t sequence; /* events so far */
+		uint32_t item;     /* blocks or items finished */
+		int open;          /* the kind of block that is open, 0: none */
+		size_t at;         /* where in a gathered text the open one began; or which tool call it is */
+	} stream;
+};
 
-/* Events of a stream, each with its "data: " and empty line. */
-void chunk_role(struct buf *out, const struct answer_head *h, int32_t index);
-void chunk_text(struct buf *out, const struct answer_head *h, int32_t index, struct choice_text *c,
-                const struct engine_event *event);
-void chunk_finish(struct buf *out, const struct answer_head *h, int32_t index, enum engine_finish finish);
-void chunk_usage(struct buf *out, const struct answer_head *h, const struct answer_usage *usage);
-void chunk_done(struct buf *out);
-void chunk_error(struct buf *out, const struct error *err);
+void api_answer_init(struct api_answer *a, size_t count);
+void api_answer_fini(struct api_answer *a);
+/* Gathers text, reasoning and tool calls, and weighs. */
+void api_choice_add(struct api_choice *c, const struct engine_event *e);
+void api_choice_weigh(struct api_choice *c, const struct engine_event *e); /* a stream: nothing else is kept */
+/* Leaves, for each prompt, the `n` most likely of its `best_of` answers (mean log probability a token), best first. */
+void api_answer_keep_best(struct api_answer *a, size_t best_of, size_t n);
 
-void answer_fault(struct buf *out, const struct fault *fault); /* {"error":{...}} */
+/* {"token","logprob","bytes","top_logprobs":[...]} for each token, comma separated from what is there. */
+void api_logprobs(struct buf *out, const struct engine_event *e);
+void api_logprob(struct buf *out, float logprob); /* -9999 for never, null for unknown */
+size_t api_characters(struct str s);              /* of UTF-8 */
+/* OpenAI's, and of all that have no shape of their own: {"error":{"message","type","param","code"}}. */
+void api_fault(struct buf *out, const struct fault *fault);
 int fault_status(const struct fault *fault);
+
+static inline void put(struct buf *out, const char *text)
+{
+	buf_append(out, text, strlen(text));
+}
+
+/* The text gathered in a buffer that may never have been touched. */
+static inline struct str text_or_empty(const struct buf *b)
+{
+	return b->base ? buf_str(b) : STR("");
+}
 
 #endif

@@ -4,12 +4,14 @@
  * the answer can only be ended honestly. Requests over the node port are answered here or refused, never sent on, so
  * that no loop can form. The answer keeps the body as received, to forward it byte for byte.
  */
+#include "serve/gateway/fields.h"
 #include "serve/gateway/internal.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#define DEADLINE_MOST_US (3600 * US_PER_S)
 #define PARK_MOST_US (120 * US_PER_S) /* a large model takes its time to load */
 
 /* ---- identities of a request ------------------------------------------------------------------------ */
@@ -88,8 +90,7 @@ static void take_ids(struct request *r)
 	char random[33];
 
 	hex_random(&r->g->rng, random, 24);
-	join(r->answer_id, sizeof(r->answer_id),
-	     (const char *const[]){r->in.task == ENGINE_CHAT ? "chatcmpl-" : "cmpl-", random, NULL});
+	join(r->answer_id, sizeof(r->answer_id), (const char *const[]){r->dialect->id_prefix, random, NULL});
 	if (http_header(r->x, "x-request-id", &given) && id_is_sane(given)) {
 		str_copy(given, r->id, sizeof(r->id));
 	} else {
@@ -103,22 +104,84 @@ static void take_ids(struct request *r)
 static void take_hop_headers(struct request *r, struct str sender)
 {
 	struct str value;
-	int64_t priority;
 	uint64_t dispatch;
 
 	if (http_header(r->x, "x-mdn-tenant", &value) && id_is_sane(value))
 		str_copy(value, r->tenant, sizeof(r->tenant));
-	if (http_header(r->x, "x-mdn-priority", &value) && str_to_i64(value, &priority) == 0 && priority > -1000 &&
-	    priority < 1000)
-		r->priority = (int)priority;
 	if (sender.len && http_header(r->x, "x-mdn-dispatch", &value) && str_to_u64(value, &dispatch) == 0 &&
 	    dispatch <= INT64_MAX) /* a report that holds more would be refused whole */
 		gateway_saw(r->g, sender, dispatch);
 }
 
+/* Urgency as the node that sent it here understood it. */
+static void take_hop_urgency(struct request *r)
+{
+	struct str value;
+	int32_t none;
+	int64_t number;
+	enum engine_class class;
+
+	if (http_header(r->x, "x-mdn-class", &value) && class_parse(value, &class, &none))
+		r->in.service_class = class;
+	if (http_header(r->x, "x-mdn-priority", &value) && str_to_i64(value, &number) == 0 && number > -1000 &&
+	    number < 1000)
+		r->in.priority = (int32_t)number;
+	if (http_header(r->x, "x-mdn-deadline-us", &value) && str_to_i64(value, &number) == 0 &&
+	    number < DEADLINE_MOST_US)
+		r->deadline_us = loop_now_us(r->g->loop) + (number > 0 ? number : 1);
+}
+
+static bool header_of(struct request *r, const char *const *names, struct str *ret_value)
+{
+	for (; *names; names++)
+		if (http_header(r->x, *names, ret_value))
+			return true;
+	return false;
+}
+
+/* What headers say where the body says nothing. llm-d's names and the older ones of Gateway API; an objective that is
+ * no class of ours is somebody's own name for one, and means the default. */
+static void take_urgency(struct request *r)
+{
+	static const char *const classes[] = {"x-request-priority", "x-llm-d-inference-objective",
+	                                      "x-gateway-inference-objective", NULL};
+	static const char *const deadlines[] = {"x-llm-d-slo-ttft-ms", "x-slo-ttft-ms", NULL};
+	static const char *const sessions[] = {"x-session-id", "x-claude-code-session-id", "x-session-affinity",
+	                                       "x-smg-routing-key", NULL};
+	enum engine_class class;
+	int32_t priority;
+	struct str value;
+	int64_t ms;
+
+	if (!r->in.has_class && header_of(r, classes, &value) && class_parse(value, &class, &priority) &&
+	    class != ENGINE_SYSTEM) {
+		r->in.service_class = class;
+		r->in.priority = priority;
+	}
+	if (header_of(r, deadlines, &value) && str_to_i64(value, &ms) == 0 && ms > 0 &&
+	    ms < DEADLINE_MOST_US / US_PER_MS)
+		r->deadline_us = loop_now_us(r->g->loop) + ms * US_PER_MS;
+	if (r->in.session.len == 0 && header_of(r, sessions, &value) && id_is_sane(value))
+		r->in.session = value;
+}
+
+/* Who has no key may say for whom the request is; who has one is that key, or its share could be had many times over.
+ */
+static void take_fairness_id(struct request *r)
+{
+	static const char *const names[] = {"x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id", NULL};
+	struct str value;
+
+	if (str_equal(str_from(r->tenant), STR("anonymous")) && header_of(r, names, &value) && id_is_sane(value) &&
+	    value.len < sizeof(r->tenant) - 5) {
+		memcpy(r->tenant, "anon:", 5); /* so that it is nobody's key id */
+		str_copy(value, r->tenant + 5, sizeof(r->tenant) - 5);
+	}
+}
+
 /* ---- ends -------------------------------------------------------------------------------------------- */
 
-void respond_fault(struct http_exchange *x, const struct fault *fault)
+void respond_fault(struct http_exchange *x, const struct dialect *dialect, const struct fault *fault)
 {
 	char seconds[16];
 	struct http_header headers[3] = {{STR("content-type"), STR("application/json")}};
@@ -131,7 +194,7 @@ void respond_fault(struct http_exchange *x, const struct fault *fault)
 	}
 	if (fault_status(fault) == 401)
 		headers[count++] = (struct http_header){STR("www-authenticate"), STR("Bearer")};
-	answer_fault(&body, fault);
+	(dialect ? dialect->fault : api_fault)(&body, fault);
 	http_respond_headers(x, fault_status(fault), headers, count, buf_str(&body));
 	buf_fini(&body);
 }
@@ -167,7 +230,7 @@ void request_fail(struct request *r, const struct fault *fault)
 		told.retry_after_s = 1;
 	r->g->metrics.errors[-told.err.code]++;
 	request_finish(r, status);
-	respond_fault(x, &told);
+	respond_fault(x, r->dialect, &told);
 }
 
 void request_break(struct request *r, const struct error *err, bool event)
@@ -180,7 +243,7 @@ void request_break(struct request *r, const struct error *err, bool event)
 	request_finish(r, error_http_status(err->code));
 	if (event) {
 		buf_clear(&g->scratch);
-		chunk_error(&g->scratch, err);
+		r->dialect->broken(&g->scratch, err);
 		http_write(x, buf_str(&g->scratch));
 	}
 	http_abort(x);
@@ -434,21 +497,24 @@ static void on_body(void *arg, struct http_exchange *x, struct str body, const s
 	struct fault fault = {0};
 
 	if (err) {
-		r->g->metrics.errors[-err->code]++;
-		request_finish(r, error_http_status(err->code));
-		http_respond_error(x, err);
+		fault.err = *err;
+		fault.status = err->code == E_TIMEOUT ? 408 : 0; /* the client was slow, nobody behind us */
+		request_fail(r, &fault);
 		return;
 	}
 	r->body = body;
-	if (chat_request_parse(body, r->in.task, &r->in, &fault) < 0) {
+	if (api_request_parse(body, r->dialect, &r->in, &fault) < 0) {
 		request_fail(r, &fault);
 		return;
 	}
 	r->parsed = true;
-	if (r->hop)
+	if (r->hop) {
+		take_hop_urgency(r);
 		request_answer_hop(r);
-	else
+	} else {
+		take_urgency(r);
 		request_dispatch(r);
+	}
 }
 
 static void on_writable(void *arg)
@@ -476,19 +542,19 @@ static void on_gone(void *arg)
 		r->next->prev = r->prev;
 	g->request_count--;
 	if (r->parsed)
-		chat_request_fini(&r->in);
+		api_request_fini(&r->in);
 	free(r);
 }
 
-void request_open(struct gateway *g, struct http_exchange *x, enum engine_task task, bool hop, struct str sender,
-                  struct str tenant)
+void request_open(struct gateway *g, struct http_exchange *x, const struct dialect *dialect, bool hop,
+                  struct str sender, struct str tenant)
 {
 	struct request *r = NEW(struct request);
 
 	r->g = g;
 	r->x = x;
 	r->hop = hop;
-	r->in.task = task;
+	r->dialect = dialect;
 	r->begun_us = clock_mono_us();
 	r->created_s = clock_wall_us() / US_PER_S;
 	r->prompt_tokens = r->cached_tokens = r->completion_tokens = -1;
@@ -502,6 +568,8 @@ void request_open(struct gateway *g, struct http_exchange *x, enum engine_task t
 	if (hop) {
 		g->metrics.hops++;
 		take_hop_headers(r, sender);
+	} else {
+		take_fairness_id(r);
 	}
 	http_watch(x, on_writable, on_gone, r);
 	http_body_collect(x, LIMIT_JSON_BODY, on_body, r);

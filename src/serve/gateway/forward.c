@@ -5,6 +5,7 @@
  * there is no way back: a node that dies then ends the client's stream with an error event and a cut connection.
  * The client's headers stay here, except those named below; x-mdn-* from outside never travels.
  */
+#include "serve/gateway/fields.h"
 #include "serve/gateway/internal.h"
 
 #include <stdio.h>
@@ -81,7 +82,7 @@ static void keep_tail(struct forward *f, struct str data)
 
 static int32_t tail_number(const char *usage, const char *key)
 {
-	const char *at = strstr(usage, key);
+	const char *at = key ? strstr(usage, key) : NULL;
 
 	return at ? (int32_t)strtol(at + strlen(key), NULL, 10) : -1;
 }
@@ -90,22 +91,27 @@ static int32_t tail_number(const char *usage, const char *key)
 static void read_usage(struct forward *f)
 {
 	struct request *r = f->r;
+	const struct dialect *d = r->dialect;
 	const char *usage = NULL, *at = f->tail;
 
 	f->tail[f->tail_len] = '\0';
-	while ((at = strstr(at, "\"usage\":{")) != NULL)
+	while (d->usage.open && (at = strstr(at, d->usage.open)) != NULL)
 		usage = at++;
 	if (!usage)
 		return;
-	r->prompt_tokens = tail_number(usage, "\"prompt_tokens\":");
-	r->completion_tokens = tail_number(usage, "\"completion_tokens\":");
-	r->cached_tokens = tail_number(usage, "\"cached_tokens\":");
+	r->prompt_tokens = tail_number(usage, d->usage.prompt);
+	r->completion_tokens = tail_number(usage, d->usage.completion);
+	r->cached_tokens = tail_number(usage, d->usage.cached);
+	if (d->usage.cached_apart && r->prompt_tokens >= 0 && r->cached_tokens > 0)
+		r->prompt_tokens += r->cached_tokens;
 }
 
 static bool error_was_told(struct forward *f)
 {
+	const char *mark = f->r->dialect->error_mark;
+
 	f->tail[f->tail_len] = '\0';
-	return strstr(f->tail, "data: {\"error\":{") != NULL;
+	return mark && strstr(f->tail, mark) != NULL;
 }
 
 static bool on_head(void *arg, struct http_call *call, int status)
@@ -285,10 +291,10 @@ static struct str decimal(int64_t value, char text[static 24])
 int forward_start(struct request *r, const struct route_candidate *to)
 {
 	struct gateway *g = r->g;
-	char url[NODE_URL_SIZE + 32], identity[TLS_IDENTITY_SIZE], dispatch[24], priority[24];
+	char url[NODE_URL_SIZE + 32], identity[TLS_IDENTITY_SIZE], dispatch[24], priority[24], deadline[24], path[128];
 	uint64_t number;
 
-	if (!g->client || to->node_url[0] == '\0')
+	if (!g->client || to->node_url[0] == '\0' || !str_copy(http_path(r->x), path, sizeof(path)))
 		return E_UNAVAILABLE;
 	struct forward *f = mem_resize(NULL, 1, sizeof(*f));
 	memset(f, 0, offsetof(struct forward, to));
@@ -299,9 +305,7 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	r->ticket = ledger_open(g->ledger, str_from(to->id), str_from(to->model), r->in.prompt_tokens, &number);
 	f->dispatch = number;
 	bool tls = str_starts(str_from(to->node_url), STR("https://"));
-	join(url, sizeof(url),
-	     (const char *const[]){to->node_url, r->in.task == ENGINE_CHAT ? "/v1/chat/completions" : "/v1/completions",
-	                           NULL});
+	join(url, sizeof(url), (const char *const[]){to->node_url, path, NULL});
 	if (tls)
 		join(identity, sizeof(identity), (const char *const[]){"spiffe://", g->domain, "/node/", to->id, NULL});
 	const struct http_header headers[] = {
@@ -309,16 +313,18 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	    {STR("x-mdn-hop"), STR("1")},
 	    {STR("x-mdn-dispatch"), decimal((int64_t)number, dispatch)},
 	    {STR("x-mdn-tenant"), str_from(r->tenant)},
-	    {STR("x-mdn-priority"), decimal(r->priority, priority)},
+	    {STR("x-mdn-class"), str_from(class_name(r->in.service_class))},
+	    {STR("x-mdn-priority"), decimal(r->in.priority, priority)},
 	    {STR("x-request-id"), str_from(r->id)},
 	    {STR("traceparent"), str_from(r->traceparent)},
+	    {STR("x-mdn-deadline-us"), decimal(r->deadline_us - loop_now_us(g->loop), deadline)}, /* last: left out */
 	};
 	const struct http_call_options options = {
 	    .method = STR("POST"),
 	    .url = str_from(url),
 	    .peer_identity = tls ? str_from(identity) : STR(""),
 	    .headers = headers,
-	    .header_count = sizeof(headers) / sizeof(headers[0]),
+	    .header_count = sizeof(headers) / sizeof(headers[0]) - (r->deadline_us ? 0 : 1),
 	    .body = r->body,
 	    .body_lent = true, /* it lives as long as the exchange, and request_finish comes before its end */
 	    .head_timeout_us = head_timeout(r, to),

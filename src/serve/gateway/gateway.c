@@ -75,7 +75,7 @@ static void get_model(struct gateway *g, struct http_exchange *x)
 	} else {
 		error_set(&fault.err, E_NOTFOUND, "The model '%.*s' does not exist",
 		          (int)(name.len < 128 ? name.len : 128), name.base);
-		respond_fault(x, &fault);
+		respond_fault(x, NULL, &fault);
 	}
 	buf_fini(&out);
 }
@@ -85,11 +85,11 @@ static void get_model(struct gateway *g, struct http_exchange *x)
 static const struct route_line {
 	const char *path;
 	bool prefix, get, key;
-	void (*answer)(struct gateway *g, struct http_exchange *x); /* NULL: a request of `task` */
-	enum engine_task task;
+	void (*answer)(struct gateway *g, struct http_exchange *x); /* NULL: a request to engines */
+	const struct dialect *dialect;                              /* it, or the shape of errors; NULL: OpenAI's */
 } routes[] = {
-    {"/v1/chat/completions", .key = true, .task = ENGINE_CHAT},
-    {"/v1/completions", .key = true, .task = ENGINE_COMPLETION},
+    {"/v1/chat/completions", .key = true, .dialect = &dialect_chat},
+    {"/v1/completions", .key = true, .dialect = &dialect_completion},
     {"/v1/models", .get = true, .key = true, .answer = get_models},
     {"/v1/models/", .prefix = true, .get = true, .key = true, .answer = get_model},
     {"/health", .get = true, .answer = get_health},
@@ -109,24 +109,17 @@ static const struct route_line *route_find(struct str path)
 	return NULL;
 }
 
-static void respond_error(struct http_exchange *x, const struct error *err)
-{
-	const struct fault fault = {.err = *err};
-
-	respond_fault(x, &fault);
-}
-
 static bool method_fits(const struct route_line *line, struct http_exchange *x)
 {
 	struct str method = http_method(x);
-	struct error err;
+	struct fault fault = {0};
 
 	if (line->get ? str_equal(method, STR("GET")) || str_equal(method, STR("HEAD"))
 	              : str_equal(method, STR("POST")))
 		return true;
 	http_add_header(x, "allow", line->get ? STR("GET, HEAD") : STR("POST"));
-	error_set(&err, E_METHOD, "%s takes %s", line->path, line->get ? "GET" : "POST");
-	respond_error(x, &err);
+	error_set(&fault.err, E_METHOD, "%s takes %s", line->path, line->get ? "GET" : "POST");
+	respond_fault(x, line->dialect, &fault);
 	return false;
 }
 
@@ -143,14 +136,14 @@ bool gateway_handle_public(struct gateway *g, struct http_exchange *x)
 		return true;
 	if (http_header(x, "x-mdn-hop", &ignored)) {
 		error_set(&fault.err, E_INVAL, "x-mdn-hop belongs to the node port; this is the public one");
-		respond_fault(x, &fault);
+		respond_fault(x, line->dialect, &fault);
 	} else if (line->key && keys_check(g, x, tenant, &fault) < 0) {
 		g->metrics.errors[-E_AUTH]++;
-		respond_fault(x, &fault);
+		respond_fault(x, line->dialect, &fault);
 	} else if (line->answer) {
 		line->answer(g, x);
 	} else {
-		request_open(g, x, line->task, false, STR(""), str_from(tenant));
+		request_open(g, x, line->dialect, false, STR(""), str_from(tenant));
 	}
 	return true;
 }
@@ -158,17 +151,17 @@ bool gateway_handle_public(struct gateway *g, struct http_exchange *x)
 bool gateway_handle_node(struct gateway *g, struct http_exchange *x)
 {
 	const struct route_line *line = route_find(http_path(x));
-	struct error err = {0};
+	struct fault fault = {0};
 	struct str sender;
 
 	if (!line || line->answer)
 		return false;
 	if (!method_fits(line, x))
 		return true;
-	if (keys_check_node(g, x, &sender, &err) < 0)
-		respond_error(x, &err);
+	if (keys_check_node(g, x, &sender, &fault.err) < 0)
+		respond_fault(x, line->dialect, &fault);
 	else
-		request_open(g, x, line->task, true, sender, STR("anonymous"));
+		request_open(g, x, line->dialect, true, sender, STR("anonymous"));
 	return true;
 }
 

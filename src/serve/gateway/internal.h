@@ -2,8 +2,9 @@
 /* internal.h - what the files of this room share: the gateway, a request's life, its two ways to an answer.
  *
  *   gateway.c   routes, options, life            dispatch.c  one request: decide, try, retry, close
- *   request.c   JSON in, checked                 local.c     answered by an engine here
- *   answer.c    OpenAI JSON and SSE out          forward.c   answered by another node
+ *   request.c   what was asked                   local.c     answered by an engine here
+ *   answer.c    what is answered                 forward.c   answered by another node
+ *   fields.c    how fields are read              dialect_*.c one API each: JSON in, JSON and events out
  *   models.c    engines of this node             map.c       the schedulers' map, own entry, evidence
  *   keys.c      API keys, node identities        metrics.c   Prometheus text; access.c one log line a request
  *
@@ -20,9 +21,8 @@
 #include "base/rng.h"
 #include "core/score.h"
 #include "net/sse.h"
-#include "serve/gateway/answer.h"
+#include "serve/gateway/dialect.h"
 #include "serve/gateway/gateway.h"
-#include "serve/gateway/request.h"
 
 #define ROOM "gateway"
 #define TRIES_MAX 3
@@ -138,13 +138,14 @@ struct request {
 	bool hop, parsed, finished;
 	int64_t parked_us; /* since when it waits for a version being switched; 0: it does not */
 	struct str body;   /* as received; lives with the exchange */
-	struct chat_request in;
+	const struct dialect *dialect;
+	struct api_request in;
 	char id[129];       /* x-request-id */
 	char answer_id[48]; /* "chatcmpl-..." */
 	char traceparent[56];
-	char tenant[32];
+	char tenant[64];            /* key id, or what names the client where there are no keys */
 	char model[NODE_TEXT_SIZE]; /* as resolved */
-	int priority;
+	int64_t deadline_us;        /* loop clock; 0: none */
 	int64_t created_s, begun_us, first_us;
 	struct local *local;
 	struct forward *forward;
@@ -160,11 +161,11 @@ struct request {
 	int32_t prompt_tokens, cached_tokens, completion_tokens; /* -1 unknown */
 };
 
-void request_open(struct gateway *g, struct http_exchange *x, enum engine_task task, bool hop, struct str sender,
-                  struct str tenant);
+void request_open(struct gateway *g, struct http_exchange *x, const struct dialect *dialect, bool hop,
+                  struct str sender, struct str tenant);
 void request_free_all(struct gateway *g); /* cuts what is left */
 void requests_unpark(struct gateway *g);  /* those that wait for a version look again */
-/* Nothing went out yet: an error in OpenAI's shape. May end the exchange. */
+/* Nothing went out yet: an error in the dialect's shape. May end the exchange. */
 void request_fail(struct request *r, const struct fault *fault);
 /* The last try failed before its first token: another node, or the client is told. */
 void request_retry(struct request *r, const struct fault *fault);
@@ -177,7 +178,8 @@ void request_name_node(struct request *r, struct str id, struct str name, struct
 /* status 499: the client left. */
 void request_finish(struct request *r, int status);
 void join(char *to, size_t size, const char *const *parts); /* texts up to NULL, one after the other; cut at size */
-void respond_fault(struct http_exchange *x, const struct fault *fault);
+void respond_fault(struct http_exchange *x, const struct dialect *dialect,
+                   const struct fault *fault); /* NULL: OpenAI's shape */
 void access_log(const struct request *r);
 
 int local_start(struct request *r, struct model *m, struct fault *fault);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How: one engine request for every answer asked for (n, prompts), their events put into OpenAI's shapes as they come.
- * The response head leaves with the first token, not before: until then a failing engine is still a clean error or
- * another node's turn. A slow reader pauses every engine request of it, so nothing piles up beyond the connection's
- * buffer. One buffer of the gateway holds the piece being written; there is no allocation a token.
+/* How: one engine request for every answer asked for (n, best_of, prompts), their events put into the dialect's shapes
+ * as they come. The response head leaves with the first token, not before: until then a failing engine is still a clean
+ * error or another node's turn. A slow reader pauses every engine request of it, so nothing piles up beyond the
+ * connection's buffer. One buffer of the gateway holds the piece being written; there is no allocation a token.
  */
 #include "serve/gateway/internal.h"
 
@@ -11,21 +11,18 @@
 struct choice {
 	struct local *local;
 	struct engine_request *engine; /* NULL: done */
-	int32_t index;
+	struct api_choice *said;
 	bool spoken;
-	enum engine_finish finish;
-	struct answer_usage usage;
-	struct choice_text text;
 	int64_t last_us;
 };
 
 struct local {
 	struct request *r;
 	struct model *model;
-	struct answer_head head;
+	struct api_answer answer;
 	size_t count, done;
 	bool begun, paused;
-	int64_t submitted_us, started_us;
+	int64_t submitted_us;
 	struct choice choices[];
 };
 
@@ -50,21 +47,22 @@ void local_cancel(struct local *l)
 			engine_cancel(c->engine);
 			l->model->metrics->aborted++;
 		}
-		choice_text_fini(&c->text);
 	}
+	api_answer_fini(&l->answer);
 	model_leave(l->model);
 	free(l);
 }
 
-static struct answer_usage local_usage(const struct local *l)
+static struct api_usage local_usage(const struct local *l)
 {
-	struct answer_usage sum = {0};
+	size_t of_a_prompt = l->count / l->r->in.prompt_count;
+	struct api_usage sum = {0};
 
 	for (size_t i = 0; i < l->count; i++) {
-		const struct answer_usage *u = &l->choices[i].usage;
+		const struct api_usage *u = &l->choices[i].said->usage;
 
 		sum.completion_tokens += u->completion_tokens;
-		if (i % (size_t)l->r->in.n == 0) { /* OpenAI counts a prompt once, however many answers it gets */
+		if (i % of_a_prompt == 0) { /* OpenAI counts a prompt once, however many answers it gets */
 			sum.prompt_tokens += u->prompt_tokens;
 			sum.cached_tokens += u->cached_tokens;
 		}
@@ -91,7 +89,7 @@ static void local_head(struct local *l)
 		return;
 	http_add_header(r->x, "cache-control", STR("no-cache"));
 	http_add_header(r->x, "x-accel-buffering", STR("no"));
-	http_respond_begin(r->x, 200, "text/event-stream; charset=utf-8", -1);
+	http_respond_begin(r->x, 200, r->dialect->stream_type, -1);
 }
 
 static void local_write(struct local *l)
@@ -123,15 +121,16 @@ static void stream_begin(struct choice *c)
 	buf_clear(out);
 	if (!l->begun)
 		local_head(l);
-	if (!c->spoken && l->head.task == ENGINE_CHAT)
-		chunk_role(out, &l->head, c->index);
+	if (!c->spoken && l->r->dialect->begin)
+		l->r->dialect->begin(out, &l->answer, c->said);
 	c->spoken = true;
 }
 
 /* ---- ends --------------------------------------------------------------------------------------------------- */
 
-static void local_count(struct local *l, const struct answer_usage *usage)
+static void local_count(struct local *l)
 {
+	const struct api_usage *usage = &l->answer.usage;
 	struct model_metrics *m = l->model->metrics;
 	struct request *r = l->r;
 	int64_t now = clock_mono_us();
@@ -152,15 +151,12 @@ static void local_end_stream(struct local *l)
 {
 	struct request *r = l->r;
 	struct http_exchange *x = r->x;
-	struct answer_usage usage = local_usage(l);
 	struct buf *out = &r->g->scratch;
 
 	buf_clear(out);
-	if (r->in.include_usage)
-		chunk_usage(out, &l->head, &usage);
-	chunk_done(out);
+	r->dialect->end(out, &l->answer);
 	http_write(x, buf_str(out));
-	local_count(l, &usage);
+	local_count(l);
 	request_finish(r, 200);
 	http_end(x);
 }
@@ -169,17 +165,14 @@ static void local_end_whole(struct local *l)
 {
 	struct request *r = l->r;
 	struct http_exchange *x = r->x;
-	struct answer_usage usage = local_usage(l);
 	struct buf out = {0};
 
 	request_first_token(r);
 	local_head(l);
-	answer_open(&out, &l->head);
-	for (size_t i = 0; i < l->count; i++)
-		answer_choice(&out, l->head.task, (int32_t)i, &l->choices[i].text, l->choices[i].finish,
-		              r->in.logprobs >= 0);
-	answer_close(&out, &usage);
-	local_count(l, &usage);
+	if (r->in.best_of > r->in.n)
+		api_answer_keep_best(&l->answer, (size_t)r->in.best_of, (size_t)r->in.n);
+	r->dialect->whole(&out, &l->answer);
+	local_count(l);
 	request_finish(r, 200);
 	http_respond(x, 200, "application/json", buf_str(&out));
 	buf_fini(&out);
@@ -199,7 +192,7 @@ static void local_failed(struct local *l, const struct error *err)
 	if (fault.err.code == E_LIMIT) { /* only the engine knows how many tokens a prompt has */
 		fault.status = 400;
 		fault.code = "context_length_exceeded";
-		strcpy(fault.param, l->head.task == ENGINE_CHAT ? "messages" : "prompt");
+		str_copy(str_from(r->dialect->prompt_field), fault.param, sizeof(fault.param));
 	}
 	r->local = NULL;
 	local_cancel(l);
@@ -212,12 +205,12 @@ static void on_started(struct choice *c, const struct engine_event *e)
 {
 	struct local *l = c->local;
 
-	c->usage.prompt_tokens = e->prompt_tokens;
-	c->usage.cached_tokens = e->cached_tokens;
-	if (l->started_us)
+	c->said->usage.prompt_tokens = e->prompt_tokens;
+	c->said->usage.cached_tokens = e->cached_tokens;
+	if (l->answer.started_us)
 		return;
-	l->started_us = clock_mono_us();
-	measure(l, H_QUEUE, l->started_us - l->submitted_us);
+	l->answer.started_us = clock_mono_us();
+	measure(l, H_QUEUE, l->answer.started_us - l->submitted_us);
 }
 
 static void on_first_token(struct local *l)
@@ -225,33 +218,40 @@ static void on_first_token(struct local *l)
 	struct request *r = l->r;
 
 	request_first_token(r);
+	l->answer.first_us = r->first_us;
 	measure(l, H_TTFT, r->first_us - r->begun_us);
 	l->model->sums.ttft_us += (uint64_t)(r->first_us - l->submitted_us);
-	if (l->started_us)
-		measure(l, H_PREFILL, r->first_us - l->started_us);
+	if (l->answer.started_us)
+		measure(l, H_PREFILL, r->first_us - l->answer.started_us);
 }
 
 static void on_text(struct choice *c, const struct engine_event *e)
 {
 	struct local *l = c->local;
+	const struct dialect *d = l->r->dialect;
+	int32_t tokens = e->completion_tokens - c->said->usage.completion_tokens;
 	int64_t now = clock_mono_us();
 
 	if (!l->r->first_us)
 		on_first_token(l);
-	if (c->last_us && e->completion_tokens > c->usage.completion_tokens) {
-		measure(l, H_ITL, (now - c->last_us) / (e->completion_tokens - c->usage.completion_tokens));
-		l->model->sums.tokens += (uint64_t)(e->completion_tokens - c->usage.completion_tokens);
+	if (c->last_us && tokens > 0) {
+		measure(l, H_ITL, (now - c->last_us) / tokens);
+		l->model->sums.tokens += (uint64_t)tokens;
 		l->model->sums.decode_us += (uint64_t)(now - c->last_us);
 	}
 	c->last_us = now;
-	c->usage.completion_tokens = e->completion_tokens;
+	c->said->usage.completion_tokens = e->completion_tokens;
+	if (!l->r->in.stream || d->keeps)
+		api_choice_add(c->said, e);
 	if (!l->r->in.stream) {
-		choice_text_add(&c->text, l->head.task, e);
+		if (d->gather && l->r->in.logprobs >= 0)
+			d->gather(c->said, e);
 		return;
 	}
 	stream_begin(c);
-	chunk_text(&l->r->g->scratch, &l->head, c->index, &c->text, e);
-	local_write(l);
+	d->text(&l->r->g->scratch, &l->answer, c->said, e);
+	if (l->r->g->scratch.len)
+		local_write(l);
 }
 
 static void on_done(struct choice *c, const struct engine_event *e)
@@ -263,19 +263,22 @@ static void on_done(struct choice *c, const struct engine_event *e)
 		local_failed(l, e->err);
 		return;
 	}
-	c->finish = e->finish;
-	c->usage = (struct answer_usage){e->prompt_tokens, e->cached_tokens, e->completion_tokens};
+	c->said->finish = e->finish;
+	c->said->usage = (struct api_usage){e->prompt_tokens, e->cached_tokens, e->completion_tokens};
 	l->model->metrics->finished[e->finish]++;
 	l->done++;
 	if (!l->r->first_us)
 		on_first_token(l); /* an answer without a word */
 	if (l->r->in.stream) {
 		stream_begin(c);
-		chunk_finish(&l->r->g->scratch, &l->head, c->index, e->finish);
-		local_write(l);
+		l->r->dialect->finish(&l->r->g->scratch, &l->answer, c->said);
+		if (l->r->g->scratch.len)
+			local_write(l);
 	}
 	if (l->done < l->count)
 		return;
+	l->answer.usage = local_usage(l);
+	l->answer.done = e;
 	if (l->r->in.stream)
 		local_end_stream(l);
 	else
@@ -298,19 +301,29 @@ static void on_event(void *arg, const struct engine_event *e)
 
 static struct engine_params local_params(const struct request *r)
 {
-	const struct chat_request *in = &r->in;
+	const struct api_request *in = &r->in;
 
 	return (struct engine_params){
 	    .task = in->task,
+	    .suffix = in->suffix,
+	    .inputs = in->inputs,
+	    .input_count = in->input_count,
+	    .input_lengths = in->input_lengths,
+	    .plain_tokens = in->plain_tokens,
+	    .pieces = in->pieces,
+	    .no_generation_prompt = in->no_generation_prompt,
 	    .tool_choice = in->tool_choice,
 	    .sampling = in->sampling,
 	    .max_tokens = in->max_tokens,
-	    .logprobs = in->logprobs,
+	    .logprobs = in->best_of > in->n && in->logprobs < 0 ? 0 : in->logprobs, /* the best is found by them */
 	    .stops = in->stops,
 	    .stop_count = in->stop_count,
 	    .echo = in->echo,
 	    .tenant = str_from(r->tenant),
-	    .priority = r->priority,
+	    .cache_salt = in->cache_salt,
+	    .service_class = in->service_class,
+	    .priority = in->priority,
+	    .deadline_us = r->deadline_us,
 	    .request_id = str_from(r->id),
 	    .traceparent = str_from(r->traceparent),
 	};
@@ -318,16 +331,18 @@ static struct engine_params local_params(const struct request *r)
 
 static int local_submit(struct local *l, struct engine_params *p, struct error *err)
 {
-	const struct chat_request *in = &l->r->in;
+	const struct api_request *in = &l->r->in;
+	size_t of_a_prompt = l->count / in->prompt_count;
 
 	for (size_t i = 0; i < l->count; i++) {
+		const struct api_prompt *prompt = &in->prompts[i / of_a_prompt];
 		struct choice *c = &l->choices[i];
 
-		p->prompt = in->prompts[i / (size_t)in->n];
-		if (in->echo)
-			choice_text_echo(&c->text, p->prompt);
+		p->prompt = prompt->text;
+		p->prompt_tokens = prompt->tokens;
+		p->prompt_token_count = prompt->token_count;
 		p->sampling.seed =
-		    in->sampling.seed + i % (size_t)in->n; /* the same seed n times would be one answer n times */
+		    in->sampling.seed + i % of_a_prompt; /* the same seed n times would be one answer n times */
 		int rc = engine_submit(l->model->engine, p, on_event, c, &c->engine, err);
 		if (rc < 0) {
 			c->engine = NULL;
@@ -337,27 +352,38 @@ static int local_submit(struct local *l, struct engine_params *p, struct error *
 	return 0;
 }
 
+static void local_init(struct local *l, struct request *r, struct model *m, size_t count)
+{
+	l->r = r;
+	l->model = m;
+	l->count = count;
+	l->submitted_us = clock_mono_us();
+	api_answer_init(&l->answer, count);
+	l->answer.dialect = r->dialect;
+	l->answer.in = &r->in;
+	l->answer.id = r->answer_id;
+	l->answer.model = r->model;
+	l->answer.fingerprint = m->fingerprint;
+	l->answer.created_s = r->created_s;
+	l->answer.begun_us = r->begun_us;
+	for (size_t i = 0; i < count; i++) {
+		l->choices[i].local = l;
+		l->choices[i].said = &l->answer.choices[i];
+	}
+}
+
 int local_start(struct request *r, struct model *m, struct fault *fault)
 {
-	size_t count = r->in.prompt_count * (size_t)r->in.n;
+	size_t count = api_request_answers(&r->in);
 	struct local *l = mem_new(sizeof(*l) + count * sizeof(l->choices[0]));
 	struct engine_params p = local_params(r);
 	struct buf messages = {0}, tools = {0}, schema = {0};
 
-	l->r = r;
-	l->model = m;
-	l->count = count;
-	l->head =
-	    (struct answer_head){r->in.task, r->answer_id, r->model, m->fingerprint, r->created_s, r->in.include_usage};
-	l->submitted_us = clock_mono_us();
-	for (size_t i = 0; i < count; i++) {
-		l->choices[i].local = l;
-		l->choices[i].index = (int32_t)i;
-	}
+	local_init(l, r, m, count);
 	m->requests++;
-	chat_request_messages(&r->in, &messages);
-	chat_request_tools(&r->in, &tools);
-	chat_request_schema(&r->in, &schema);
+	api_request_messages(&r->in, &messages);
+	api_request_tools(&r->in, &tools);
+	api_request_schema(&r->in, &schema);
 	p.messages_json = buf_str(&messages);
 	p.tools_json = buf_str(&tools);
 	p.json_schema = buf_str(&schema);
