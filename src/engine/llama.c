@@ -99,10 +99,18 @@ static int box_check_file(const char *path, struct error *err)
 	return 0;
 }
 
-static bool box_progress(float done, void *stop)
+struct box_loading {
+	const atomic_bool *stop;
+	atomic_int *permille;
+};
+
+static bool box_progress(float done, void *arg)
 {
-	(void)done;
-	return !atomic_load((const atomic_bool *)stop);
+	const struct box_loading *loading = arg;
+
+	if (loading->permille)
+		atomic_store(loading->permille, (int)(done * 1000));
+	return !atomic_load(loading->stop);
 }
 
 static const char *box_misfit(const struct llama_box *box)
@@ -183,6 +191,7 @@ int llama_box_load(const struct llama_settings *settings, const atomic_bool *sto
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct llama_model_params params = llama_model_default_params();
+	struct box_loading loading = {stop, settings->permille};
 	char words[COMPLAINT_SIZE] = "";
 	struct error chat_err = {0};
 	int rc = box_check_file(settings->model_path, err);
@@ -191,7 +200,9 @@ int llama_box_load(const struct llama_settings *settings, const atomic_bool *sto
 		return rc;
 	pthread_once(&once, llama_setup);
 	params.progress_callback = box_progress;
-	params.progress_callback_user_data = (void *)stop;
+	params.progress_callback_user_data = &loading;
+	if (settings->mlock)
+		params.load_mode = LLAMA_LOAD_MODE_MMAP_MLOCK;
 	struct llama_box *box = NEW(struct llama_box);
 	atomic_init(&box->refs, 1);
 	complaint = words;

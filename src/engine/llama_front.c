@@ -32,6 +32,8 @@ int engine_llama_new(const struct engine_options *options, struct engine **ret_e
 	    .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 512,
 	    .threads = options->threads,
 	    .kv_tokens = options->kv_tokens,
+	    .mlock = options->mlock,
+	    .permille = &e->loaded_permille,
 	};
 	if (!llama_pooling_named(options->pooling, &e->settings.pooling)) {
 		free(e->settings.model_path);
@@ -361,6 +363,8 @@ static void llama_load(const struct engine *engine, struct engine_load *load)
 	struct llama_engine *e = (struct llama_engine *)engine;
 	struct llama_numbers n = llama_mail_numbers(&e->mail);
 
+	if (engine->state == ENGINE_LOADING)
+		load->load_progress = atomic_load(&e->loaded_permille) / 1000.0;
 	load->kv_usage = n.kv_usage;
 	load->tokens_to_prefill = n.tokens_to_prefill;
 	load->prefill_tokens_per_s = n.prefill_rate;

@@ -33,6 +33,8 @@ struct llama_box; /* model, vocabulary, templates; counted references; immutable
 struct llama_settings {
 	char *model_path;
 	int32_t slots, context_tokens, batch_tokens, threads, kv_tokens; /* 0: choose */
+	bool mlock;
+	atomic_int *permille; /* of loading; NULL: nobody asks */
 	int32_t pooling; /* of models that have none of their own: llama_pooling_named; 0: they generate */
 };
 
@@ -210,6 +212,7 @@ struct llama_engine {
 	struct llama_request *held;
 	int refs; /* loop side: the engine itself, jobs, a post on its way */
 	bool delivering;
+	atomic_int loaded_permille;
 };
 
 /* ---- llama_embed.c ----------------------------------------------------------------------------- */
