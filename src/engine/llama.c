@@ -350,8 +350,8 @@ static void pair_mark(int32_t *tokens, int32_t *count, bool wanted, int32_t toke
 		tokens[(*count)++] = token;
 }
 
-/* The others are encoders: [CLS] query [SEP] document [SEP], as the vocabulary says. The texts themselves can hold no
- * separator, so a document cannot pretend to be a query. */
+/* The others are encoders: [CLS] query [SEP] document, with an [SEP] more where the vocabulary ends texts with one; so
+ * does llama-server. The texts themselves can hold no separator: a document cannot pretend to be a query. */
 static int pair_join(const struct llama_box *box, const int32_t *query, int32_t query_count, const int32_t *document,
                      int32_t document_count, int32_t **ret_tokens)
 {

@@ -39,3 +39,30 @@ void reference_greedy(const char *model_path, const char *prompt, int32_t count,
 	llama_free(context);
 	llama_model_free(model);
 }
+
+size_t reference_vector(const char *model_path, const char *text, const int32_t *given, int32_t count, float *vector,
+                        size_t room)
+{
+	struct llama_model *model = llama_model_load_from_file(model_path, llama_model_default_params());
+	struct llama_context_params params = llama_context_default_params();
+	params.n_ctx = params.n_batch = params.n_ubatch = 512;
+	params.n_threads = params.n_threads_batch = 1;
+	params.embeddings = true;
+	struct llama_context *context = llama_init_from_model(model, params);
+	llama_token tokens[512];
+
+	if (text)
+		count =
+		    llama_tokenize(llama_model_get_vocab(model), text, (int32_t)strlen(text), tokens, 512, true, true);
+	else
+		memcpy(tokens, given, (size_t)count * sizeof(*given));
+	struct llama_batch batch = llama_batch_get_one(tokens, count);
+	size_t size =
+	    llama_pooling_type(context) == LLAMA_POOLING_TYPE_RANK ? 1 : (size_t)llama_model_n_embd_out(model);
+	if (size > room || llama_decode(context, batch) != 0)
+		abort();
+	memcpy(vector, llama_get_embeddings_seq(context, 0), size * sizeof(*vector));
+	llama_free(context);
+	llama_model_free(model);
+	return size;
+}
