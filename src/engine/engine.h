@@ -127,6 +127,8 @@ struct engine_load {
 	double decode_tokens_per_s;  /* all streams together, EWMA */
 	double itl_us;               /* recent inter-token latency of one stream */
 	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
+	/* llama: cached_tokens_total by where they were, and what the copies take. */
+	uint64_t cached_cells_total, cached_memory_total, cached_disk_total, cache_memory_bytes, cache_disk_bytes;
 	double load_progress; /* while LOADING: 0..1, as far as the kind knows */
 };
 

@@ -13,13 +13,14 @@
 #include "engine/llama_plan.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 enum {
-	SHELF_SHARE = 8, /* of the memory available at the start */
-	SHELF_BYTES_MAX = 1 << 30,
+	CACHE_SHARE = 8, /* of the memory available at the start, if nobody says how much */
+	CACHE_BYTES_MAX = 1 << 30,
 };
 
 /* ---- one batch --------------------------------------------------------------------------------- */
@@ -56,13 +57,14 @@ static int32_t batch_fill(struct batch *b, int32_t *ret_prompt)
 	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
 		slot->row = -1;
 		slot->added = 0;
-		if (!slot_runs(slot))
+		if (!slot_runs(slot) || slot_waits(slot))
 			continue;
 		int32_t missing = slot->request->token_count - slot->past;
 		if (missing == 1 && slot->request->thread.made) {
 			slot_add(b, slot, 1);
 			streams++;
 		} else {
+			missing = slot_goal(b, slot) - slot->past;
 			b->shares[prefilling++] =
 			    (struct llama_share){slot_seq(b, slot), missing, slot->request->base.arrival, 0};
 		}
@@ -133,21 +135,22 @@ static void batch_measure(struct batch *b, int32_t streams, int32_t prompt, int6
 
 static void batch_publish(struct batch *b)
 {
-	int64_t busy = 0;
+	struct prefix_numbers cached = cache_numbers(b->cache);
 
+	b->numbers.cache_memory_bytes = cached.bytes[PREFIX_MEMORY];
+	b->numbers.cache_disk_bytes = cached.bytes[PREFIX_DISK];
 	b->numbers.tokens_to_prefill = 0;
 	for (int32_t i = 0; i < b->settings.slots; i++) {
 		const struct slot *slot = &b->slots[i];
 		if (!slot->request)
 			continue;
-		busy += slot->past;
 		int32_t missing = slot->request->token_count - slot->past;
 		if (missing > 1 || !slot->request->thread.made)
 			b->numbers.tokens_to_prefill += missing;
 	}
 	for (const struct llama_request *r = b->queue; r; r = r->thread.next)
 		b->numbers.tokens_to_prefill += r->token_count;
-	b->numbers.kv_usage = (double)busy / b->settings.kv_tokens;
+	b->numbers.kv_usage = (double)kv_busy(b) / b->settings.kv_tokens;
 }
 
 static void batch_results(struct batch *b)
@@ -155,7 +158,7 @@ static void batch_results(struct batch *b)
 	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
 		if (!slot->added)
 			continue;
-		slot->past += slot->added;
+		slot_grew(b, slot);
 		if (slot->row >= 0)
 			slot_next(b, slot);
 	}
@@ -177,8 +180,10 @@ static bool batch_step(struct batch *b)
 		rc = llama_core_decode(b->core);
 	if (rc == 1 && kv_preempt(b))
 		return true;
-	if (rc == 2)
-		return true; /* we are being stopped */
+	if (rc == 2) { /* we are being stopped */
+		slots_undo(b);
+		return true;
+	}
 	if (rc != 0) {
 		batch_fail(b, rc);
 		return true;
@@ -200,9 +205,11 @@ static void batch_run(struct batch *b)
 			next = r->thread.next;
 			request_accept(b, r);
 		}
+		cache_collect(b->cache, slot_fetched, b);
 		slots_check(b);
 		queue_purge(b);
 		queue_serve(b);
+		slots_follow(b);
 		if (b->events)
 			batch_send(b); /* started and released ones need not wait for the batch */
 		idle = !batch_step(b);
@@ -220,16 +227,16 @@ static void batch_give_back(struct batch *b)
 	}
 	for (; b->queue; b->queue = b->queue->thread.next)
 		event_new(b, b->queue, LLAMA_RELEASED, (struct str){0});
-	for (int32_t i = 0; b->slots && i < b->settings.slots; i++) {
+	for (int32_t i = 0; b->slots && i < b->settings.slots; i++)
 		if (b->slots[i].request)
 			event_new(b, slot_release(b, &b->slots[i]), LLAMA_RELEASED, (struct str){0});
-		free(b->slots[i].tokens);
-	}
 	batch_send(b);
+	if (b->slots)
+		slots_save(b);
 }
 
 /* How fast is this model here? Also brings its weights into memory. */
-static int batch_warm(struct batch *b, struct error *err)
+static int batch_warm(struct batch *b, struct digest *ret_fingerprint, struct error *err)
 {
 	int32_t count = llama_core_room(b->core) < 64 ? llama_core_room(b->core) : 64;
 
@@ -247,14 +254,43 @@ static int batch_warm(struct batch *b, struct error *err)
 			return error_set(err, E_CORRUPT,
 			                 "the model computes nonsense (not a number): is the file damaged?");
 		b->numbers.prefill_rate = count * 1e6 / (double)(clock_mono_us() - begun_us + 1);
+		if (round == 1)
+			*ret_fingerprint = llama_core_fingerprint(b->core, b->settings.model_path, 0);
 		llama_core_keep(b->core, 0, 0);
 	}
 	return 0;
 }
 
+static void cache_arrived(void *mail)
+{
+	llama_mail_wake(mail);
+}
+
+static void batch_make_cache(struct batch *b, const struct digest *fingerprint)
+{
+	uint64_t share = llama_memory_available() / CACHE_SHARE;
+	struct error err;
+	struct cache_options options = {
+	    .core = b->core,
+	    .memory_bytes = share < CACHE_BYTES_MAX ? share : CACHE_BYTES_MAX,
+	    .disk_bytes = b->settings.cache_disk_bytes,
+	    .folder = b->settings.cache_folder[0] ? b->settings.cache_folder : NULL,
+	    .model = b->settings.model_name,
+	    .fingerprint = *fingerprint,
+	    .wake = cache_arrived,
+	    .arg = &b->engine->mail,
+	};
+
+	if (b->settings.cache_memory_bytes)
+		options.memory_bytes = b->settings.cache_memory_bytes;
+	if (cache_new(&options, &b->cache, &err) < 0)
+		log_warn("engine", "no prefix cache on disk: %s", err.text);
+}
+
 static int batch_load(struct batch *b, struct error *err)
 {
 	const atomic_bool *stop = &b->engine->mail.stop;
+	struct digest fingerprint;
 	int rc = llama_box_load(&b->settings, stop, &b->box, err);
 
 	if (rc < 0)
@@ -266,9 +302,11 @@ static int batch_load(struct batch *b, struct error *err)
 	b->slots = mem_new((size_t)b->settings.slots * sizeof(*b->slots));
 	b->shares = mem_new((size_t)b->settings.slots * sizeof(*b->shares));
 	sample_scratch_init(&b->scratch, llama_box_vocab(b->box));
-	uint64_t share = llama_memory_available() / SHELF_SHARE;
-	b->shelf.bytes_max = share < SHELF_BYTES_MAX ? (size_t)share : SHELF_BYTES_MAX;
-	return batch_warm(b, err);
+	cells_init(&b->cells, b->settings.slots);
+	if ((rc = batch_warm(b, &fingerprint, err)) < 0)
+		return rc;
+	batch_make_cache(b, &fingerprint);
+	return 0;
 }
 
 void *llama_thread(void *arg)
@@ -296,7 +334,8 @@ void *llama_thread(void *arg)
 		batch_give_back(&b);
 	}
 	sample_scratch_fini(&b.scratch);
-	shelf_fini(&b.shelf);
+	cache_free(b.cache);
+	cells_fini(&b.cells);
 	buf_fini(&b.piece);
 	free(b.slots);
 	free(b.shares);

@@ -7,8 +7,9 @@
 #ifndef MDN_ENGINE_LLAMA_BATCH_H
 #define MDN_ENGINE_LLAMA_BATCH_H
 
+#include "engine/llama_cache.h"
+#include "engine/llama_cells.h"
 #include "engine/llama_parts.h"
-#include "engine/llama_shelf.h"
 
 struct llama_share;
 
@@ -19,6 +20,16 @@ struct slot {
 	int32_t row;                   /* in this batch; -1: no logits asked */
 	int32_t added;                 /* tokens in this batch */
 	uint64_t used;                 /* when it was last given back */
+	struct prefix_salt salt;       /* whose tokens these are */
+	/* Waiting for its beginning, in no batch: */
+	struct slot *leader; /* that computes it, for this request, up to there */
+	struct llama_request *led;
+	int32_t wait_to;
+	struct prefix_node *awaited; /* pinned: that is read from disk, by so many reads of this ticket */
+	int32_t reads;
+	uint64_t ticket;
+	int32_t marks[2];               /* where its state is to be saved; 0: nowhere */
+	int32_t from_memory, from_disk; /* tokens */
 };
 
 struct batch {
@@ -30,7 +41,9 @@ struct batch {
 	struct llama_request *queue; /* sorted */
 	struct llama_share *shares;
 	struct sample_scratch scratch;
-	struct shelf shelf;
+	struct cache *cache;
+	struct cells cells;
+	uint64_t tickets;
 	struct buf piece;
 	struct llama_event *events, **events_last;
 	struct llama_numbers numbers;
@@ -52,10 +65,20 @@ int32_t slot_seq(const struct batch *b, const struct slot *slot);
 void slot_empty(struct batch *b, struct slot *slot); /* of its KV and the tokens of an idle one */
 /* The request leaves; what it has computed stays until somebody needs the slot or the room. */
 struct llama_request *slot_release(struct batch *b, struct slot *slot);
-/* The idle slot whose KV begins most like the request, or an empty one; NULL: all are busy. Its KV is cut to the common
- * beginning, the other idle slots lose theirs to the shelf. */
+/* An idle slot for the request, with as much of its beginning as is found anywhere; NULL: all are busy. The other idle
+ * slots lose their KV to the cache. */
 struct slot *slot_choose(struct batch *b, const struct llama_request *r);
-int32_t kv_held(const struct batch *b); /* tokens */
+void slot_begin(struct batch *b, struct slot *slot); /* it has its request now: tells that it starts unless it waits */
+bool slot_waits(const struct slot *slot);            /* for its beginning: not in a batch */
+int32_t slot_goal(const struct batch *b, const struct slot *slot); /* prefill goes no further for now */
+void slot_grew(struct batch *b, struct slot *slot);                /* by what was in the batch */
+void slot_preempt(struct batch *b, struct slot *slot); /* its request back to the queue, its KV to the cache */
+void slots_follow(struct batch *b);                    /* ends the waiting of those whose leader is far enough */
+void slot_fetched(void *batch, uint64_t ticket);
+void slots_undo(struct batch *b);       /* what a batch that was broken off may have added */
+void slots_save(struct batch *b);       /* the end: all KV to the cache, and none is left */
+int32_t kv_held(const struct batch *b); /* cells taken */
+int32_t kv_busy(const struct batch *b); /* those that requests use */
 bool kv_evict(struct batch *b);         /* drops the KV of the slot idle for longest; false: none has any */
 bool kv_preempt(struct batch *b); /* the least important running request back to the queue; false: only one is left */
 /* Could this request be computed to its end of prompt with what is left once idle KV is dropped? */

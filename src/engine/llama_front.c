@@ -19,6 +19,13 @@ static struct llama_engine *engine_of(const struct engine_request *request)
 static void llama_mail_arrived(void *arg);
 static void llama_begin(struct llama_request *r);
 
+static void settings_free(struct llama_settings *settings)
+{
+	free(settings->model_path);
+	free(settings->model_name);
+	free(settings->cache_folder);
+}
+
 int engine_llama_new(const struct engine_options *options, struct engine **ret_engine, struct error *err)
 {
 	if (!options->model_path.len)
@@ -32,11 +39,15 @@ int engine_llama_new(const struct engine_options *options, struct engine **ret_e
 	    .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 512,
 	    .threads = options->threads,
 	    .kv_tokens = options->kv_tokens,
+	    .model_name = str_dup(options->model_name),
+	    .cache_folder = str_dup(options->cache_folder),
+	    .cache_memory_bytes = options->cache_memory_bytes,
+	    .cache_disk_bytes = options->cache_disk_bytes,
 	    .mlock = options->mlock,
 	    .permille = &e->loaded_permille,
 	};
 	if (!llama_pooling_named(options->pooling, &e->settings.pooling)) {
-		free(e->settings.model_path);
+		settings_free(&e->settings);
 		free(e);
 		return error_set(err, E_INVAL, "pooling \"" STR_FMT "\" is unknown: mean, cls, last or empty",
 		                 STR_ARG(options->pooling));
@@ -68,7 +79,7 @@ static void llama_unref(struct llama_engine *e)
 	if (e->box)
 		llama_box_unref(e->box);
 	llama_mail_fini(&e->mail);
-	free(e->settings.model_path);
+	settings_free(&e->settings);
 	free(e);
 }
 
@@ -107,6 +118,25 @@ static int llama_render(struct llama_request *r, const struct llama_box *box, st
 	return chat_render(llama_box_chat(box), &ask, &r->prompt, err);
 }
 
+/* Whose prompts this request may find: KV depends on the adapter, too. */
+static struct prefix_salt salt_of(const struct engine_params *p)
+{
+	const struct str parts[] = {p->cache_salt.len ? STR("salt") : STR("tenant"),
+	                            p->cache_salt.len ? p->cache_salt : p->tenant, p->adapter};
+	struct digest_stream *s = digest_stream_new();
+	struct prefix_salt salt;
+
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+		uint64_t len = parts[i].len;
+		digest_stream_add(s, &len, sizeof(len));
+		digest_stream_add(s, parts[i].base, parts[i].len);
+	}
+	struct digest digest = digest_stream_end(s);
+	digest_stream_free(s);
+	memcpy(salt.bytes, digest.bytes, sizeof(salt.bytes));
+	return salt;
+}
+
 /* In the job pool: nothing but the request's own parts and the immutable box. */
 static void llama_prepare(void *arg)
 {
@@ -136,6 +166,7 @@ static void llama_prepare(void *arg)
 	if (llama_box_tokenize(e->box, text, e->base.info.context_tokens, &r->tokens, &r->token_count, err) < 0)
 		return;
 	r->prompt_count = r->token_room = r->token_count;
+	r->salt = salt_of(&r->copy.params);
 	if (r->token_count == 0)
 		error_set(err, E_INVAL, "the prompt is empty");
 	else if (r->token_count >= e->base.info.context_tokens)
@@ -370,6 +401,11 @@ static void llama_load(const struct engine *engine, struct engine_load *load)
 	load->prefill_tokens_per_s = n.prefill_rate;
 	load->decode_tokens_per_s = n.decode_rate;
 	load->itl_us = n.itl_us;
+	load->cached_cells_total = n.cached_cells;
+	load->cached_memory_total = n.cached_memory;
+	load->cached_disk_total = n.cached_disk;
+	load->cache_memory_bytes = n.cache_memory_bytes;
+	load->cache_disk_bytes = n.cache_disk_bytes;
 	for (const struct engine_request *q = engine->requests; q; q = q->next) {
 		const struct llama_request *r = (const struct llama_request *)q;
 		if (r->stage != LLAMA_HANDED) /* not tokenized yet: four bytes a token */

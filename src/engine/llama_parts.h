@@ -19,6 +19,7 @@
 #include "engine/sample.h"
 
 #include "base/digest.h"
+#include "core/prefix.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -33,9 +34,11 @@ struct llama_box; /* model, vocabulary, templates; counted references; immutable
 struct llama_settings {
 	char *model_path;
 	int32_t slots, context_tokens, batch_tokens, threads, kv_tokens; /* 0: choose */
+	char *model_name, *cache_folder;                                 /* empty: no cache on disk */
+	uint64_t cache_memory_bytes, cache_disk_bytes;
 	bool mlock;
 	atomic_int *permille; /* of loading; NULL: nobody asks */
-	int32_t pooling; /* of models that have none of their own: llama_pooling_named; 0: they generate */
+	int32_t pooling;      /* of models that have none of their own: llama_pooling_named; 0: they generate */
 };
 
 /* Blocks. `stop` may be set by another thread to give up. */
@@ -132,6 +135,7 @@ struct llama_request {
 	struct chat_prompt *prompt; /* NULL: plain completion */
 	struct chat_reader *reader; /* loop side */
 	int32_t *tokens, token_count, token_room, prompt_count;
+	struct prefix_salt salt;
 	struct error err;
 	struct llama_embedding embed;
 	int32_t cached_count; /* told by STARTED */
@@ -171,6 +175,8 @@ struct llama_event {
 struct llama_numbers { /* what the thread publishes */
 	int64_t tokens_to_prefill;
 	double kv_usage, prefill_rate, decode_rate, itl_us;
+	uint64_t cached_cells, cached_memory, cached_disk; /* prompt tokens found there */
+	uint64_t cache_memory_bytes, cache_disk_bytes;
 	uint64_t steps, prefill_steps, mixed_steps; /* batches; those with prompt tokens; those with both kinds */
 };
 

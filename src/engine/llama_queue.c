@@ -40,11 +40,7 @@ static void request_start(struct batch *b, struct slot *slot, struct llama_reque
 	slot->tokens = NULL;
 	slot->request = r;
 	slot->row = -1;
-	if (r->thread.started)
-		return; /* it was preempted */
-	r->thread.started = true;
-	r->thread.cached = slot->past;
-	event_new(b, r, LLAMA_STARTED, (struct str){0});
+	slot_begin(b, slot);
 }
 
 void queue_purge(struct batch *b)
