@@ -32,6 +32,7 @@
 	X(LIMIT_SCHEMA, 65536, 413, "bytes of a response_format schema") \
 	X(LIMIT_TOOLS_BYTES, 262144, 413, "bytes of the tools of a request") \
 	X(LIMIT_QUEUE, 512, 429, "requests waiting for an engine slot on a node") \
+	X(LIMIT_MODEL_WAITERS, 512, 503, "requests waiting for models to be loaded on a node") \
 	X(LIMIT_MANIFEST, 4194304, 413, "bytes of an OCI manifest") \
 	X(LIMIT_SIGNATURE, 16777216, 413, "bytes of a signature bundle") \
 	X(LIMIT_UPLOADS, 256, 429, "open blob uploads") \

@@ -76,7 +76,7 @@ size_t residence_give_way(const struct resident *all, size_t count, int64_t now_
 
 	for (size_t i = 0; i < count; i++) {
 		const struct resident *r = &all[i];
-		if (r->leaving)
+		if (r->leaving && r->busy)
 			return count;
 		if (r->pinned || !r->busy || !r->loaded_us || now_us - r->loaded_us < stay_us)
 			continue;

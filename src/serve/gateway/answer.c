@@ -3,6 +3,8 @@
  * Shapes are written by appends of fixed texts, because they never change; strings go through buf_append_json. */
 #include "serve/gateway/answer.h"
 
+#include "serve/gateway/fields.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -42,13 +44,7 @@ void api_answer_fini(struct api_answer *a)
 
 /* ---- gathering ------------------------------------------------------------------------------------- */
 
-static void append_text(struct buf *out, yyjson_val *v)
-{
-	if (yyjson_is_str(v))
-		buf_append(out, yyjson_get_str(v), yyjson_get_len(v));
-}
-
-static void join_tool_calls(struct api_choice *c, struct str json)
+void api_tool_deltas(struct str json, void (*each)(void *arg, const struct tool_delta *delta), void *arg)
 {
 	yyjson_doc *doc;
 	yyjson_val *delta;
@@ -59,19 +55,32 @@ static void join_tool_calls(struct api_choice *c, struct str json)
 	yyjson_arr_iter_init(yyjson_doc_get_root(doc), &it);
 	for (size_t at = 0; (delta = yyjson_arr_iter_next(&it)) != NULL; at++) {
 		yyjson_val *function = yyjson_obj_get(delta, "function"), *index = yyjson_obj_get(delta, "index");
-		size_t i = yyjson_is_uint(index) ? yyjson_get_uint(index) : at;
-
-		if (i > c->call_count || i >= TOOL_CALLS_MAX)
-			continue;
-		if (i == c->call_count) {
-			c->calls = mem_resize(c->calls, ++c->call_count, sizeof(*c->calls));
-			memset(&c->calls[i], 0, sizeof(c->calls[i]));
-		}
-		append_text(&c->calls[i].id, yyjson_obj_get(delta, "id"));
-		append_text(&c->calls[i].name, yyjson_obj_get(function, "name"));
-		append_text(&c->calls[i].arguments, yyjson_obj_get(function, "arguments"));
+		const struct tool_delta d = {
+		    .index = yyjson_is_uint(index) ? yyjson_get_uint(index) : at,
+		    .id = val_str(yyjson_obj_get(delta, "id")),
+		    .name = val_str(yyjson_obj_get(function, "name")),
+		    .arguments = val_str(yyjson_obj_get(function, "arguments")),
+		};
+		if (d.index < TOOL_CALLS_MAX)
+			each(arg, &d);
 	}
 	yyjson_doc_free(doc);
+}
+
+static void join_tool_call(void *arg, const struct tool_delta *d)
+{
+	struct api_choice *c = arg;
+
+	if (d->index > c->call_count)
+		return;
+	if (d->index == c->call_count) {
+		c->calls = mem_resize(c->calls, ++c->call_count, sizeof(*c->calls));
+		memset(&c->calls[d->index], 0, sizeof(*c->calls));
+	}
+	struct tool_call *call = &c->calls[d->index];
+	buf_append_str(&call->id, d->id);
+	buf_append_str(&call->name, d->name);
+	buf_append_str(&call->arguments, d->arguments);
 }
 
 void api_choice_weigh(struct api_choice *c, const struct engine_event *e)
@@ -88,7 +97,7 @@ void api_choice_add(struct api_choice *c, const struct engine_event *e)
 	buf_append_str(&c->content, e->text);
 	buf_append_str(&c->reasoning, e->reasoning);
 	if (e->tool_calls_json.len)
-		join_tool_calls(c, e->tool_calls_json);
+		api_tool_deltas(e->tool_calls_json, join_tool_call, c);
 	api_choice_weigh(c, e);
 }
 

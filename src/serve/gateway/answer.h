@@ -50,6 +50,13 @@ struct api_answer {
 	} stream;
 };
 
+/* One piece of a tool call: id and name come with the first, arguments (JSON text) in pieces. */
+struct tool_delta {
+	size_t index;
+	struct str id, name, arguments;
+};
+void api_tool_deltas(struct str json, void (*each)(void *arg, const struct tool_delta *delta), void *arg);
+
 void api_answer_init(struct api_answer *a, size_t count);
 void api_answer_fini(struct api_answer *a);
 /* Gathers text, reasoning and tool calls, and weighs. */

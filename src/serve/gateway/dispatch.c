@@ -12,7 +12,6 @@
 #include <stdlib.h>
 
 #define DEADLINE_MOST_US (3600 * US_PER_S)
-#define PARK_MOST_US (120 * US_PER_S) /* a large model takes its time to load */
 
 /* ---- identities of a request ------------------------------------------------------------------------ */
 
@@ -206,6 +205,7 @@ void request_finish(struct request *r, int status)
 	if (r->finished)
 		return;
 	r->finished = true;
+	request_wait_end(r);
 	r->status = status;
 	local_cancel(r->local);
 	forward_cancel(r->forward);
@@ -225,6 +225,10 @@ void request_fail(struct request *r, const struct fault *fault)
 
 	if (told.err.code == E_CANCELED) /* ours, not the client's: an engine was closed */
 		told.err.code = E_UNAVAILABLE;
+	if (r->head_sent) {
+		request_break(r, &told.err, true);
+		return;
+	}
 	int status = fault_status(&told);
 	if ((status == 429 || status == 503) && told.retry_after_s == 0)
 		told.retry_after_s = 1;
@@ -269,8 +273,6 @@ void request_name_node(struct request *r, struct str id, struct str name, struct
 
 /* ---- decide and try -------------------------------------------------------------------------------------- */
 
-static void request_dispatch(struct request *r);
-
 /* Errors that another node may not have. What is wrong with the request itself is wrong everywhere. */
 static bool worth_retrying(const struct fault *fault)
 {
@@ -290,7 +292,7 @@ void request_retry(struct request *r, const struct fault *fault)
 	ledger_close(r->ticket);
 	r->ticket = NULL;
 	r->last_fault = *fault;
-	if (r->hop || r->tries >= TRIES_MAX || !worth_retrying(fault)) {
+	if (r->hop || r->head_sent || r->tries >= TRIES_MAX || !worth_retrying(fault)) {
 		request_fail(r, &r->last_fault);
 		return;
 	}
@@ -309,6 +311,7 @@ static void try_here(struct request *r, struct model *m)
 	struct gateway *g = r->g;
 	struct fault fault = {0};
 
+	request_wait_end(r);
 	m = model_pick(m);
 	r->route = ROUTE_LOCAL;
 	memcpy(r->node, g->id, sizeof(r->node));
@@ -324,6 +327,7 @@ static void try_there(struct request *r, const struct route_candidate *to)
 {
 	struct fault fault = {0};
 
+	request_wait_end(r);
 	r->route = ROUTE_FORWARD;
 	memcpy(r->node, to->id, sizeof(r->node));
 	memcpy(r->model, to->model, sizeof(r->model));
@@ -346,28 +350,18 @@ static void no_such_model(struct request *r)
 	request_fail(r, &fault);
 }
 
-/* Nobody else can take it, but in a moment this node can again: a version is being switched. */
-static bool request_park(struct request *r, const struct model *m)
-{
-	int64_t now = loop_now_us(r->g->loop);
-
-	if (!m || !model_switches(m) || (r->parked_us && now - r->parked_us > PARK_MOST_US))
-		return false;
-	if (!r->parked_us)
-		r->parked_us = now;
-	return true;
-}
-
 static void request_nowhere(struct request *r, int rc, struct fault *fault)
 {
 	struct model *m = model_find(r->g, r->in.model);
 
-	if (request_park(r, m))
+	/* Nobody else can take it, but soon this node can. */
+	if (m && model_comes(m) && request_wait(r, m, true))
 		return;
 	if (r->tries > 0) {
 		request_fail(r, &r->last_fault);
-	} else if (m && m->state == MODEL_LOADING) {
-		error_set(&fault->err, E_UNAVAILABLE, "The model '%s' is loading; try again in a moment", m->name);
+	} else if (m && model_comes(m)) {
+		error_set(&fault->err, E_UNAVAILABLE, "The model '%s' is still being loaded; try again in a moment",
+		          m->name);
 		fault->retry_after_s = 2;
 		request_fail(r, fault);
 	} else if (rc == E_NOTFOUND && !m) {
@@ -424,11 +418,35 @@ static bool request_redirect(struct request *r)
 	return found;
 }
 
-static void request_dispatch(struct request *r)
+/* Its client has been told that the model is loading here: no other node can answer it any more. */
+static void request_answer_here(struct request *r)
+{
+	struct model *m = model_find(r->g, r->in.model);
+	struct fault fault = {0};
+
+	if (m && model_comes(m) && request_wait(r, m, true))
+		return;
+	if (m && model_answers(m)) {
+		try_here(r, m);
+		return;
+	}
+	error_set(&fault.err, E_UNAVAILABLE, "The model '" STR_FMT "' cannot be used here: %s", STR_ARG(r->in.model),
+	          !m               ? "it was removed"
+	          : m->error[0]    ? m->error
+	          : model_comes(m) ? "loading takes too long"
+	                           : "it is not loaded");
+	request_fail(r, &fault);
+}
+
+void request_dispatch(struct request *r)
 {
 	struct route_decision d = {0};
 	struct fault fault = {0};
 
+	if (r->head_sent) {
+		request_answer_here(r);
+		return;
+	}
 	if (r->g->draining && r->tries == 0 && request_redirect(r))
 		return;
 	int rc = request_decide(r, false, &d, &fault);
@@ -439,22 +457,26 @@ static void request_dispatch(struct request *r)
 		bool here = str_equal(str_from(to->id), str_from(r->g->id));
 		struct model *m = here ? model_find(r->g, str_from(to->model)) : NULL;
 
-		if (m)
+		if (m && model_comes(m)) {
+			if (!request_wait(r, m, d.candidate_count == 1))
+				request_nowhere(r, E_UNAVAILABLE, &fault);
+		} else if (m) {
 			try_here(r, m);
-		else
+		} else {
 			try_there(r, to);
+		}
 	}
 	route_decision_fini(&d);
 }
 
 /* A request that another node sent: answered here or refused. */
-static void request_answer_hop(struct request *r)
+void request_answer_hop(struct request *r)
 {
 	struct gateway *g = r->g;
 	struct model *m = model_find(g, r->in.model);
 	struct fault fault = {0};
 
-	if (!g->draining && m && !model_takes_hops(m) && request_park(r, m))
+	if (!g->draining && m && !model_takes_hops(m) && model_comes(m) && request_wait(r, m, false))
 		return;
 	if (g->draining)
 		error_set(&fault.err, E_UNAVAILABLE, "node %s is being drained", g->name);
@@ -462,31 +484,13 @@ static void request_answer_hop(struct request *r)
 		error_set(&fault.err, E_LOOP,
 		          "node %s does not have the model '" STR_FMT "', and a request is forwarded only once",
 		          g->name, STR_ARG(r->in.model));
-	else if (m->state != MODEL_READY)
+	else if (!model_takes_hops(m))
 		error_set(&fault.err, E_UNAVAILABLE, "the model '%s' is %s on node %s", m->name,
 		          model_state_name(m->state), g->name);
 	if (fault.err.code)
 		request_fail(r, &fault);
 	else
 		try_here(r, m);
-}
-
-static bool request_is_parked(const struct request *r)
-{
-	return r->parked_us && !r->finished && !r->local && !r->forward;
-}
-
-void requests_unpark(struct gateway *g)
-{
-	for (struct request *r = g->requests, *next; r; r = next) {
-		next = r->next; /* only r may end */
-		if (!request_is_parked(r))
-			continue;
-		if (r->hop)
-			request_answer_hop(r);
-		else
-			request_dispatch(r);
-	}
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------- */

@@ -304,6 +304,7 @@ void gateway_free(struct gateway *g)
 	request_free_all(g);
 	map_fini(g);
 	models_free(g);
+	room_fini(g);
 	assert(ledger_count(g->ledger) == 0);
 	ledger_free(g->ledger);
 	loop_timer_free(g->tick);

@@ -38,11 +38,13 @@ void gateway_model_remove(struct gateway *g, struct str name_tag);
 /* That version must not answer: one that does goes at once, with what waits behind it; one that waits goes alone. What
  * runs is finished. False: neither. */
 bool gateway_model_drop(struct gateway *g, struct str name_tag, struct str digest);
-/* Engine part of a model's report: state LOADING/READY/FAILED, load, error. False when unknown. */
+/* Engine part of a model's report: state LOADING/READY/FAILED/CACHED, load, error. False when unknown. */
 bool gateway_model_report(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
 /* The same of the version that is to come in its place: LOADING, READY, FAILED, or CACHED while it waits for memory. */
 bool gateway_model_next(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
 bool gateway_holds(const struct gateway *g, struct str digest);  /* some engine, also one on its way out, uses it */
+/* Names that are never unloaded for others' sake; after so long without a request the others are unloaded, 0: never. */
+void gateway_set_residence(struct gateway *g, const struct str *pins, size_t pin_count, int64_t idle_unload_us);
 void gateway_set_memory(struct gateway *g, uint64_t memory_max); /* of all models together; 0: what the machine has */
 /* Schedulers to follow for the map: "https://HOST:PORT#NODE-ID", the identity that must be met; empty: alone. */
 void gateway_set_schedulers(struct gateway *g, const char (*urls)[NODE_URL_SIZE], size_t count);

@@ -5,7 +5,7 @@
  *   request.c   what was asked                   local.c     answered by an engine here
  *   answer.c    what is answered                 forward.c   answered by another node
  *   fields.c    how fields are read              dialect_*.c one API each: JSON in, JSON and events out
- *   models.c    engines of this node             map.c       the schedulers' map, own entry, evidence
+ *   models.h    engines of this node             map.c       the schedulers' map, own entry, evidence
  *   keys.c      API keys, node identities        metrics.c   Prometheus text; access.c one log line a request
  *
  * A request is born in dispatch.c when its head is there and dies in on_gone of its exchange, whatever happened.
@@ -23,6 +23,7 @@
 #include "net/sse.h"
 #include "serve/gateway/dialect.h"
 #include "serve/gateway/gateway.h"
+#include "serve/gateway/models.h"
 
 #define ROOM "gateway"
 #define TRIES_MAX 3
@@ -44,9 +45,6 @@ struct model_metrics {  /* of a name, over all its versions */
 	uint64_t aborted;
 	uint64_t prompt_tokens, cached_tokens, generation_tokens;
 };
-struct model_sums { /* of one version, since its engine was made: what tells it from another version */
-	uint64_t served, errors, ttft_us, tokens, decode_us;
-};
 enum route { ROUTE_NONE, ROUTE_LOCAL, ROUTE_FORWARD, ROUTES };
 struct gateway_metrics {
 	uint64_t requests[ROUTES][6];             /* by status class; [0] client gone */
@@ -56,46 +54,6 @@ struct gateway_metrics {
 };
 void histogram_add(struct histogram *h, enum model_histogram which, double seconds);
 void metrics_format(struct gateway *g, struct buf *out);
-
-/* ---- models.c ----------------------------------------------------------------------------------- */
-
-/* One version of a model. The list holds those that answer, one a name. Another version that comes is its `next`:
- * loaded beside it where memory allows, given a rising part of the new requests once ready, then in its place; else it
- * waits until the old one has yielded (no new requests, idle) and comes after it. Versions replaced live on in
- * `leaving` until their last stream ends. */
-struct model {
-	struct gateway *g;
-	struct model *following; /* in the list */
-	char name[NODE_TEXT_SIZE], digest[72];
-	char *path;
-	char fingerprint[16];  /* system_fingerprint */
-	struct engine *engine; /* NULL: could not be made, or not yet; error tells why */
-	enum model_state state;
-	char error[256];
-	uint32_t requests; /* being answered with it */
-	bool removing;
-	struct model *next;  /* the version on its way, or that failed; NULL */
-	bool waits;          /* a next one that has no engine for want of memory */
-	int64_t yielding_us; /* since when it lets others answer, so that next can come; 0: not */
-	int64_t shared_us;   /* since when next takes a part of the requests; 0: not */
-	bool came_after;     /* the one before had to go first: requests wait for this one */
-	struct model_metrics *metrics;
-	struct model_sums sums;
-};
-struct model *model_find(const struct gateway *g,
-                         struct str name);    /* "name" is "name:latest"; not those being removed */
-struct model *model_pick(struct model *m);    /* it, or the next version when that takes its turn */
-bool model_switches(const struct model *m);   /* requests may wait: it will answer in a moment */
-bool model_takes_hops(const struct model *m); /* others cannot know yet that it yields */
-void models_tick(struct gateway *g);
-void model_leave(struct model *m);     /* one request less */
-void models_settle(struct gateway *g); /* replaces and frees what is idle */
-void models_free(struct gateway *g);
-void models_list(struct gateway *g, struct buf *out);                        /* GET /v1/models */
-bool models_one(struct gateway *g, struct str name, struct buf *out);        /* GET /v1/models/NAME */
-void models_names(struct gateway *g, struct str separator, struct buf *out); /* for error texts */
-bool models_any_ready(struct gateway *g);
-void model_fill_report(const struct model *m, struct model_report *ret_report);
 
 /* ---- map.c -------------------------------------------------------------------------------------- */
 
@@ -136,7 +94,10 @@ struct request {
 	struct request *prev, *next;
 	struct http_exchange *x;
 	bool hop, parsed, finished;
-	int64_t parked_us; /* since when it waits for a version being switched; 0: it does not */
+	bool waits;        /* for a model to be loaded (waiting.c) */
+	bool head_sent;    /* a stream that was told of the loading: only this node can answer it now */
+	int64_t parked_us; /* since when it waits, or waited; 0: it did not */
+	int64_t told_us;   /* of the loading, last */
 	struct str body;   /* as received; lives with the exchange */
 	const struct dialect *dialect;
 	struct api_request in;
@@ -161,10 +122,11 @@ struct request {
 	int32_t prompt_tokens, cached_tokens, completion_tokens; /* -1 unknown */
 };
 
+void request_dispatch(struct request *r);
+void request_answer_hop(struct request *r);
 void request_open(struct gateway *g, struct http_exchange *x, const struct dialect *dialect, bool hop,
                   struct str sender, struct str tenant);
 void request_free_all(struct gateway *g); /* cuts what is left */
-void requests_unpark(struct gateway *g);  /* those that wait for a version look again */
 /* Nothing went out yet: an error in the dialect's shape. May end the exchange. */
 void request_fail(struct request *r, const struct fault *fault);
 /* The last try failed before its first token: another node, or the client is told. */
@@ -190,6 +152,14 @@ void forward_cancel(struct forward *f); /* NULL is fine */
 void forward_writable(struct forward *f);
 void forward_check(struct forward *f, int64_t now_us); /* gives up on a node that the map says is gone */
 
+/* ---- waiting.c ---------------------------------------------------------------------------------------- */
+
+/* Until m answers; asks for it. `alone`: no other node can take it. False: it has waited too long; else it waits, or
+ * was refused because too many do. */
+bool request_wait(struct request *r, struct model *m, bool alone);
+void request_wait_end(struct request *r);
+void requests_unpark(struct gateway *g); /* those that wait look again */
+
 /* ---- the gateway ------------------------------------------------------------------------------------ */
 
 struct sender {
@@ -211,9 +181,10 @@ struct gateway {
 	int64_t begun_wall_s;
 	struct rng rng;
 	struct model *models, *leaving;
-	uint64_t memory_max; /* 0: as the machine has */
+	struct model_room room;
 	struct request *requests;
 	size_t request_count;
+	uint32_t waiting; /* requests that wait for a model */
 	struct ledger *ledger;
 	uint64_t own_dispatched;
 	struct map_view map;

@@ -30,13 +30,17 @@ int keys_check(const struct gateway *g, struct http_exchange *x, char ret_tenant
 	bool has = http_header(x, "authorization", &given) && given.len > 7 &&
 	           str_equal_nocase((struct str){given.base, 7}, STR("bearer "));
 	key = has ? str_trim((struct str){given.base + 7, given.len - 7}) : STR("");
+	if (!has && http_header(x, "x-api-key", &given)) { /* Anthropic's clients */
+		has = given.len > 0;
+		key = str_trim(given);
+	}
 	if (has && key_ring_find(&g->keys, key, ret_tenant))
 		return 0;
 	if (g->open)
 		return 0;
 	if (!has)
 		return refuse(fault,
-		              "You didn't provide an API key. Send it in an Authorization header: Bearer mdn-...");
+		              "You didn't provide an API key. Send it in an Authorization header: Bearer mdn-... (or as x-api-key)");
 	return refuse(fault, "Incorrect API key provided. Ask whoever runs this network for one.");
 }
 

@@ -78,6 +78,8 @@ static void local_head(struct local *l)
 	struct gateway *g = r->g;
 
 	l->begun = true;
+	if (r->head_sent)
+		return;
 	request_name_node(r, str_from(g->id), str_from(g->name), str_from(g->site));
 	if (r->hop) {
 		struct buf orca = {0};

@@ -110,6 +110,16 @@ static void put_models(const struct gateway *g, struct buf *out)
 	EACH_MODEL("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the KV cache.", "%llu",
 	           (unsigned long long)m->metrics->cached_tokens);
 	EACH_MODEL("mdn_model_ready", "gauge", "1 when the model can answer here.", "%d", m->state == MODEL_READY);
+	EACH_MODEL("mdn_model_memory_bytes", "gauge", "Memory it takes; on disk: that it would.", "%llu",
+	           (unsigned long long)(m->engine ? model_memory(m) : m->fit.need));
+	EACH_MODEL("mdn_model_loaded", "gauge", "1 when its weights are in memory.", "%d", m->engine != NULL);
+	EACH_MODEL("mdn_model_pinned", "gauge", "1 when it is never unloaded for another one.", "%d",
+	           model_is_pinned(m));
+	EACH_MODEL("mdn_model_load_progress", "gauge", "Of its loading, 0 to 1.", "%.3f", model_progress(m));
+	EACH_MODEL("mdn_model_load_seconds", "gauge", "How long its last loading took; 0: not yet loaded.", "%.3f",
+	           (double)m->load_us / US_PER_S);
+	EACH_MODEL("mdn_model_last_asked_seconds", "gauge", "When it was last asked, seconds since 1970; 0: not yet.",
+	           "%lld", (long long)(m->used_wall_us / US_PER_S));
 	EACH_MODEL("mdn_engine_slots", "gauge", "Requests the engine computes at once.", "%d", load.slots);
 	EACH_MODEL("mdn_engine_tokens_to_prefill", "gauge", "Prompt tokens queued and not yet computed.", "%lld",
 	           (long long)load.tokens_to_prefill);
@@ -190,6 +200,11 @@ void metrics_format(struct gateway *g, struct buf *out)
 	        (double)g->metrics.broken);
 	put_head(out, "mdn_forward_ttft_seconds", "histogram", "Time to first token of forwarded requests.");
 	put_histogram(out, "mdn_forward_ttft_seconds", "", &g->metrics.forward_ttft, H_TTFT);
+	put_one(out, "mdn_model_loads_total", "counter", "Models loaded.", (double)g->room.loads);
+	put_one(out, "mdn_model_unloads_total", "counter", "Models unloaded, for others or because nobody asked.",
+	        (double)g->room.unloads);
+	put_one(out, "mdn_requests_waiting_for_model", "gauge", "Requests that wait until a model is loaded.",
+	        (double)g->waiting);
 	put_one(out, "mdn_requests_running", "gauge", "Requests in this gateway now.", (double)g->request_count);
 	put_one(out, "mdn_ledger_open", "gauge", "Dispatches not yet closed.", (double)ledger_count(g->ledger));
 	put_one(out, "mdn_map_nodes", "gauge", "Nodes in the map.", (double)node_map_count(g->map.map));
