@@ -7,6 +7,8 @@
 #include "engine/engine_ops.h"
 
 #include "base/limits.h"
+#include "core/admission.h"
+#include "core/hash.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -20,6 +22,8 @@ static const struct engine_kind {
     {"remote", engine_remote_new, engine_remote_start},
     {"synthetic", engine_synthetic_new, engine_synthetic_start},
 };
+
+static void engine_expire(void *arg);
 
 int engine_new(struct loop *loop, const struct engine_options *options, engine_on_state *on_state, void *arg,
                struct engine **ret_engine, struct error *err)
@@ -37,12 +41,51 @@ int engine_new(struct loop *loop, const struct engine_options *options, engine_o
 		engine->on_state = on_state;
 		engine->state_arg = arg;
 		engine->state = ENGINE_LOADING;
+		engine->queue_us = options->queue_us;
+		engine->expiry_us = INT64_MAX;
+		engine->expiry_timer = loop_timer_new(loop, engine_expire, engine);
 		kind->start(engine, options);
 		*ret_engine = engine;
 		return 0;
 	}
 	return error_set(err, E_INVAL, "unknown engine \"" STR_FMT "\": use llama, remote or synthetic",
 	                 STR_ARG(options->kind));
+}
+
+static void engine_unlink(struct engine_request *request)
+{
+	struct engine *engine = request->engine;
+
+	if (request->prev)
+		request->prev->next = request->next;
+	else
+		engine->requests = request->next;
+	if (request->next)
+		request->next->prev = request->prev;
+	request->prev = request->next = NULL;
+	if (request->started)
+		engine->running--;
+	else
+		engine->waiting--;
+}
+
+static void engine_drop(struct engine_request *request)
+{
+	request->gone = true;
+	engine_unlink(request);
+	request->engine->ops->cancel(request);
+}
+
+/* Ends a request from our side: the caller gets DONE, the kind a cancel. */
+static void engine_give_up(struct engine_request *request, const struct error *err)
+{
+	struct engine_event event = {
+	    .kind = ENGINE_DONE, .finish = FINISH_ERROR, .err = err, .completion_tokens = request->completion_tokens};
+
+	request->done = true;
+	request->on_event(request->arg, &event);
+	request->done = false;
+	engine_drop(request);
 }
 
 void engine_free(struct engine *engine)
@@ -52,18 +95,61 @@ void engine_free(struct engine *engine)
 	if (!engine)
 		return;
 	engine->closing = true;
-	while (engine->requests) {
-		struct engine_request *request = engine->requests;
-		struct engine_event event = {.kind = ENGINE_DONE,
-		                             .finish = FINISH_ERROR,
-		                             .err = &closing,
-		                             .completion_tokens = request->completion_tokens};
-		request->done = true;
-		request->on_event(request->arg, &event);
-		request->done = false;
-		engine_cancel(request);
-	}
+	while (engine->requests)
+		engine_give_up(engine->requests, &closing);
+	loop_timer_free(engine->expiry_timer);
 	engine->ops->free(engine);
+}
+
+/* ---- who waits too long -------------------------------------------------------------------------- */
+
+static void expiry_arm(struct engine *engine, int64_t due_us)
+{
+	int64_t now = loop_now_us(engine->loop);
+
+	if (due_us >= engine->expiry_us)
+		return;
+	engine->expiry_us = due_us;
+	loop_timer_start(engine->expiry_timer, due_us > now ? due_us - now : 0, 0);
+}
+
+static struct engine_request *expiry_find(const struct engine *engine, int64_t now, int64_t *ret_next)
+{
+	*ret_next = INT64_MAX;
+	for (struct engine_request *r = engine->requests; r; r = r->next) {
+		if (r->started)
+			continue;
+		if (r->turn.deadline_us <= now)
+			return r;
+		if (r->turn.deadline_us < *ret_next)
+			*ret_next = r->turn.deadline_us;
+	}
+	return NULL;
+}
+
+static void engine_expire(void *arg)
+{
+	struct engine *engine = arg;
+	int64_t now = loop_now_us(engine->loop), next;
+	struct engine_request *late;
+	struct error err;
+
+	engine->expiry_us = INT64_MAX;
+	/* Callbacks may end others, so each search begins anew. */
+	while ((late = expiry_find(engine, now, &next)) != NULL) {
+		if (engine->state == ENGINE_LOADING)
+			error_set(&err, E_TIMEOUT,
+			          "the model was not loaded before the request's deadline; try again in a while");
+		else
+			error_set(&err, E_TIMEOUT,
+			          "no slot became free before the request's deadline, %d others wait; try again later "
+			          "or allow more time",
+			          engine->waiting - 1);
+		engine->expiries_total++;
+		engine_give_up(late, &err);
+	}
+	if (next < INT64_MAX)
+		expiry_arm(engine, next);
 }
 
 enum engine_state engine_state(const struct engine *engine)
@@ -87,26 +173,55 @@ struct engine_load engine_load(const struct engine *engine)
 	    .generation_tokens_total = engine->generation_tokens_total,
 	    .requests_total = engine->requests_total,
 	    .cancels_total = engine->cancels_total,
+	    .expiries_total = engine->expiries_total,
 	};
 	engine->ops->load(engine, &load);
 	return load;
 }
 
-static void engine_unlink(struct engine_request *request)
-{
-	struct engine *engine = request->engine;
+/* ---- requests ------------------------------------------------------------------------------------ */
 
-	if (request->prev)
-		request->prev->next = request->next;
-	else
-		engine->requests = request->next;
-	if (request->next)
-		request->next->prev = request->prev;
-	request->prev = request->next = NULL;
-	if (request->started)
-		engine->running--;
-	else
-		engine->waiting--;
+static int class_index(enum engine_class service_class)
+{
+	int index = (int)service_class - (int)ENGINE_SYSTEM;
+
+	return index < 0 ? 0 : index < QUEUE_CLASSES ? index : QUEUE_CLASSES - 1;
+}
+
+static int32_t engine_count_waiting(const struct engine *engine, uint64_t tenant_hash)
+{
+	int32_t count = 0;
+
+	for (const struct engine_request *r = engine->requests; r; r = r->next)
+		count += !r->started && r->tenant_hash == tenant_hash;
+	return count;
+}
+
+static int engine_admit(const struct engine *engine, const struct engine_params *params, struct error *err)
+{
+	static const char *const class_names[QUEUE_CLASSES] = {"system", "interactive", "default", "bulk"};
+	int service_class = class_index(params->service_class);
+	int32_t of_tenant = 0;
+
+	if (params->deadline_us > 0 && params->deadline_us <= loop_now_us(engine->loop))
+		return error_set(err, E_TIMEOUT, "the request's deadline had passed when it came: allow more time");
+	if (admission_counts_tenants(LIMIT_QUEUE, service_class, engine->waiting))
+		of_tenant = engine_count_waiting(engine, hash_str(params->tenant));
+	switch (admission_check(LIMIT_QUEUE, service_class, engine->waiting, of_tenant)) {
+	case ADMISSION_CLASS_FULL:
+		return error_set(
+		    err, E_BUSY,
+		    "%d requests wait for this model already, %d is the most for the class %s; try again soon",
+		    engine->waiting, admission_ceiling(LIMIT_QUEUE, service_class), class_names[service_class]);
+	case ADMISSION_TENANT_FULL:
+		return error_set(
+		    err, E_BUSY,
+		    "%d requests wait for this model already, %d of them yours; try again when some are done",
+		    engine->waiting, of_tenant);
+	case ADMISSION_YES:
+		break;
+	}
+	return 0;
 }
 
 int engine_submit(struct engine *engine, const struct engine_params *params, engine_on_event *on_event, void *arg,
@@ -115,17 +230,23 @@ int engine_submit(struct engine *engine, const struct engine_params *params, eng
 	if (engine->closing || engine->state == ENGINE_FAILED)
 		return error_set(err, E_UNAVAILABLE, "this model is not available here: %s",
 		                 engine->closing ? "it is being unloaded" : engine->state_err.text);
-	if (engine->waiting >= LIMIT_QUEUE)
-		return error_set(err, E_BUSY, "%d requests wait for this model already; try again soon",
-		                 engine->waiting);
+	int rc = engine_admit(engine, params, err);
+	if (rc < 0)
+		return rc;
 
 	struct engine_request *request = mem_new(engine->ops->request_size);
 	request->engine = engine;
 	request->on_event = on_event;
 	request->arg = arg;
-	request->priority = params->priority;
-	request->arrival = engine->arrivals++;
-	int rc = engine->ops->submit(engine, params, request, err);
+	request->tenant_hash = hash_str(params->tenant);
+	request->turn = (struct queued){
+	    .service_class = class_index(params->service_class),
+	    .priority = params->priority,
+	    .order = engine->arrivals++,
+	};
+	request->turn.deadline_us = admission_deadline(loop_now_us(engine->loop), request->turn.service_class,
+	                                               params->deadline_us, engine->queue_us);
+	rc = engine->ops->submit(engine, params, request, err);
 	if (rc < 0) {
 		engine_request_free(request);
 		return rc;
@@ -136,6 +257,7 @@ int engine_submit(struct engine *engine, const struct engine_params *params, eng
 	engine->requests = request;
 	engine->waiting++;
 	engine->requests_total++;
+	expiry_arm(engine, request->turn.deadline_us);
 	*ret_request = request;
 	return 0;
 }
@@ -144,10 +266,8 @@ void engine_cancel(struct engine_request *request)
 {
 	if (request->done || request->gone)
 		return;
-	request->gone = true;
 	request->engine->cancels_total++;
-	engine_unlink(request);
-	request->engine->ops->cancel(request);
+	engine_drop(request);
 }
 
 static void engine_set_paused(struct engine_request *request, bool paused)
@@ -241,7 +361,13 @@ void engine_request_free(struct engine_request *request)
 
 bool engine_before(const struct engine_request *a, const struct engine_request *b)
 {
-	return a->priority != b->priority ? a->priority < b->priority : a->arrival < b->arrival;
+	const struct queued *x = &a->turn, *y = &b->turn;
+
+	if (x->service_class != y->service_class)
+		return x->service_class < y->service_class;
+	if (x->priority != y->priority)
+		return x->priority < y->priority;
+	return x->deadline_us != y->deadline_us ? x->deadline_us < y->deadline_us : x->order < y->order;
 }
 
 /* ---- copies --------------------------------------------------------------------------------- */

@@ -72,7 +72,7 @@ struct engine_params {
 	double tenant_weight;  /* share against other tenants; 0: 1 */
 	struct str cache_salt; /* those with the same salt share cached prompts; empty: the tenant's own */
 	enum engine_class service_class;
-	int priority;          /* within the class; smaller is served first; 0 default */
+	int priority;          /* among the tenant's own in the class; smaller is served first; 0 default */
 	int64_t deadline_us;   /* loop clock: not begun by then, it ends with E_TIMEOUT; 0: the engine's own limit */
 	struct str adapter;    /* LoRA adapter by name; empty: none */
 	struct str request_id; /* travels to remote engines and logs */
@@ -127,6 +127,11 @@ struct engine_load {
 	double decode_tokens_per_s;  /* all streams together, EWMA */
 	double itl_us;               /* recent inter-token latency of one stream */
 	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
+	uint64_t expiries_total;               /* not begun in time */
+	uint64_t preemptions_total;            /* requests that lost their slot to others and went back to the queue */
+	uint64_t swaps_total;                  /* ... whose KV waited in host memory meanwhile */
+	uint64_t swapped_bytes;                /* KV that waits there now */
+	uint64_t prompt_computed_tokens_total; /* by llama: those not cached, and what had to be computed again */
 	/* llama: cached_tokens_total by where they were, and what the copies take. */
 	uint64_t cached_cells_total, cached_memory_total, cached_disk_total, cache_memory_bytes, cache_disk_bytes;
 	double load_progress; /* while LOADING: 0..1, as far as the kind knows */
@@ -158,6 +163,9 @@ struct engine_options {
 	int32_t slots;           /* 0: 8 */
 	int32_t context_tokens;  /* per slot; 0: min(model's, 4096) */
 	int32_t batch_tokens;    /* prefill budget per step; 0: 512 */
+	int64_t itl_target_us;   /* how long a step may take while streams run, so how much prefill it has; 0: 100 ms */
+	uint64_t swap_bytes;     /* host memory for KV of interrupted requests; 0: chosen */
+	int64_t queue_us;        /* how long a request that names no deadline may wait, bulk apart; 0: no limit */
 	int32_t threads;         /* 0: cores */
 	bool mlock;              /* keep the weights in memory */
 	struct str pooling;      /* llama: "mean", "cls", "last": models that have none of their own embed with it */
@@ -185,9 +193,9 @@ enum engine_state engine_state(const struct engine *engine);
 const struct engine_info *engine_info(const struct engine *engine); /* valid once READY */
 struct engine_load engine_load(const struct engine *engine);
 
-/* E_BUSY when LIMIT_QUEUE wait already; E_INVAL for what the model cannot do; E_LIMIT: prompt does not fit
- * is told by ENGINE_DONE (tokenizing is the engine's). On 0 events will come and *ret_request is valid
- * until ENGINE_DONE's callback returned or engine_cancel. */
+/* E_BUSY when the queue is full for this class or tenant (core/admission.h; LIMIT_QUEUE); E_TIMEOUT when the deadline
+ * is past; E_INVAL for what the model cannot do; E_LIMIT: prompt does not fit is told by ENGINE_DONE (tokenizing is the
+ * engine's). On 0 events will come and *ret_request is valid until ENGINE_DONE's callback returned or engine_cancel. */
 int engine_submit(struct engine *engine, const struct engine_params *params, engine_on_event *on_event, void *arg,
                   struct engine_request **ret_request, struct error *err);
 void engine_cancel(struct engine_request *request);

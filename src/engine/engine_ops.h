@@ -10,6 +10,7 @@
 #ifndef MDN_ENGINE_ENGINE_OPS_H
 #define MDN_ENGINE_ENGINE_OPS_H
 
+#include "core/request_queue.h"
 #include "engine/engine.h"
 
 struct engine_ops {
@@ -35,6 +36,9 @@ struct engine {
 	int32_t waiting, running;        /* by ENGINE_STARTED and ENGINE_DONE */
 	uint64_t arrivals;
 	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
+	uint64_t expiries_total;
+	int64_t queue_us, expiry_us;     /* limit of waiting; when expiry_timer is due, INT64_MAX: never */
+	struct loop_timer *expiry_timer; /* ends what waited too long */
 	bool closing;
 };
 
@@ -43,8 +47,9 @@ struct engine_request {
 	engine_on_event *on_event;
 	void *arg;
 	struct engine_request *prev, *next;
-	uint64_t arrival;
-	int priority;
+	struct queued
+	    turn; /* filled in by the base, joined and owned by whoever keeps the kind's queue, on its thread */
+	uint64_t tenant_hash;
 	int32_t completion_tokens; /* as told so far */
 	int holds;                 /* callbacks on the stack */
 	bool started, paused, done;
@@ -71,7 +76,11 @@ void engine_finish(struct engine_request *request, enum engine_finish finish, co
 /* The same for answers that are no text: event->kind is DONE. */
 void engine_finish_event(struct engine_request *request, const struct engine_event *event);
 void engine_request_free(struct engine_request *request);
-/* True when a goes before b: priority, then arrival. */
+static inline struct engine_request *engine_request_of(const struct queued *turn)
+{
+	return (struct engine_request *)((char *)turn - offsetof(struct engine_request, turn));
+}
+/* For kinds that keep a plain list. True when a goes before b: class, priority, deadline, arrival. */
 bool engine_before(const struct engine_request *a, const struct engine_request *b);
 
 /* A deep copy of what a request asked for; one owner. */

@@ -5,7 +5,7 @@
  * is a row of tokens; the KV cache holds the first `past` of them. One token missing and something generated: it is a
  * running stream, and its token goes into every batch. More missing: it is prefilling, and gets what llama_plan gives.
  * The row that reaches the end wants logits; from them the next token is sampled. So a request that lost its KV
- * (preempted when the cache was full) simply goes back to the queue with its tokens and is prefilled again.
+ * (interrupted, with no room in host memory) simply goes back to the queue with its tokens and is prefilled again.
  *
  * Paused requests and those whose events the loop has not taken keep their KV and stay out of the batch.
  */
@@ -19,7 +19,8 @@
 #include <stdlib.h>
 
 enum {
-	CACHE_SHARE = 8, /* of the memory available at the start, if nobody says how much */
+	CACHE_SHARE =
+	    8, /* of the memory available at the start, if nobody says; as much for KV of interrupted requests */
 	CACHE_BYTES_MAX = 1 << 30,
 };
 
@@ -64,13 +65,17 @@ static int32_t batch_fill(struct batch *b, int32_t *ret_prompt)
 			slot_add(b, slot, 1);
 			streams++;
 		} else {
-			missing = slot_goal(b, slot) - slot->past;
-			b->shares[prefilling++] =
-			    (struct llama_share){slot_seq(b, slot), missing, slot->request->base.arrival, 0};
+			const struct queued *turn = &slot->request->base.turn;
+			b->shares[prefilling++] = (struct llama_share){.slot = slot_seq(b, slot),
+			                                               .wants = slot_goal(b, slot) - slot->past,
+			                                               .order = turn->order,
+			                                               .service_class = turn->service_class,
+			                                               .service = turn->tenant->service,
+			                                               .tenant = turn->tenant};
 		}
 	}
 	llama_plan_share(b->shares, prefilling,
-	                 llama_plan_budget(llama_core_room(b->core) + streams, streams, b->numbers.prefill_rate));
+	                 llama_plan_budget(llama_core_room(b->core), streams, b->row_rate, b->settings.itl_target_us));
 	for (size_t i = 0; i < prefilling; i++) {
 		slot_add(b, &b->slots[b->shares[i].slot], b->shares[i].gets);
 		*ret_prompt += b->shares[i].gets;
@@ -122,9 +127,11 @@ static void batch_measure(struct batch *b, int32_t streams, int32_t prompt, int6
 	if (streams && !prompt) {
 		ewma(&n->decode_rate, streams * 1e6 / took, 0.05);
 	} else if (prompt >= 16) {
-		double decode = streams ? n->itl_us : 0;
-		ewma(&n->prefill_rate, prompt * 1e6 / (took - (decode < took / 2 ? decode : took / 2)), 0.2);
+		/* A row of a stream costs what one of a prompt costs: both are rows of the same products. */
+		ewma(&b->row_rate, (prompt + streams) * 1e6 / took, 0.2);
+		ewma(&n->prefill_rate, prompt * 1e6 / took, 0.2);
 	}
+	n->prompt_computed += (uint64_t)prompt;
 	if (prompt)
 		n->prefill_steps++;
 	if (prompt && streams)
@@ -148,8 +155,7 @@ static void batch_publish(struct batch *b)
 		if (missing > 1 || !slot->request->thread.made)
 			b->numbers.tokens_to_prefill += missing;
 	}
-	for (const struct llama_request *r = b->queue; r; r = r->thread.next)
-		b->numbers.tokens_to_prefill += r->token_count;
+	b->numbers.tokens_to_prefill += queue_tokens(b);
 	b->numbers.kv_usage = (double)kv_busy(b) / b->settings.kv_tokens;
 }
 
@@ -161,6 +167,8 @@ static void batch_results(struct batch *b)
 		slot_grew(b, slot);
 		if (slot->row >= 0)
 			slot_next(b, slot);
+		if (slot->request)
+			request_charge(b, slot->request);
 	}
 }
 
@@ -225,8 +233,9 @@ static void batch_give_back(struct batch *b)
 		next = r->thread.next;
 		event_new(b, r, LLAMA_RELEASED, (struct str){0});
 	}
-	for (; b->queue; b->queue = b->queue->thread.next)
-		event_new(b, b->queue, LLAMA_RELEASED, (struct str){0});
+	for (; b->asks; b->asks = b->asks->thread.next)
+		event_new(b, b->asks, LLAMA_RELEASED, (struct str){0});
+	queue_give_back(b);
 	for (int32_t i = 0; b->slots && i < b->settings.slots; i++)
 		if (b->slots[i].request)
 			event_new(b, slot_release(b, &b->slots[i]), LLAMA_RELEASED, (struct str){0});
@@ -253,7 +262,7 @@ static int batch_warm(struct batch *b, struct digest *ret_fingerprint, struct er
 		if (!isfinite(sample_log_sum(logits, b->scratch.vocab)))
 			return error_set(err, E_CORRUPT,
 			                 "the model computes nonsense (not a number): is the file damaged?");
-		b->numbers.prefill_rate = count * 1e6 / (double)(clock_mono_us() - begun_us + 1);
+		b->numbers.prefill_rate = b->row_rate = count * 1e6 / (double)(clock_mono_us() - begun_us + 1);
 		if (round == 1)
 			*ret_fingerprint = llama_core_fingerprint(b->core, b->settings.model_path, 0);
 		llama_core_keep(b->core, 0, 0);
@@ -269,10 +278,13 @@ static void cache_arrived(void *mail)
 static void batch_make_cache(struct batch *b, const struct digest *fingerprint)
 {
 	uint64_t share = llama_memory_available() / CACHE_SHARE;
+
+	share = share < CACHE_BYTES_MAX ? share : CACHE_BYTES_MAX;
+	b->swap_max = b->settings.swap_bytes ? b->settings.swap_bytes : share;
 	struct error err;
 	struct cache_options options = {
 	    .core = b->core,
-	    .memory_bytes = share < CACHE_BYTES_MAX ? share : CACHE_BYTES_MAX,
+	    .memory_bytes = share,
 	    .disk_bytes = b->settings.cache_disk_bytes,
 	    .folder = b->settings.cache_folder[0] ? b->settings.cache_folder : NULL,
 	    .model = b->settings.model_name,
@@ -333,6 +345,7 @@ void *llama_thread(void *arg)
 			batch_run(&b);
 		batch_give_back(&b);
 	}
+	request_queue_fini(&b.queue);
 	sample_scratch_fini(&b.scratch);
 	cache_free(b.cache);
 	cells_fini(&b.cells);

@@ -38,7 +38,9 @@ struct batch {
 	struct llama_core *core;
 	struct llama_settings settings;
 	struct slot *slots;
-	struct llama_request *queue; /* sorted */
+	struct llama_request *asks; /* of a model that embeds: llama_embed.c keeps them sorted */
+	struct request_queue queue;
+	struct llama_request *resting; /* interrupted, and their readers are slow */
 	struct llama_share *shares;
 	struct sample_scratch scratch;
 	struct cache *cache;
@@ -47,7 +49,9 @@ struct batch {
 	struct buf piece;
 	struct llama_event *events, **events_last;
 	struct llama_numbers numbers;
+	double row_rate; /* rows per second of batches with prompts in them, EWMA */
 	uint64_t releases;
+	size_t swap_max; /* bytes */
 };
 
 /* ---- llama_tell.c ------------------------------------------------------------------------------ */
@@ -72,26 +76,34 @@ void slot_begin(struct batch *b, struct slot *slot); /* it has its request now: 
 bool slot_waits(const struct slot *slot);            /* for its beginning: not in a batch */
 int32_t slot_goal(const struct batch *b, const struct slot *slot); /* prefill goes no further for now */
 void slot_grew(struct batch *b, struct slot *slot);                /* by what was in the batch */
-void slot_preempt(struct batch *b, struct slot *slot); /* its request back to the queue, its KV to the cache */
-void slots_follow(struct batch *b);                    /* ends the waiting of those whose leader is far enough */
+void slots_follow(struct batch *b); /* ends the waiting of those whose leader is far enough */
 void slot_fetched(void *batch, uint64_t ticket);
 void slots_undo(struct batch *b);       /* what a batch that was broken off may have added */
 void slots_save(struct batch *b);       /* the end: all KV to the cache, and none is left */
 int32_t kv_held(const struct batch *b); /* cells taken */
 int32_t kv_busy(const struct batch *b); /* those that requests use */
 bool kv_evict(struct batch *b);         /* drops the KV of the slot idle for longest; false: none has any */
-bool kv_preempt(struct batch *b); /* the least important running request back to the queue; false: only one is left */
-/* Could this request be computed to its end of prompt with what is left once idle KV is dropped? */
-bool kv_fits(const struct batch *b, const struct llama_request *r);
+bool kv_preempt(struct batch *b);       /* the least important running request yields; false: only one is left */
+int32_t slot_promised(const struct batch *b, const struct slot *slot); /* cells that are free when a busy one leaves */
+/* Could this request be computed to its end of prompt with what is left once idle KV is dropped and `freed` more? */
+bool kv_fits(const struct batch *b, const struct llama_request *r, int64_t freed);
+/* The request of a busy slot goes without having ended; its KV to host memory, if there is room. */
+void slot_leave(struct batch *b, struct slot *slot);
+struct slot *swap_in(struct batch *b, struct llama_request *r); /* into an idle slot; NULL: all are busy */
+void swap_drop(struct batch *b, struct llama_request *r);
 
 /* ---- llama_queue.c ----------------------------------------------------------------------------- */
 
 /* It has come: what the thread needs besides its tokens. */
 void request_accept(struct batch *b, struct llama_request *r);
-void queue_add(struct batch *b, struct llama_request *r);
-void queue_purge(struct batch *b); /* of canceled ones */
-void queue_serve(struct batch *b); /* puts those who are next into free slots */
-void slots_check(struct batch *b); /* frees the slots of canceled ones */
+void request_charge(struct batch *b, struct llama_request *r); /* for what it has said since */
+void request_leave(struct batch *b, struct llama_request *r);  /* it ends, wherever it was */
+void slot_yield(struct batch *b, struct slot *slot);           /* its request is interrupted, and waits again */
+void queue_purge(struct batch *b);                             /* of canceled ones */
+void queue_serve(struct batch *b);                             /* puts those who are next into free slots */
+void slots_check(struct batch *b);                             /* frees the slots of canceled ones */
+void queue_give_back(struct batch *b);
+int64_t queue_tokens(const struct batch *b); /* waiting, to be computed */
 
 /* ---- llama_embed.c ----------------------------------------------------------------------------- */
 

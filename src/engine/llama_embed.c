@@ -179,7 +179,7 @@ void llama_embed_fini(struct llama_embedding *e)
 
 static void embed_fail(struct batch *b, struct llama_request *r, const struct error *err)
 {
-	for (struct llama_request **at = &b->queue; *at; at = &(*at)->thread.next)
+	for (struct llama_request **at = &b->asks; *at; at = &(*at)->thread.next)
 		if (*at == r) {
 			*at = r->thread.next;
 			request_end(b, r, FINISH_ERROR, err);
@@ -219,7 +219,7 @@ static void embed_fill(struct embed *e)
 
 	llama_core_clear(b->core);
 	e->used = 0;
-	for (struct llama_request *class = b->queue; class; class = end) {
+	for (struct llama_request *class = b->asks; class; class = end) {
 		bool placed;
 		do {
 			placed = false;
@@ -270,12 +270,12 @@ static void embed_results(struct embed *e)
 	for (int32_t seq = 0; seq < e->used; seq++)
 		if (!embed_take(b, &e->places[seq], seq))
 			e->places[seq].request->thread.failed = true;
-	for (struct llama_request *r = b->queue, *next; r; r = next) {
+	for (struct llama_request *r = b->asks, *next; r; r = next) {
 		next = r->thread.next;
 		if (r->thread.failed) {
 			embed_fail(b, r, &nonsense);
 		} else if (r->embed.done == r->copy.params.input_count) {
-			struct llama_request **at = &b->queue;
+			struct llama_request **at = &b->asks;
 			while (*at != r)
 				at = &(*at)->thread.next;
 			*at = next;
@@ -319,11 +319,9 @@ static bool embed_step(struct embed *e)
 
 static void embed_accept(struct batch *b, struct llama_request *r)
 {
-	struct llama_request **at = &b->queue;
+	struct llama_request **at = &b->asks;
 
-	while (*at && ((*at)->copy.params.service_class == r->copy.params.service_class
-	                   ? engine_before(&(*at)->base, &r->base)
-	                   : (*at)->copy.params.service_class < r->copy.params.service_class))
+	while (*at && engine_before(&(*at)->base, &r->base))
 		at = &(*at)->thread.next;
 	r->thread.next = *at;
 	*at = r;
@@ -331,7 +329,7 @@ static void embed_accept(struct batch *b, struct llama_request *r)
 
 static void embed_purge(struct batch *b)
 {
-	struct llama_request **at = &b->queue;
+	struct llama_request **at = &b->asks;
 
 	b->numbers.tokens_to_prefill = 0;
 	while (*at) {

@@ -39,6 +39,8 @@ int engine_llama_new(const struct engine_options *options, struct engine **ret_e
 	    .batch_tokens = options->batch_tokens > 0 ? options->batch_tokens : 512,
 	    .threads = options->threads,
 	    .kv_tokens = options->kv_tokens,
+	    .itl_target_us = options->itl_target_us,
+	    .swap_bytes = options->swap_bytes,
 	    .model_name = str_dup(options->model_name),
 	    .cache_folder = str_dup(options->cache_folder),
 	    .cache_memory_bytes = options->cache_memory_bytes,
@@ -258,6 +260,7 @@ static void llama_request_fini(struct engine_request *request)
 	buf_fini(&r->thread.logprobs.bytes);
 	free(r->thread.logprobs.entries);
 	free(r->thread.stops);
+	free(r->thread.swap.blob);
 	free(r->tokens);
 	engine_copy_fini(&r->copy);
 }
@@ -401,6 +404,10 @@ static void llama_load(const struct engine *engine, struct engine_load *load)
 	load->prefill_tokens_per_s = n.prefill_rate;
 	load->decode_tokens_per_s = n.decode_rate;
 	load->itl_us = n.itl_us;
+	load->preemptions_total = n.preemptions;
+	load->swaps_total = n.swaps;
+	load->swapped_bytes = n.swapped_bytes;
+	load->prompt_computed_tokens_total = n.prompt_computed;
 	load->cached_cells_total = n.cached_cells;
 	load->cached_memory_total = n.cached_memory;
 	load->cached_disk_total = n.cached_disk;

@@ -34,7 +34,9 @@ struct llama_box; /* model, vocabulary, templates; counted references; immutable
 struct llama_settings {
 	char *model_path;
 	int32_t slots, context_tokens, batch_tokens, threads, kv_tokens; /* 0: choose */
-	char *model_name, *cache_folder;                                 /* empty: no cache on disk */
+	int64_t itl_target_us;
+	uint64_t swap_bytes;
+	char *model_name, *cache_folder; /* empty: no cache on disk */
 	uint64_t cache_memory_bytes, cache_disk_bytes;
 	bool mlock;
 	atomic_int *permille; /* of loading; NULL: nobody asks */
@@ -144,13 +146,18 @@ struct llama_request {
 	atomic_int undelivered; /* tokens in events that the loop has not seen */
 	/* Engine thread. */
 	struct {
-		struct llama_request *next; /* queue */
+		struct llama_request *next; /* mail; resting ones */
 		struct sampler sampler;
 		struct chat_grammar *grammar;
 		struct answer answer;
 		struct str *stops;
 		struct llama_logprob_log logprobs;
-		int32_t made, cached;
+		struct {
+			uint8_t *blob; /* NULL: none */
+			size_t size;
+			int32_t past; /* tokens it holds */
+		} swap;               /* KV while it waits again */
+		int32_t made, cached, charged;
 		bool started, echo_due, failed;
 	} thread;
 };
@@ -178,6 +185,8 @@ struct llama_numbers { /* what the thread publishes */
 	uint64_t cached_cells, cached_memory, cached_disk; /* prompt tokens found there */
 	uint64_t cache_memory_bytes, cache_disk_bytes;
 	uint64_t steps, prefill_steps, mixed_steps; /* batches; those with prompt tokens; those with both kinds */
+	uint64_t prompt_computed;                   /* tokens */
+	uint64_t preemptions, swaps, swapped_bytes; /* see struct engine_load */
 };
 
 struct llama_mail {

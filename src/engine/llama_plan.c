@@ -2,26 +2,31 @@
 /* llama_plan.c - see the header. A budget below LEAST_TOKENS would waste the matrix kernels. */
 #include "engine/llama_plan.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 
-enum { STEP_US = 100 * 1000, LEAST_TOKENS = 32 };
+enum { TARGET_US = 100 * 1000, LEAST_TOKENS = 32 };
 
-int32_t llama_plan_budget(int32_t batch, int32_t streams, double prefill_tokens_per_s)
+int32_t llama_plan_budget(int32_t room, int32_t streams, double rows_per_s, int64_t target_us)
 {
-	int32_t budget = batch - streams;
-
-	if (streams > 0 && prefill_tokens_per_s > 0) {
-		double tokens = prefill_tokens_per_s * STEP_US / 1e6;
-		int32_t most = tokens < LEAST_TOKENS ? LEAST_TOKENS : tokens > budget ? budget : (int32_t)tokens;
-		budget = most < budget ? most : budget;
+	if (streams > 0 && rows_per_s > 0) {
+		double tokens = rows_per_s * (double)(target_us > 0 ? target_us : TARGET_US) / 1e6 - streams;
+		if (tokens < LEAST_TOKENS)
+			tokens = LEAST_TOKENS;
+		if (tokens < room)
+			room = (int32_t)tokens;
 	}
-	return budget > 0 ? budget : 0;
+	return room > 0 ? room : 0;
 }
 
-static int by_remainder(const void *a, const void *b)
+static int by_turn(const void *a, const void *b)
 {
 	const struct llama_share *x = a, *y = b;
 
+	if (x->service_class != y->service_class)
+		return x->service_class - y->service_class;
+	if (x->service != y->service)
+		return x->service < y->service ? -1 : 1;
 	if (x->wants != y->wants)
 		return x->wants < y->wants ? -1 : 1;
 	return x->order < y->order ? -1 : x->order > y->order;
@@ -35,18 +40,28 @@ static int32_t give(struct llama_share *share, int32_t most)
 	return got;
 }
 
+static bool is_with_first(const struct llama_share *shares, size_t i)
+{
+	return shares[i].service_class == shares[0].service_class && shares[i].tenant == shares[0].tenant;
+}
+
 void llama_plan_share(struct llama_share *shares, size_t count, int32_t budget)
 {
-	struct llama_share *first = NULL;
+	struct llama_share *oldest = shares;
+	bool ends = false;
 
-	qsort(shares, count, sizeof(*shares), by_remainder);
+	qsort(shares, count, sizeof(*shares), by_turn);
 	for (size_t i = 0; i < count; i++) {
 		shares[i].gets = 0;
-		if (!first || shares[i].order < first->order)
-			first = &shares[i];
+		if (is_with_first(shares, i) && shares[i].order < oldest->order)
+			oldest = &shares[i];
 	}
-	if (first)
-		budget -= give(first, budget / 4);
-	for (size_t i = 0; i < count && budget > 0; i++)
+	if (count)
+		budget -= give(oldest, budget / 4);
+	for (size_t i = 0; i < count && budget > 0; i++) {
+		if (ends && !is_with_first(shares, i) && budget > LEAST_TOKENS)
+			budget = LEAST_TOKENS;
 		budget -= give(&shares[i], budget);
+		ends |= shares[i].gets == shares[i].wants;
+	}
 }

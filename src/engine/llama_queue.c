@@ -1,22 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* llama_queue.c - who is next: requests that wait for a slot. */
+/* llama_queue.c - who is next: requests that wait for a slot, and who has to give one up for them.
+ *
+ * core/request_queue.h says whose turn it is and whose place it may take. One that gives its place up keeps what it has
+ * computed, in host memory where there is room (slot_yield), and waits again, before those of its tenant that came
+ * later. Those that were interrupted and whose reader is slow rest apart until the reader goes on.
+ */
 #include "engine/llama_batch.h"
 
 #include "base/rng.h"
 
 #include <stdlib.h>
 
-void queue_add(struct batch *b, struct llama_request *r)
+static struct llama_request *request_of(const struct queued *turn)
 {
-	struct llama_request **at = &b->queue;
-
-	while (*at && engine_before(&(*at)->base, &r->base))
-		at = &(*at)->thread.next;
-	r->thread.next = *at;
-	*at = r;
+	return (struct llama_request *)engine_request_of(turn);
 }
 
-/* A request has come: what the thread needs besides its tokens. */
 void request_accept(struct batch *b, struct llama_request *r)
 {
 	const struct engine_params *p = &r->copy.params;
@@ -31,11 +30,30 @@ void request_accept(struct batch *b, struct llama_request *r)
 	sampler_init(&r->thread.sampler, &p->sampling, p->sampling.has_seed ? p->sampling.seed : rng_seed());
 	sampler_prompt(&r->thread.sampler, r->tokens, (size_t)r->token_count);
 	r->thread.echo_due = p->echo && p->task == ENGINE_COMPLETION;
-	queue_add(b, r);
+	request_queue_join(&b->queue, &r->base.turn, p->tenant, p->tenant_weight);
+}
+
+void request_charge(struct batch *b, struct llama_request *r)
+{
+	int32_t made = r->thread.made - r->thread.charged;
+
+	if (!r->base.turn.tenant || !made)
+		return;
+	request_queue_charge(&b->queue, &r->base.turn, FAIRNESS_OUTPUT * made);
+	r->thread.charged = r->thread.made;
+	r->base.turn.answering = true;
+}
+
+void request_leave(struct batch *b, struct llama_request *r)
+{
+	request_charge(b, r);
+	request_queue_leave(&b->queue, &r->base.turn);
+	swap_drop(b, r);
 }
 
 static void request_start(struct batch *b, struct slot *slot, struct llama_request *r)
 {
+	request_queue_begin(&b->queue, &r->base.turn);
 	free(slot->tokens);
 	slot->tokens = NULL;
 	slot->request = r;
@@ -43,39 +61,115 @@ static void request_start(struct batch *b, struct slot *slot, struct llama_reque
 	slot_begin(b, slot);
 }
 
-void queue_purge(struct batch *b)
+static void request_back(struct batch *b, struct llama_request *r)
 {
-	struct llama_request **at = &b->queue;
+	if (atomic_load(&r->paused)) {
+		r->thread.next = b->resting;
+		b->resting = r;
+	} else {
+		request_queue_back(&b->queue, &r->base.turn);
+	}
+}
+
+void slot_yield(struct batch *b, struct slot *slot)
+{
+	struct llama_request *r = slot->request;
+
+	slot_leave(b, slot);
+	b->numbers.preemptions++;
+	request_back(b, r);
+}
+
+static void request_release(struct batch *b, struct llama_request *r)
+{
+	request_leave(b, r);
+	event_new(b, r, LLAMA_RELEASED, (struct str){0});
+}
+
+/* Those whose reader goes on, or who are canceled, need not rest any more. */
+static void resting_check(struct batch *b)
+{
+	struct llama_request **at = &b->resting;
 
 	while (*at) {
 		struct llama_request *r = *at;
-		if (atomic_load(&r->canceled)) {
-			*at = r->thread.next;
-			event_new(b, r, LLAMA_RELEASED, (struct str){0});
-		} else {
+		bool canceled = atomic_load(&r->canceled);
+		if (!canceled && atomic_load(&r->paused)) {
 			at = &r->thread.next;
+			continue;
 		}
+		*at = r->thread.next;
+		if (canceled)
+			request_release(b, r);
+		else
+			request_queue_back(&b->queue, &r->base.turn);
 	}
+}
+
+void queue_purge(struct batch *b)
+{
+	resting_check(b);
+	for (struct queued *turn = request_queue_next(&b->queue, NULL), *next; turn; turn = next) {
+		next = request_queue_next(&b->queue, turn);
+		if (atomic_load(&request_of(turn)->canceled))
+			request_release(b, request_of(turn));
+	}
+}
+
+void queue_give_back(struct batch *b)
+{
+	for (struct queued *turn; (turn = request_queue_first(&b->queue)) != NULL;)
+		request_release(b, request_of(turn));
+	while (b->resting) {
+		struct llama_request *r = b->resting;
+		b->resting = r->thread.next;
+		request_release(b, r);
+	}
+}
+
+int64_t queue_tokens(const struct batch *b)
+{
+	int64_t tokens = 0;
+
+	for (const struct queued *turn = NULL; (turn = request_queue_next(&b->queue, turn)) != NULL;) {
+		const struct llama_request *r = request_of(turn);
+		tokens += r->token_count - r->thread.swap.past;
+	}
+	return tokens;
+}
+
+/* The best of those whose place the one whose turn it is may take; NULL: none, or all of them together would not do. */
+static struct slot *queue_victim(const struct batch *b, const struct llama_request *r)
+{
+	struct slot *best = NULL;
+	int64_t freed = 0;
+
+	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
+		if (!slot->request || !queued_may_displace(&r->base.turn, &slot->request->base.turn))
+			continue;
+		freed += slot_promised(b, slot);
+		if (!best || queued_yields_before(&slot->request->base.turn, &best->request->base.turn))
+			best = slot;
+	}
+	return best && kv_fits(b, r, freed) ? best : NULL;
 }
 
 void queue_serve(struct batch *b)
 {
-	struct llama_request **at = &b->queue;
+	for (struct queued *first; (first = request_queue_first(&b->queue)) != NULL;) {
+		struct llama_request *r = request_of(first);
+		struct slot *slot = NULL;
 
-	while (*at) {
-		struct llama_request *r = *at;
-
-		if (atomic_load(&r->paused) && r->thread.started) { /* preempted for being paused: let others in */
-			at = &r->thread.next;
+		if (kv_fits(b, r, 0))
+			slot = r->thread.swap.blob ? swap_in(b, r) : slot_choose(b, r);
+		if (slot) {
+			request_start(b, slot, r);
 			continue;
 		}
-		if (!kv_fits(b, r))
+		struct slot *victim = queue_victim(b, r);
+		if (!victim)
 			return;
-		struct slot *slot = slot_choose(b, r);
-		if (!slot)
-			return;
-		*at = r->thread.next;
-		request_start(b, slot, r);
+		slot_yield(b, victim);
 	}
 }
 

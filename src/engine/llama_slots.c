@@ -12,7 +12,8 @@
  * there: slot_goal.
  *
  * An idle slot keeps its KV until a request with another beginning starts; then the cache gets what it lacks of it.
- * Idle KV is dropped before a busy request loses its own.
+ * Idle KV is dropped before a busy request loses its own. One that is interrupted takes its KV with it into host
+ * memory and brings it back into any slot, so nothing is computed twice: slot_leave, swap_in.
  */
 #include "engine/llama_batch.h"
 
@@ -115,6 +116,7 @@ struct llama_request *slot_release(struct batch *b, struct slot *slot)
 	slot->tokens = r->tokens;
 	slot->used = ++b->releases;
 	r->tokens = NULL;
+	request_leave(b, r);
 	if (!slot->past)
 		slot_empty(b, slot);
 	return r;
@@ -167,25 +169,79 @@ bool kv_preempt(struct batch *b)
 			continue;
 		bool rests = atomic_load(&slot->request->paused),
 		     least_rests = least && atomic_load(&least->request->paused);
-		if (!least ||
-		    (rests != least_rests ? rests : engine_before(&least->request->base, &slot->request->base)))
+		if (!least || (rests != least_rests
+		                   ? rests
+		                   : queued_yields_before(&slot->request->base.turn, &least->request->base.turn)))
 			least = slot;
 	}
 	if (busy < 2 || !least)
 		return false;
-	slot_preempt(b, least);
+	slot_yield(b, least);
 	return true;
 }
 
-void slot_preempt(struct batch *b, struct slot *slot)
+/* ---- KV of interrupted requests ------------------------------------------------------------------ */
+
+void swap_drop(struct batch *b, struct llama_request *r)
+{
+	b->numbers.swapped_bytes -= r->thread.swap.size;
+	free(r->thread.swap.blob);
+	r->thread.swap.blob = NULL;
+	r->thread.swap.size = 0;
+	r->thread.swap.past = 0;
+}
+
+static bool swap_out(struct batch *b, struct slot *slot)
 {
 	struct llama_request *r = slot->request;
+	uint64_t room = b->swap_max - b->numbers.swapped_bytes;
+	size_t size;
 
-	slot_save(b, slot);
+	if (!slot->past || (uint64_t)slot->past * llama_core_kv_bytes(b->core) / (uint64_t)b->settings.kv_tokens > room)
+		return false;
+	uint8_t *blob = llama_core_export(b->core, slot_seq(b, slot), 0, slot->past, &size);
+	if (!blob || size > room) {
+		free(blob);
+		return false;
+	}
+	r->thread.swap.blob = blob;
+	r->thread.swap.size = size;
+	r->thread.swap.past = slot->past;
+	b->numbers.swapped_bytes += size;
+	b->numbers.swaps++;
+	return true;
+}
+
+void slot_leave(struct batch *b, struct slot *slot)
+{
+	if (!swap_out(b, slot))
+		slot_save(b, slot); /* as much of it as the cache takes; the rest is computed again */
 	slot_unwait(b, slot);
 	slot->request = NULL;
 	slot_empty(b, slot);
-	queue_add(b, r);
+}
+
+struct slot *swap_in(struct batch *b, struct llama_request *r)
+{
+	struct slot *slot = NULL;
+
+	for (struct slot *s = b->slots; s < b->slots + b->settings.slots; s++)
+		if (!s->request && (!slot || s->past < slot->past))
+			slot = s;
+	if (!slot)
+		return NULL;
+	slot_save(b, slot);
+	slot_empty(b, slot);
+	while (kv_held(b) + r->thread.swap.past > b->settings.kv_tokens && kv_evict(b))
+		;
+	slot->salt = r->salt;
+	slot->from_memory = slot->from_disk = 0;
+	if (llama_core_import(b->core, slot_seq(b, slot), r->thread.swap.blob, r->thread.swap.size)) {
+		slot->past = r->thread.swap.past;
+		cells_grow(&b->cells, slot->past);
+	}
+	swap_drop(b, r);
+	return slot;
 }
 
 /* ---- where a beginning comes from -------------------------------------------------------------- */
@@ -220,11 +276,25 @@ static int32_t slot_will_hold(const struct slot *slot, const struct llama_reques
 	return tokens_common(other->tokens, other->token_count, r->tokens, r->token_count - 1);
 }
 
-/* Could this request be computed to its end of prompt with what is left once idle KV is dropped? */
-bool kv_fits(const struct batch *b, const struct llama_request *r)
+/* Cells that a busy slot will take before it is at the end of its prompt. */
+static int32_t slot_missing(const struct batch *b, const struct slot *slot)
+{
+	int32_t have = slot->leader && llama_core_divisible(b->core) ? slot->wait_to : slot->past;
+
+	return slot->request->token_count > have ? slot->request->token_count - have : 0;
+}
+
+int32_t slot_promised(const struct batch *b, const struct slot *slot)
+{
+	int32_t shared = cells_shared(&b->cells, slot_seq(b, slot));
+
+	return slot_missing(b, slot) + (slot->past > shared ? slot->past - shared : 0);
+}
+
+bool kv_fits(const struct batch *b, const struct llama_request *r, int64_t freed)
 {
 	bool busy = false, divisible = llama_core_divisible(b->core);
-	int64_t promised = kv_busy(b);
+	int64_t promised = kv_busy(b) - freed;
 	int32_t shared = 0;
 
 	for (int32_t i = 0; i < b->settings.slots; i++) {
@@ -232,8 +302,7 @@ bool kv_fits(const struct batch *b, const struct llama_request *r)
 		if (!slot->request)
 			continue;
 		busy = true;
-		int32_t have = slot->leader && divisible ? slot->wait_to : slot->past;
-		promised += slot->request->token_count > have ? slot->request->token_count - have : 0;
+		promised += slot_missing(b, slot);
 		int32_t common = divisible ? slot_will_hold(slot, r) : 0;
 		shared = common > shared ? common : shared;
 	}
@@ -441,6 +510,7 @@ void slot_begin(struct batch *b, struct slot *slot)
 		return; /* it was preempted */
 	r->thread.started = true;
 	r->thread.cached = slot->past;
+	request_queue_charge(&b->queue, &r->base.turn, FAIRNESS_INPUT * (r->token_count - slot->past));
 	b->numbers.cached_memory += (uint64_t)slot->from_memory;
 	b->numbers.cached_disk += (uint64_t)slot->from_disk;
 	b->numbers.cached_cells += (uint64_t)(slot->past - slot->from_memory - slot->from_disk);

@@ -3,11 +3,11 @@
  *
  * Prompts are prefilled one after another, `prefill_us_per_token` for each token that the prefix cache does not hold.
  * Running requests get one token each per step of itl_base_us + itl_slope_us x running. A request is admitted
- * when a slot is free and its prompt and whole answer fit into what is left of the KV cache. A token is four bytes of
- * prompt. The answer is a fixed sequence of words chosen by the prompt: max_tokens of them, or ANSWER_TOKENS. The
- * prefix cache is a direct-mapped table of block hashes as large as the KV cache. Timings of -1 mean none at all, then
- * tokens come in runs of RUN_TOKENS, one run a turn of the loop. All on the loop's thread, one timer an engine.
- * It will not do tools or schemas: there is no model that could honour them.
+ * when it is its turn (core/request_queue.h), a slot is free and its prompt and whole answer fit into what is left of
+ * the KV cache. A token is four bytes of prompt. The answer is a fixed sequence of words chosen by the prompt:
+ * max_tokens of them, or ANSWER_TOKENS. The prefix cache is a direct-mapped table of block hashes as large as the KV
+ * cache. Timings of -1 mean none at all, then tokens come in runs of RUN_TOKENS, one run a turn of the loop. All on the
+ * loop's thread, one timer an engine. It will not do tools or schemas: there is no model that could honour them.
  */
 #include "engine/answer.h"
 #include "engine/engine_ops.h"
@@ -24,11 +24,10 @@ enum {
 struct synthetic_request {
 	struct engine_request base;
 	struct engine_copy copy;
-	struct synthetic_request *queue_next; /* while waiting */
-	uint64_t *blocks;                     /* chained hashes of the prompt's whole blocks */
+	uint64_t *blocks; /* chained hashes of the prompt's whole blocks */
 	size_t block_count;
-	uint64_t words; /* where its sequence of words begins */
-	int32_t prompt_tokens, cached_tokens, answer_tokens, made;
+	uint64_t words;                                                     /* where its sequence of words begins */
+	int32_t prompt_tokens, cached_tokens, answer_tokens, made, charged; /* charged: of what was made */
 	int64_t since_us;
 	bool echo_due;
 	struct answer answer;
@@ -39,7 +38,7 @@ struct synthetic {
 	int64_t prefill_us, itl_base_us, itl_slope_us;
 	int32_t kv_tokens, kv_used;
 	struct loop_timer *timer;
-	struct synthetic_request *queue; /* sorted */
+	struct request_queue queue;
 	struct synthetic_request *prefilling;
 	struct synthetic_request **running; /* `slots` places, NULL where canceled or done; compacted after a pass */
 	int32_t running_count;
@@ -119,20 +118,17 @@ static void synthetic_hash(struct synthetic_request *r, struct str prompt)
 	}
 }
 
-static void synthetic_enqueue(struct synthetic *s, struct synthetic_request *r)
+static struct synthetic_request *synthetic_first(const struct synthetic *s)
 {
-	struct synthetic_request **at = &s->queue;
+	struct queued *first = request_queue_first(&s->queue);
 
-	while (*at && engine_before(&(*at)->base, &r->base))
-		at = &(*at)->queue_next;
-	r->queue_next = *at;
-	*at = r;
+	return first ? (struct synthetic_request *)engine_request_of(first) : NULL;
 }
 
-/* Could the head of the queue begin now? One that can never fit may: to be told so. */
+/* Could the one whose turn it is begin now? One that can never fit may: to be told so. */
 static bool synthetic_fits(const struct synthetic *s)
 {
-	const struct synthetic_request *r = s->queue;
+	const struct synthetic_request *r = synthetic_first(s);
 
 	return r && !s->prefilling && s->running_count < s->base.info.slots &&
 	       (r->answer_tokens < 0 || (int64_t)s->kv_used + r->prompt_tokens + r->answer_tokens <= s->kv_tokens);
@@ -188,7 +184,7 @@ static int synthetic_submit(struct engine *engine, const struct engine_params *p
 		synthetic_hash(r, prompt);
 	r->words = prompt.len + (prompt.len ? (unsigned char)prompt.base[prompt.len / 2] : 0);
 	r->since_us = loop_now_us(engine->loop);
-	synthetic_enqueue(s, r);
+	request_queue_join(&s->queue, &r->base.turn, p->tenant, p->tenant_weight);
 	synthetic_arm(s);
 	return 0;
 }
@@ -197,14 +193,11 @@ static void synthetic_leave(struct synthetic_request *r)
 {
 	struct synthetic *s = (struct synthetic *)r->base.engine;
 
-	if (!r->base.started && s->prefilling != r) {
-		for (struct synthetic_request **at = &s->queue; *at; at = &(*at)->queue_next)
-			if (*at == r) {
-				*at = r->queue_next;
-				return;
-			}
+	bool waited = r->base.turn.waits;
+
+	request_queue_leave(&s->queue, &r->base.turn);
+	if (waited)
 		return;
-	}
 	s->kv_used -= r->prompt_tokens + r->answer_tokens;
 	if (s->prefilling == r) {
 		s->prefilling = NULL;
@@ -257,6 +250,11 @@ static void synthetic_done(struct synthetic_request *r, enum engine_finish finis
 	engine_finish(&r->base, finish, err, r->prompt_tokens, r->cached_tokens, r->made);
 }
 
+static void synthetic_charge(struct synthetic_request *r, int32_t cost)
+{
+	request_queue_charge(&((struct synthetic *)r->base.engine)->queue, &r->base.turn, cost);
+}
+
 /* ---- time ----------------------------------------------------------------------------------- */
 
 /* `count` tokens for one request; false when it is no longer running. */
@@ -277,6 +275,8 @@ static bool synthetic_speak(struct synthetic_request *r, int32_t count)
 		stopped = answer_add(&r->answer, word);
 		r->made++;
 	}
+	synthetic_charge(r, FAIRNESS_OUTPUT * (r->made - r->charged));
+	r->charged = r->made;
 	if (!stopped && r->made == r->answer_tokens)
 		answer_end(&r->answer);
 	event.text = answer_ready(&r->answer);
@@ -307,7 +307,7 @@ static int32_t synthetic_cached(const struct synthetic *s, const struct syntheti
 /* Takes the head of the queue if it fits; false when nothing more can begin now. */
 static bool synthetic_begin(struct synthetic *s, int64_t now)
 {
-	struct synthetic_request *r = s->queue;
+	struct synthetic_request *r = synthetic_first(s);
 
 	if (!synthetic_fits(s))
 		return false;
@@ -318,10 +318,11 @@ static bool synthetic_begin(struct synthetic *s, int64_t now)
 		synthetic_done(r, FINISH_ERROR, &err);
 		return true;
 	}
-	s->queue = r->queue_next;
+	request_queue_begin(&s->queue, &r->base.turn);
 	s->prefilling = r;
 	s->kv_used += r->prompt_tokens + r->answer_tokens;
 	r->cached_tokens = synthetic_cached(s, r);
+	synthetic_charge(r, FAIRNESS_INPUT * (r->prompt_tokens - r->cached_tokens));
 	/* Timers are late by up to a millisecond; a busy prefill must not lose that time each time. */
 	int64_t from = s->prefill_end_us > r->since_us ? s->prefill_end_us : r->since_us;
 	if (now - from > 20 * 1000)
@@ -408,8 +409,8 @@ static void synthetic_load(const struct engine *engine, struct engine_load *load
 	load->itl_us = (double)itl;
 	load->prefill_tokens_per_s = s->prefill_us ? 1e6 / (double)s->prefill_us : 0;
 	load->decode_tokens_per_s = itl ? 1e6 * s->running_count / (double)itl : 0;
-	for (const struct synthetic_request *r = s->queue; r; r = r->queue_next)
-		load->tokens_to_prefill += r->prompt_tokens;
+	for (const struct queued *q = NULL; (q = request_queue_next(&s->queue, q)) != NULL;)
+		load->tokens_to_prefill += ((const struct synthetic_request *)engine_request_of(q))->prompt_tokens;
 	if (s->prefilling && s->prefill_us && s->prefill_end_us > now)
 		load->tokens_to_prefill += (s->prefill_end_us - now) / s->prefill_us;
 }
@@ -419,6 +420,7 @@ static void synthetic_free(struct engine *engine)
 	struct synthetic *s = (struct synthetic *)engine;
 
 	loop_timer_free(s->timer);
+	request_queue_fini(&s->queue);
 	free(s->running);
 	free(s->cache);
 	free(s);

@@ -344,11 +344,16 @@ static void test_full_queue_is_refused(void **state)
 	struct ask late = {0}, again = {0};
 	struct error err = {0};
 	struct engine_params p = completion("Once", 2);
+	char tenant[16];
 	(void)state;
 
 	start(&d, "llama");
-	for (int i = 0; i < LIMIT_QUEUE; i++)
+	p.service_class = ENGINE_SYSTEM;
+	for (int i = 0; i < LIMIT_QUEUE; i++) {
+		snprintf(tenant, sizeof(tenant), "t%d", i / 2); /* one alone may not fill it */
+		p.tenant = str_from(tenant);
 		ask_start(&asks[i], &d, &p);
+	}
 	assert_int_equal(ask_submit(&late, &d, &p, &err), E_BUSY);
 	assert_int_equal(engine_load(d.engine).waiting, LIMIT_QUEUE);
 	for (int i = 0; i < LIMIT_QUEUE; i++)
@@ -724,25 +729,203 @@ static void test_small_kv_cache_preempts_and_still_answers_everybody(void **stat
 	(void)state;
 
 	options.kv_tokens = 512; /* four streams of 200 tokens do not fit */
+	for (int swaps = 0; swaps < 2; swaps++) {
+		/* A byte: nothing fits, all is computed again. */
+		options.swap_bytes = options.cache_memory_bytes = swaps ? 0 : 1;
+		start(&d, "llama");
+		for (int i = 0; i < 4; i++) {
+			snprintf(prompts[i], sizeof(prompts[i]), "%d times upon", i);
+			say(&d, &alone[i], completion(prompts[i], 200));
+		}
+		driver_fini(&d);
+		driver_init(&d, &options);
+		assert_int_equal(d.state, ENGINE_READY);
+		for (int i = 0; i < 4; i++) {
+			struct engine_params p = completion(prompts[i], 200);
+			ask_start(&together[i], &d, &p);
+		}
+		for (int i = 0; i < 4; i++) {
+			ask_wait(&together[i]);
+			/* Prefilled again in wider batches, numbers round differently: after some tokens two close
+			 * ones may change places. */
+			assert_memory_equal(together[i].text.base, alone[i].text.base, 100);
+			assert_int_equal(together[i].last.completion_tokens, 200);
+		}
+		struct engine_load load = engine_load(d.engine);
+		assert_true(load.preemptions_total > 0);
+		assert_int_equal(load.swaps_total, swaps ? load.preemptions_total : 0);
+		assert_int_equal(load.swapped_bytes, 0);
+		if (swaps)
+			assert_in_range(load.prompt_computed_tokens_total, 4, 64);
+		else
+			assert_true(load.prompt_computed_tokens_total > 80);
+		for (int i = 0; i < 4; i++) {
+			ask_fini(&alone[i]);
+			ask_fini(&together[i]);
+			alone[i] = together[i] = (struct ask){0};
+		}
+		driver_fini(&d);
+	}
+}
+
+/* A slot for one: a bulk stream gives it up for whoever comes, keeps its KV, and says the same in the end. */
+static void test_bulk_stream_is_interrupted_and_loses_nothing(void **state)
+{
+	struct driver d;
+	struct engine_options options = options_for("llama");
+	struct ask alone = {0}, bulk = {0}, guest = {0};
+	struct engine_params p = completion("Once upon a time", 200);
+	(void)state;
+
+	options.slots = 1;
 	driver_init(&d, &options);
-	assert_int_equal(d.state, ENGINE_READY);
-	for (int i = 0; i < 4; i++) {
-		snprintf(prompts[i], sizeof(prompts[i]), "%d times upon", i);
-		say(&d, &alone[i], completion(prompts[i], 200));
+	say(&d, &alone, p);
+	p.service_class = ENGINE_BULK;
+	ask_start(&bulk, &d, &p);
+	for (uint64_t i = 1; i <= 3; i++) {
+		driver_until(&d, streams_run, &bulk);
+		say(&d, &guest, completion("Twice", 20));
+		assert_int_equal(guest.last.completion_tokens, 20);
+		assert_int_equal(bulk.done, 0);
+		assert_int_equal(engine_load(d.engine).preemptions_total, i);
+		ask_fini(&guest);
+		guest = (struct ask){0};
 	}
-	for (int i = 0; i < 4; i++) {
-		struct engine_params p = completion(prompts[i], 200);
-		ask_start(&together[i], &d, &p);
-	}
-	for (int i = 0; i < 4; i++) {
-		ask_wait(&together[i]);
-		/* Prefilled again in wider batches, numbers round differently: after some tokens two close ones may
-		 * swap. */
-		assert_memory_equal(together[i].text.base, alone[i].text.base, 100);
-		assert_int_equal(together[i].last.completion_tokens, 200);
-		ask_fini(&alone[i]);
-		ask_fini(&together[i]);
-	}
+	ask_wait(&bulk);
+	struct engine_load load = engine_load(d.engine);
+	assert_string_equal(bulk.text.base, alone.text.base);
+	assert_int_equal(bulk.started, 1);
+	assert_int_equal(load.swaps_total, 3);
+	assert_int_equal(load.swapped_bytes, 0);
+	assert_in_range(load.prompt_computed_tokens_total, 8, 60); /* five short prompts, nothing twice */
+	ask_fini(&alone);
+	ask_fini(&bulk);
+	driver_fini(&d);
+}
+
+static bool has_started(void *arg)
+{
+	return ((struct ask *)arg)->started;
+}
+
+static void test_higher_class_takes_a_slot_before_the_first_token(void **state)
+{
+	struct driver d;
+	struct engine_options options = options_for("llama");
+	struct ask alone = {0}, slow = {0}, urgent = {0}, stream = {0}, waits = {0};
+	struct buf prompt = {0};
+	(void)state;
+
+	options.slots = 1;
+	options.context_tokens = 4096;
+	options.batch_tokens = 8;
+	driver_init(&d, &options);
+	for (int i = 0; i < 3500; i++)
+		buf_printf(&prompt, " %c", 'a' + i % 26);
+	struct engine_params p = completion("", 5);
+	p.prompt = buf_str(&prompt);
+	ask_start(&slow, &d, &p);
+	driver_until(&d, has_started, &slow);
+	struct engine_params q = completion("Now", 5);
+	q.service_class = ENGINE_INTERACTIVE;
+	say(&d, &urgent, q);
+	assert_int_equal(slow.texts, 0);
+	ask_wait(&slow);
+	assert_int_equal(slow.started, 1);
+	struct engine_load load = engine_load(d.engine);
+	assert_int_equal(load.preemptions_total, 1);
+	assert_int_equal(load.prompt_computed_tokens_total, slow.prompt_tokens + urgent.prompt_tokens);
+	say(&d, &alone, p);
+	assert_string_equal(alone.text.base, slow.text.base);
+	/* A stream of its class or above is not interrupted. */
+	p = completion("Once", 60);
+	ask_start(&stream, &d, &p);
+	driver_until(&d, streams_run, &stream);
+	say(&d, &waits, q);
+	assert_int_equal(stream.done, 1);
+	assert_int_equal(engine_load(d.engine).preemptions_total, 1);
+	buf_fini(&prompt);
+	ask_fini(&alone);
+	ask_fini(&slow);
+	ask_fini(&urgent);
+	ask_fini(&stream);
+	ask_fini(&waits);
+	driver_fini(&d);
+}
+
+static void test_quiet_tenant_gets_a_place_of_one_that_floods(void **state)
+{
+	struct driver d;
+	struct engine_options options = options_for("llama");
+	struct ask flood[8] = {0}, alone = {0}, quiet = {0}, canceled = {0};
+	struct engine_params p = completion("Once upon a time", 600);
+	(void)state;
+
+	options.slots = 2;
+	options.context_tokens = 1024;
+	driver_init(&d, &options);
+	say(&d, &alone, p);
+	p.tenant = STR("flood");
+	for (int i = 0; i < 8; i++)
+		ask_start(&flood[i], &d, &p);
+	driver_until(&d, streams_run, &flood[1]);
+	struct engine_params q = completion("Twice", 10);
+	q.tenant = STR("quiet");
+	say(&d, &quiet, q);
+	assert_int_equal(flood[0].done + flood[1].done, 0);
+	assert_int_equal(engine_load(d.engine).preemptions_total, 1);
+	/* The one that was interrupted goes on before those of its tenant that came later. */
+	ask_wait(&flood[0]);
+	ask_wait(&flood[1]);
+	assert_int_equal(flood[3].done, 0);
+	/* The cells of the cache lie in another order now, and sums may round differently after a while. */
+	assert_memory_equal(flood[0].text.base, alone.text.base, 100);
+	assert_memory_equal(flood[1].text.base, alone.text.base, 100);
+	/* One that waits with its KV in host memory leaves nothing behind when it is canceled. */
+	q.max_tokens = 150;
+	driver_until(&d, streams_run, &flood[3]);
+	ask_start(&canceled, &d, &q);
+	driver_until(&d, has_started, &canceled);
+	assert_true(engine_load(d.engine).swapped_bytes > 0);
+	for (int i = 2; i < 8; i++)
+		engine_cancel(flood[i].request);
+	ask_wait(&canceled);
+	assert_int_equal(engine_load(d.engine).swapped_bytes, 0);
+	assert_int_equal(engine_load(d.engine).running, 0);
+	for (int i = 0; i < 8; i++)
+		ask_fini(&flood[i]);
+	ask_fini(&alone);
+	ask_fini(&quiet);
+	ask_fini(&canceled);
+	driver_fini(&d);
+}
+
+static void test_deadline_passes_while_a_stream_holds_the_slot(void **state)
+{
+	struct driver d;
+	struct engine_options options = options_for("llama");
+	struct ask stream = {0}, late = {0}, next = {0};
+	struct engine_params p = completion("Once", 200);
+	(void)state;
+
+	options.slots = 1;
+	driver_init(&d, &options);
+	stream.on_text = pause_now; /* so it holds the slot for as long as we like */
+	ask_start(&stream, &d, &p);
+	driver_until(&d, has_started, &stream);
+	p.deadline_us = loop_now_us(d.loop) + 30 * 1000;
+	say(&d, &late, p);
+	assert_int_equal(late.err.code, E_TIMEOUT);
+	assert_int_equal(late.started, 0);
+	assert_int_equal(engine_load(d.engine).expiries_total, 1);
+	stream.on_text = NULL;
+	engine_continue(stream.request);
+	say(&d, &next, completion("Twice", 3));
+	assert_int_equal(stream.done, 1);
+	assert_int_equal(next.last.completion_tokens, 3);
+	ask_fini(&stream);
+	ask_fini(&late);
+	ask_fini(&next);
 	driver_fini(&d);
 }
 
@@ -766,6 +949,10 @@ int main(void)
 	    cmocka_unit_test(test_bad_files_fail_with_words),
 	    cmocka_unit_test(test_requests_wait_for_the_model_and_free_ends_them),
 	    cmocka_unit_test(test_small_kv_cache_preempts_and_still_answers_everybody),
+	    cmocka_unit_test(test_bulk_stream_is_interrupted_and_loses_nothing),
+	    cmocka_unit_test(test_higher_class_takes_a_slot_before_the_first_token),
+	    cmocka_unit_test(test_quiet_tenant_gets_a_place_of_one_that_floods),
+	    cmocka_unit_test(test_deadline_passes_while_a_stream_holds_the_slot),
 	};
 	if (!getenv("MDN_TEST_MODELS"))
 		return 77; /* skipped */

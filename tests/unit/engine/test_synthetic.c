@@ -241,16 +241,37 @@ static void test_limits_are_told(void **state)
 	assert_int_equal(large.err.code, E_LIMIT);
 	assert_non_null(strstr(large.err.text, "5000"));
 
-	for (int i = 0; i < LIMIT_QUEUE; i++)
-		ask_start(&asks[i], &d, &p);
-	assert_int_equal(ask_submit(&late, &d, &p, &err), E_BUSY);
+	/* Bulk is refused first, then one tenant that has most of the queue, others not yet. */
+	int taken = 0;
+	p.service_class = ENGINE_BULK;
+	while (ask_submit(&asks[taken], &d, &p, &err) == 0) {
+		snprintf(prompt, sizeof(prompt), "t%d", taken++);
+		p.tenant = str_from(prompt);
+	}
+	assert_int_equal(err.code, E_BUSY);
+	assert_int_equal(taken, LIMIT_QUEUE / 2);
+	assert_non_null(strstr(err.text, "bulk"));
+	p.tenant = STR("flood");
+	p.service_class = ENGINE_DEFAULT;
+	while (ask_submit(&asks[taken], &d, &p, &err) == 0)
+		taken++;
+	assert_non_null(strstr(err.text, "of them yours"));
+	p.tenant = STR("another");
+	assert_int_equal(ask_submit(&late, &d, &p, &err), 0);
+	engine_cancel(late.request);
+	p.service_class = ENGINE_SYSTEM;
+	p.tenant = STR("third");
+	while (taken < LIMIT_QUEUE && ask_submit(&asks[taken], &d, &p, &err) == 0)
+		taken++;
+	assert_in_range(taken, LIMIT_QUEUE * 9 / 10, LIMIT_QUEUE);
 	q = completion("x", 1);
 	q.json_schema = STR("{}");
+	q.service_class = ENGINE_SYSTEM;
 	engine_cancel(asks[0].request);
 	assert_int_equal(ask_submit(&late, &d, &q, &err), E_INVAL);
 	/* Freeing the engine ends all of them. */
 	driver_fini(&d);
-	for (int i = 1; i < LIMIT_QUEUE; i++) {
+	for (int i = 1; i < taken; i++) {
 		assert_int_equal(asks[i].done, 1);
 		assert_int_equal(asks[i].err.code, E_CANCELED);
 		ask_fini(&asks[i]);
@@ -277,6 +298,135 @@ static void test_smaller_priority_goes_first(void **state)
 	assert_true(asks[2].started_us <= asks[1].started_us && asks[1].started_us <= asks[0].started_us);
 	for (int i = 0; i < 3; i++)
 		ask_fini(&asks[i]);
+	driver_fini(&d);
+}
+
+/* Three classes wait for one slot; they begin in their order, whatever order they came in. */
+static void test_higher_class_begins_first(void **state)
+{
+	static const enum engine_class classes[] = {ENGINE_BULK, ENGINE_DEFAULT, ENGINE_INTERACTIVE, ENGINE_SYSTEM};
+	struct driver d;
+	struct ask hog = {0}, asks[4] = {0};
+	struct engine_params p = completion("hello", 20);
+	(void)state;
+
+	driver_init(&d, &(struct engine_options){.kind = STR("synthetic"), .slots = 1, .itl_base_us = 2000});
+	ask_start(&hog, &d, &p);
+	for (int i = 0; i < 4; i++) {
+		p.service_class = classes[i];
+		ask_start(&asks[i], &d, &p);
+	}
+	for (int i = 0; i < 4; i++)
+		ask_wait(&asks[i]);
+	for (int i = 1; i < 4; i++)
+		assert_true(asks[i].done_us <= asks[i - 1].started_us);
+	for (int i = 0; i < 4; i++)
+		ask_fini(&asks[i]);
+	ask_wait(&hog);
+	ask_fini(&hog);
+	driver_fini(&d);
+}
+
+struct flood {
+	struct ask asks[120];
+	int64_t tokens;
+	int left;
+};
+
+static bool flood_has_run_out(void *arg)
+{
+	struct flood *floods = arg;
+
+	for (int f = 0; f < 2; f++) {
+		floods[f].left = 0;
+		floods[f].tokens = 0;
+		for (int i = 0; i < 120; i++) {
+			floods[f].left += !floods[f].asks[i].started;
+			if (floods[f]
+			        .asks[i]
+			        .started) /* as charged: input once, output twice; whole answers are near enough */
+				floods[f].tokens += floods[f].asks[i].prompt_tokens + 2 * (f ? 10 : 60);
+		}
+	}
+	return floods[0].left < 10 || floods[1].left < 10;
+}
+
+/* One asks for long answers, the other for short ones; both flood, one has twice the weight. */
+static void test_backlogged_tenants_share_by_weight(void **state)
+{
+	static struct flood floods[2];
+	struct driver d;
+	struct engine_params p = completion("tell me a story, please", 60);
+	(void)state;
+
+	driver_init(&d, &(struct engine_options){.kind = STR("synthetic"),
+	                                         .slots = 4,
+	                                         .prefill_us_per_token = 1,
+	                                         .itl_base_us = 500,
+	                                         .itl_slope_us = -1});
+	for (int i = 0; i < 120; i++)
+		for (int f = 0; f < 2; f++) {
+			p.tenant = f ? STR("short") : STR("long");
+			p.tenant_weight = f ? 1 : 2;
+			p.max_tokens = f ? 10 : 60;
+			ask_start(&floods[f].asks[i], &d, &p);
+		}
+	driver_until(&d, flood_has_run_out, floods);
+	double a = (double)floods[0].tokens / 2, b = (double)floods[1].tokens;
+	if ((a + b) * (a + b) / (2 * (a * a + b * b)) < 0.99)
+		fail_msg("weighted service %.0f and %.0f", a, b);
+	driver_fini(&d);
+	for (int i = 0; i < 120; i++) {
+		ask_fini(&floods[0].asks[i]);
+		ask_fini(&floods[1].asks[i]);
+	}
+}
+
+static bool has_started(void *arg)
+{
+	return ((struct ask *)arg)->started;
+}
+
+static void test_requests_that_do_not_begin_in_time_end_with_a_reason(void **state)
+{
+	struct driver d;
+	struct ask hog = {0}, late = {0}, patient = {0}, bulk = {0}, past = {0};
+	struct engine_params p = completion("hello", 100);
+	struct error err = {0};
+	(void)state;
+
+	driver_init(&d, &(struct engine_options){
+			    .kind = STR("synthetic"), .slots = 1, .itl_base_us = 4000, .queue_us = 60 * 1000});
+	ask_start(&hog, &d, &p);
+	driver_until(&d, has_started, &hog);
+	int64_t begun = loop_now_us(d.loop);
+	ask_start(&patient, &d, &p); /* the engine's own limit */
+	p.deadline_us = begun + 20 * 1000;
+	ask_start(&late, &d, &p);
+	p.deadline_us = 0;
+	p.service_class = ENGINE_BULK; /* has none */
+	p.max_tokens = 1;
+	ask_start(&bulk, &d, &p);
+	p.deadline_us = loop_now_us(d.loop);
+	assert_int_equal(ask_submit(&past, &d, &p, &err), E_TIMEOUT);
+	ask_wait(&late);
+	ask_wait(&patient);
+	assert_int_equal(late.err.code, E_TIMEOUT);
+	assert_non_null(strstr(late.err.text, "deadline"));
+	assert_int_equal(late.started + patient.started, 0);
+	assert_true(late.done_us - begun >= 20 * 1000 && late.done_us <= patient.done_us);
+	assert_true(patient.done_us - begun >= 60 * 1000);
+	assert_int_equal(hog.done, 0);
+	assert_int_equal(engine_load(d.engine).waiting, 1);
+	assert_int_equal(engine_load(d.engine).expiries_total, 2);
+	assert_int_equal(engine_load(d.engine).cancels_total, 0);
+	ask_wait(&bulk);
+	assert_int_equal(bulk.last.completion_tokens, 1);
+	assert_int_equal(hog.last.completion_tokens, 100);
+	ask_fini(&hog);
+	ask_fini(&late);
+	ask_fini(&patient);
+	ask_fini(&bulk);
 	driver_fini(&d);
 }
 
@@ -314,6 +464,9 @@ int main(void)
 	    cmocka_unit_test(test_paused_request_gets_nothing_until_continued),
 	    cmocka_unit_test(test_limits_are_told),
 	    cmocka_unit_test(test_smaller_priority_goes_first),
+	    cmocka_unit_test(test_higher_class_begins_first),
+	    cmocka_unit_test(test_backlogged_tenants_share_by_weight),
+	    cmocka_unit_test(test_requests_that_do_not_begin_in_time_end_with_a_reason),
 	    cmocka_unit_test(test_echo_and_logprobs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
