@@ -54,6 +54,7 @@ struct engine_params {
 	size_t prompt_token_count;
 	const struct str *inputs; /* embed: texts; rerank: documents; with input_lengths: NULL */
 	size_t input_count;
+	int32_t dimensions;           /* embed: the first so many of a vector, of length 1 again; 0: all */
 	const int32_t *input_lengths; /* embed: so many of prompt_tokens are each input */
 	bool plain_tokens;            /* tokenize: without those a prompt begins and ends with */
 	bool pieces;                  /* tokenize: logprobs of the end hold each token's text */

@@ -93,8 +93,12 @@ static int prepare_given(struct llama_request *r, const struct llama_box *box, i
 int llama_embed_prepare(struct llama_request *r, const struct llama_box *box, int32_t context, struct error *err)
 {
 	const struct engine_params *p = &r->copy.params;
+	size_t size = llama_box_vector_size(box);
 	int rc = 0;
 
+	if (p->task == ENGINE_EMBED && p->dimensions > 0 && (size_t)p->dimensions > size)
+		return error_set(err, E_INVAL, "dimensions is %d, this model's vectors have %zu", p->dimensions, size);
+	r->embed.size = p->task == ENGINE_RERANK ? 1 : p->dimensions > 0 ? (size_t)p->dimensions : size;
 	r->embed.lengths = mem_new(p->input_count * sizeof(*r->embed.lengths) + 1);
 	if (p->input_lengths) {
 		rc = prepare_given(r, box, context, err);
@@ -251,10 +255,8 @@ static bool embed_take(struct batch *b, const struct embed_place *place, int32_t
 
 	if (!found)
 		return false;
-	if (!t->vectors) {
-		t->size = r->copy.params.task == ENGINE_RERANK ? 1 : llama_box_vector_size(b->box);
+	if (!t->vectors)
 		t->vectors = mem_new(r->copy.params.input_count * t->size * sizeof(float));
-	}
 	t->done++;
 	if (r->copy.params.task == ENGINE_EMBED)
 		return vector_take(t->vectors + place->input * t->size, found, t->size);

@@ -7,14 +7,17 @@
  * the KV cache. A token is four bytes of prompt. The answer is a fixed sequence of words chosen by the prompt:
  * max_tokens of them, or ANSWER_TOKENS. The prefix cache is a direct-mapped table of block hashes as large as the KV
  * cache. Timings of -1 mean none at all, then tokens come in runs of RUN_TOKENS, one run a turn of the loop. All on the
- * loop's thread, one timer an engine. It will not do tools or schemas: there is no model that could honour them.
+ * loop's thread, one timer an engine. Vectors and ranks are made of the text's bytes and take the time of their tokens,
+ * one request after another. It will not do tools or schemas: there is no model that could honour them.
  */
 #include "engine/answer.h"
 #include "engine/engine_ops.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 enum {
+	VECTOR_SIZE = 32,
 	ANSWER_TOKENS = 128,
 	RUN_TOKENS = 16,
 	BLOCK_BYTES = 64, /* 16 tokens */
@@ -28,6 +31,9 @@ struct synthetic_request {
 	size_t block_count;
 	uint64_t words;                                                     /* where its sequence of words begins */
 	int32_t prompt_tokens, cached_tokens, answer_tokens, made, charged; /* charged: of what was made */
+	int32_t kv_tokens;                                                  /* it occupies */
+	float *vectors; /* embeds or ranks: the answer, ready from the start */
+	size_t vector_size, vector_count;
 	int64_t since_us;
 	bool echo_due;
 	struct answer answer;
@@ -74,8 +80,12 @@ int engine_synthetic_new(const struct engine_options *options, struct engine **r
 	(void)err;
 
 	s->base.ops = &engine_synthetic_ops;
-	s->base.info =
-	    (struct engine_info){.architecture = "synthetic", .context_tokens = context, .slots = slots, .chat = true};
+	s->base.info = (struct engine_info){.architecture = "synthetic",
+	                                    .context_tokens = context,
+	                                    .slots = slots,
+	                                    .chat = true,
+	                                    .embedding_size = VECTOR_SIZE,
+	                                    .rerank = true};
 	s->prefill_us = timing(options->prefill_us_per_token, 200);
 	s->itl_base_us = timing(options->itl_base_us, 10 * 1000);
 	s->itl_slope_us = timing(options->itl_slope_us, 1000);
@@ -131,7 +141,7 @@ static bool synthetic_fits(const struct synthetic *s)
 	const struct synthetic_request *r = synthetic_first(s);
 
 	return r && !s->prefilling && s->running_count < s->base.info.slots &&
-	       (r->answer_tokens < 0 || (int64_t)s->kv_used + r->prompt_tokens + r->answer_tokens <= s->kv_tokens);
+	       (r->answer_tokens < 0 || (int64_t)s->kv_used + r->kv_tokens <= s->kv_tokens);
 }
 
 static void synthetic_arm(struct synthetic *s)
@@ -157,6 +167,48 @@ static void synthetic_arm(struct synthetic *s)
 		loop_timer_start(s->timer, due > now ? due - now : 0, 0);
 }
 
+/* Numbers between -1 and 1 that only the text decides. */
+static void vector_fill(struct str text, uint64_t h, float *to, size_t size)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < text.len; i++)
+		h = (h ^ (unsigned char)text.base[i]) * UINT64_C(0x100000001b3);
+	for (size_t i = 0; i < size; i++) {
+		h = h * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+		to[i] = (float)((double)(h >> 40) / (1 << 23) - 1);
+		sum += (double)to[i] * (double)to[i];
+	}
+	for (size_t i = 0; size > 1 && i < size; i++)
+		to[i] = (float)((double)to[i] / sqrt(sum));
+}
+
+static int synthetic_embed(struct synthetic_request *r, const struct engine_params *p, struct error *err)
+{
+	size_t size = p->task == ENGINE_RERANK ? 1 : p->dimensions ? (size_t)p->dimensions : VECTOR_SIZE, at = 0;
+	int64_t tokens = 0;
+
+	if (size > VECTOR_SIZE)
+		return error_set(err, E_INVAL, "dimensions is %zu, this model's vectors have %d", size, VECTOR_SIZE);
+	r->vector_size = size;
+	r->vector_count = p->input_count;
+	r->vectors = mem_new(p->input_count * size * sizeof(*r->vectors) + 1);
+	for (size_t i = 0; i < p->input_count; i++) {
+		struct str text;
+		if (p->input_lengths) {
+			text = (struct str){(const char *)(p->prompt_tokens + at),
+			                    (size_t)p->input_lengths[i] * sizeof(int32_t)};
+			at += (size_t)p->input_lengths[i];
+		} else {
+			text = p->inputs[i];
+		}
+		vector_fill(text, 1 + p->prompt.len, r->vectors + i * size, size);
+		tokens += (int64_t)((text.len + p->prompt.len + TOKEN_BYTES - 1) / TOKEN_BYTES);
+	}
+	r->prompt_tokens = tokens > INT32_MAX ? INT32_MAX : (int32_t)tokens;
+	return 0;
+}
+
 static int synthetic_submit(struct engine *engine, const struct engine_params *p, struct engine_request *request,
                             struct error *err)
 {
@@ -167,6 +219,8 @@ static int synthetic_submit(struct engine *engine, const struct engine_params *p
 
 	if (p->json_schema.len || str_equal(p->tool_choice, STR("required")))
 		return error_set(err, E_INVAL, "the synthetic engine cannot honour response_format or tool_choice");
+	if (p->task == ENGINE_TOKENIZE || p->task == ENGINE_DETOKENIZE)
+		return error_set(err, E_UNSUPPORTED, "the synthetic engine has no vocabulary");
 	if (p->echo && p->task == ENGINE_COMPLETION) {
 		kept.prompt = prompt;
 		r->echo_due = true;
@@ -175,15 +229,25 @@ static int synthetic_submit(struct engine *engine, const struct engine_params *p
 	kept.max_tokens = p->max_tokens;
 	engine_copy_init(&r->copy, &kept);
 	answer_init(&r->answer, r->copy.params.stops, r->copy.params.stop_count);
+	r->since_us = loop_now_us(engine->loop);
+	if (p->task == ENGINE_EMBED || p->task == ENGINE_RERANK) {
+		int rc = synthetic_embed(r, p, err);
+		if (rc < 0)
+			return rc;
+		r->copy.params.max_tokens = 0; /* nothing is said */
+		request_queue_join(&s->queue, &r->base.turn, p->tenant, p->tenant_weight);
+		synthetic_arm(s);
+		return 0;
+	}
 	r->prompt_tokens = (int32_t)((prompt.len + TOKEN_BYTES - 1) / TOKEN_BYTES);
 	r->answer_tokens = p->max_tokens >= 0 ? p->max_tokens : ANSWER_TOKENS;
 	int32_t room = engine->info.context_tokens < s->kv_tokens ? engine->info.context_tokens : s->kv_tokens;
 	if (r->answer_tokens > room - r->prompt_tokens)
 		r->answer_tokens = room - r->prompt_tokens; /* < 1: told when its turn comes */
+	r->kv_tokens = r->prompt_tokens + r->answer_tokens;
 	if (s->prefill_us)
 		synthetic_hash(r, prompt);
 	r->words = prompt.len + (prompt.len ? (unsigned char)prompt.base[prompt.len / 2] : 0);
-	r->since_us = loop_now_us(engine->loop);
 	request_queue_join(&s->queue, &r->base.turn, p->tenant, p->tenant_weight);
 	synthetic_arm(s);
 	return 0;
@@ -198,7 +262,7 @@ static void synthetic_leave(struct synthetic_request *r)
 	request_queue_leave(&s->queue, &r->base.turn);
 	if (waited)
 		return;
-	s->kv_used -= r->prompt_tokens + r->answer_tokens;
+	s->kv_used -= r->kv_tokens;
 	if (s->prefilling == r) {
 		s->prefilling = NULL;
 		return;
@@ -242,6 +306,7 @@ static void synthetic_request_fini(struct engine_request *request)
 	answer_fini(&r->answer);
 	engine_copy_fini(&r->copy);
 	free(r->blocks);
+	free(r->vectors);
 }
 
 static void synthetic_done(struct synthetic_request *r, enum engine_finish finish, const struct error *err)
@@ -320,7 +385,7 @@ static bool synthetic_begin(struct synthetic *s, int64_t now)
 	}
 	request_queue_begin(&s->queue, &r->base.turn);
 	s->prefilling = r;
-	s->kv_used += r->prompt_tokens + r->answer_tokens;
+	s->kv_used += r->kv_tokens;
 	r->cached_tokens = synthetic_cached(s, r);
 	synthetic_charge(r, FAIRNESS_INPUT * (r->prompt_tokens - r->cached_tokens));
 	/* Timers are late by up to a millisecond; a busy prefill must not lose that time each time. */
@@ -334,10 +399,30 @@ static bool synthetic_begin(struct synthetic *s, int64_t now)
 	return true;
 }
 
+/* Nothing to say, all is known: the vectors. */
+static void synthetic_vectors(struct synthetic_request *r)
+{
+	const struct engine_event event = {
+	    .kind = ENGINE_DONE,
+	    .finish = FINISH_STOP,
+	    .prompt_tokens = r->prompt_tokens,
+	    .vectors = r->vectors,
+	    .vector_size = r->vector_size,
+	    .vector_count = r->vector_count,
+	};
+
+	synthetic_leave(r);
+	engine_finish_event(&r->base, &event);
+}
+
 static void synthetic_prefilled(struct synthetic *s, int64_t now)
 {
 	struct synthetic_request *r = s->prefilling;
 
+	if (r->vectors) {
+		synthetic_vectors(r);
+		return;
+	}
 	s->prefilling = NULL;
 	if (r->block_count && !s->cache)
 		s->cache = mem_new((s->cache_mask + 1) * sizeof(*s->cache));

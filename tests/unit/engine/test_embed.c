@@ -508,6 +508,70 @@ static void test_strange_texts_embed_or_are_refused(void **state)
 	driver_fini(&d);
 }
 
+static void test_dimensions_are_the_first_ones_of_length_one(void **state)
+{
+	struct driver d;
+	struct got whole = {0}, part = {0};
+	struct str input = STR("the sea");
+	struct engine_params p = embed(&input, 1);
+	(void)state;
+
+	start(&d, "bert");
+	ask(&d, &whole, &p);
+	wait_for(&whole);
+	p.dimensions = 16;
+	ask(&d, &part, &p);
+	wait_for(&part);
+	assert_int_equal(part.size, 16);
+	assert_true(fabs(length(part.vectors, 16) - 1) < 1e-6);
+	assert_true(cosine(part.vectors, whole.vectors, 16) > 0.999999);
+	p.dimensions = SIZE + 1;
+	refuse(&d, p, E_INVAL, "vectors have 64");
+	got_fini(&whole);
+	got_fini(&part);
+	driver_fini(&d);
+}
+
+static void test_the_synthetic_engine_embeds_always_the_same_way(void **state)
+{
+	const struct engine_options options = {
+	    .kind = STR("synthetic"), .slots = 2, .prefill_us_per_token = 1000, .context_tokens = 64};
+	struct str inputs[] = {STR("the sea"), STR("the moon"), STR("the sea")};
+	struct engine_params p = embed(inputs, 3);
+	struct got g = {0}, again = {0};
+	struct driver d;
+	(void)state;
+
+	driver_init(&d, &options);
+	assert_int_equal(engine_info(d.engine)->embedding_size, 32);
+	int64_t begun = clock_mono_us();
+	ask(&d, &g, &p);
+	wait_for(&g);
+	assert_int_equal(g.prompt_tokens, 6);
+	assert_true(clock_mono_us() - begun >= 5000);
+	assert_memory_equal(g.vectors, g.vectors + 64, 32 * sizeof(float));
+	assert_true(fabs(length(g.vectors, 32) - 1) < 1e-5);
+	assert_true(fabs(cosine(g.vectors, g.vectors + 32, 32)) < 0.9);
+	p = (struct engine_params){.task = ENGINE_RERANK, .prompt = STR("q"), .inputs = inputs, .input_count = 3};
+	ask(&d, &again, &p);
+	wait_for(&again);
+	assert_int_equal(again.size, 1);
+	assert_true(again.vectors[0] == again.vectors[2] && again.vectors[0] != again.vectors[1]);
+	refuse(&d, (struct engine_params){.task = ENGINE_TOKENIZE, .prompt = STR("x")}, E_UNSUPPORTED, "vocabulary");
+	/* Canceled while it is computed: the next one goes on. */
+	p = embed(inputs, 3);
+	ask(&d, &again, &p);
+	driver_turns(&d, 1000);
+	engine_cancel(again.request);
+	ask(&d, &again, &p);
+	wait_for(&again);
+	assert_memory_equal(g.vectors, again.vectors, 96 * sizeof(float));
+	assert_true(engine_load(d.engine).kv_usage == 0);
+	got_fini(&g);
+	got_fini(&again);
+	driver_fini(&d);
+}
+
 static void test_a_generating_model_embeds_when_told_how(void **state)
 {
 	struct driver d;
@@ -548,6 +612,8 @@ int main(void)
 	    cmocka_unit_test(test_tokens_and_text_go_round),
 	    cmocka_unit_test(test_what_a_model_cannot_do_is_said),
 	    cmocka_unit_test(test_strange_texts_embed_or_are_refused),
+	    cmocka_unit_test(test_dimensions_are_the_first_ones_of_length_one),
+	    cmocka_unit_test(test_the_synthetic_engine_embeds_always_the_same_way),
 	    cmocka_unit_test(test_a_generating_model_embeds_when_told_how),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
