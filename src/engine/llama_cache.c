@@ -68,10 +68,18 @@ int cache_new(const struct cache_options *o, struct cache **ret_cache, struct er
 	return rc;
 }
 
+static void nobody_waits(void *arg, uint64_t ticket)
+{
+	(void)arg, (void)ticket;
+}
+
 void cache_free(struct cache *cache)
 {
 	if (!cache)
 		return;
+	if (cache->disk)
+		disk_stop(cache->disk);
+	cache_collect(cache, nobody_waits, NULL); /* what was written last counts, too */
 	cache->closing = true;
 	disk_free(cache->disk);
 	prefix_free(cache->tree);

@@ -26,7 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LINGER_US (5 * US_PER_S)
+#define LINGER_US (2 * US_PER_S)
 #define OLD_S (30 * 24 * 3600)
 
 enum { WAITING_BYTES_MAX = 256 << 20, FILES_MAX = 1 << 16, SUM_AT = 96 };
@@ -44,7 +44,7 @@ struct disk {
 	void *arg;
 	struct disk_order *reads, **reads_last, *writes, **writes_last, *done, **done_last;
 	size_t waiting_bytes;
-	bool ending;
+	bool ending, stopped;
 	int64_t ending_us;
 };
 
@@ -480,9 +480,9 @@ int disk_new(const char *folder, const char *model, const struct digest *fingerp
 	return 0;
 }
 
-void disk_free(struct disk *disk)
+void disk_stop(struct disk *disk)
 {
-	if (!disk)
+	if (disk->stopped)
 		return;
 	pthread_mutex_lock(&disk->lock);
 	disk->ending = true;
@@ -490,6 +490,14 @@ void disk_free(struct disk *disk)
 	pthread_cond_signal(&disk->work);
 	pthread_mutex_unlock(&disk->lock);
 	pthread_join(disk->thread, NULL);
+	disk->stopped = true;
+}
+
+void disk_free(struct disk *disk)
+{
+	if (!disk)
+		return;
+	disk_stop(disk);
 	orders_free(disk->reads);
 	orders_free(disk->writes);
 	orders_free(disk->done);
@@ -502,6 +510,12 @@ bool disk_order(struct disk *disk, struct disk_order *order)
 {
 	bool taken = true;
 
+	if (disk->stopped) {
+		assert(order->kind == DISK_REMOVE);
+		unlinkat(disk->folder_fd, order->name, 0);
+		disk_order_free(order);
+		return true;
+	}
 	order->next = NULL;
 	pthread_mutex_lock(&disk->lock);
 	if (order->kind == DISK_READ) {

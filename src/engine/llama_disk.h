@@ -5,7 +5,7 @@
  * to one model; only what the same fingerprint wrote is good, all else that ends in .kv is removed. A file appears
  * whole (written beside, renamed) and is checked by its SHA-256 when read, so no fsync: what a crash tears is thrown
  * away. At the start every file is told as DISK_FOUND, those of short prompts first, then DISK_SCANNED. Files hold
- * prompts in the clear: folder 0700, files 0600. Orders not yet done are bounded in bytes; on free, those there are
+ * prompts in the clear: folder 0700, files 0600. Orders not yet done are bounded in bytes; on stop, those there are
  * still written, for LINGER_US at most. One mutex, a leaf.
  */
 #ifndef MDN_ENGINE_LLAMA_DISK_H
@@ -59,6 +59,7 @@ typedef void disk_wake(void *arg); /* the disk's thread: something was done */
 /* Makes FOLDER/(hash of the model's name) and locks it; E_BUSY: another process or engine uses it. */
 int disk_new(const char *folder, const char *model, const struct digest *fingerprint, disk_wake *wake, void *arg,
              struct disk **ret_disk, struct error *err);
+void disk_stop(struct disk *disk); /* ends the thread: then only take, free and REMOVE, which is done at once */
 void disk_free(struct disk *disk); /* orders not collected go, too; NULL is fine */
 struct disk_order *disk_order_new(enum disk_kind kind);
 void disk_order_free(struct disk_order *order);

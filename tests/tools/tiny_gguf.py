@@ -6,7 +6,7 @@ The tokenizer (vocabulary, merges, special tokens, chat template) comes from an 
 cut to its first tokens and the merges that stay inside it, which leaves a byte-level BPE whole. Weights are rows cut
 from one seeded pool of random numbers: the same arguments always give the same bytes, in a fraction of a second.
 
-    tiny_gguf.py --arch llama --out tiny.gguf            (llama, qwen2, gemma2, gemma3, llama-moe, qwen3moe)
+    tiny_gguf.py --arch llama --out tiny.gguf            (llama, qwen2, gemma2, gemma3, llama-moe, qwen3moe, mamba, lfm2)
     tiny_gguf.py --all DIR                               (one of each)
     tiny_gguf.py --arch bert --pooling mean --out e.gguf (bert, nomic-bert, qwen3: models that embed, or rank: --pooling rank)
 
@@ -21,7 +21,7 @@ import random
 import struct
 import sys
 
-ARCHS = ("llama", "qwen2", "gemma2", "gemma3", "llama-moe", "qwen3moe")
+ARCHS = ("llama", "qwen2", "gemma2", "gemma3", "llama-moe", "qwen3moe", "mamba", "lfm2")
 EMBEDDERS = ("bert", "nomic-bert", "qwen3")  # with pooling
 BERTS = ("bert", "nomic-bert")
 POOLINGS = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
@@ -211,7 +211,33 @@ def arch_kvs(arch, s, vocab):
         kvs["attention.sliding_window"] = (U32, 512)
     if name == "gemma2":
         kvs["attn_logit_softcapping"], kvs["final_logit_softcapping"] = (F32, 50.0), (F32, 30.0)
+    if name == "mamba":
+        kvs.update({"ssm.conv_kernel": (U32, 4), "ssm.inner_size": (U32, 2 * s.embedding), "ssm.state_size": (U32, 16),
+                    "ssm.time_step_rank": (U32, 4)})
+    if name == "lfm2":  # every other layer has attention
+        kvs["shortconv.l_cache"] = (U32, 3)
+        kvs["attention.head_count_kv"] = (ARRAY, (I32, [s.heads_kv * (i % 2) for i in range(s.layers)]))
     return name, {name + "." + k: v for k, v in kvs.items()}
+
+
+def mamba_layer_tensors(s):
+    e, inner, state, rank = s.embedding, 2 * s.embedding, 16, 4
+    yield "attn_norm.weight", [e], "norm"
+    yield "ssm_in.weight", [e, 2 * inner], "matrix"
+    yield "ssm_conv1d.weight", [4, inner], "router"
+    yield "ssm_conv1d.bias", [inner], "bias"
+    yield "ssm_x.weight", [inner, rank + 2 * state], "matrix"
+    yield "ssm_dt.weight", [rank, inner], "router"
+    yield "ssm_dt.bias", [inner], "bias"
+    yield "ssm_a", [state, inner], "decay"
+    yield "ssm_d", [inner], "bias"
+    yield "ssm_out.weight", [inner, e], "matrix"
+
+
+def shortconv_tensors(s):
+    yield "shortconv.conv.weight", [3, s.embedding], "router"
+    yield "shortconv.in_proj.weight", [s.embedding, 3 * s.embedding], "matrix"
+    yield "shortconv.out_proj.weight", [s.embedding, s.embedding], "matrix"
 
 
 def bert_layer_tensors(arch, s):
@@ -231,21 +257,29 @@ def bert_layer_tensors(arch, s):
             yield name + ".bias", dims[1:], "bias"
 
 
-def layer_tensors(arch, s):
-    """(name, dims, is a norm or bias) of one block."""
-    if arch in BERTS:
-        yield from bert_layer_tensors(arch, s)
-        return
+def attention_tensors(arch, s):
     e, q, kv = s.embedding, s.heads * s.head, s.heads_kv * s.head
-    yield "attn_norm.weight", [e], "norm"
     for name, width in (("attn_q", q), ("attn_k", kv), ("attn_v", kv)):
         yield name + ".weight", [e, width], "matrix"
         if arch == "qwen2":
             yield name + ".bias", [width], "bias"
     yield "attn_output.weight", [q, e], "matrix"
-    if arch in ("gemma3", "qwen3", "qwen3moe"):
+    if arch in ("gemma3", "qwen3", "qwen3moe", "lfm2"):
         yield "attn_q_norm.weight", [s.head], "norm"
         yield "attn_k_norm.weight", [s.head], "norm"
+
+
+def layer_tensors(arch, s, i):
+    """(name, dims, is a norm or bias) of the i-th block."""
+    if arch in BERTS:
+        yield from bert_layer_tensors(arch, s)
+        return
+    if arch == "mamba":
+        yield from mamba_layer_tensors(s)
+        return
+    e = s.embedding
+    yield "attn_norm.weight", [e], "norm"
+    yield from shortconv_tensors(s) if arch == "lfm2" and i % 2 == 0 else attention_tensors(arch, s)
     if arch.startswith("gemma"):
         yield "post_attention_norm.weight", [e], "norm"
         yield "post_ffw_norm.weight", [e], "norm"
@@ -270,20 +304,23 @@ def all_tensors(arch, s, vocab):
         yield "token_embd_norm.weight", [s.embedding], "norm"
         yield "token_embd_norm.bias", [s.embedding], "bias"
     else:
-        yield "output_norm.weight", [s.embedding], "norm"
+        yield "%s.weight" % ("token_embd_norm" if arch == "lfm2" else "output_norm"), [s.embedding], "norm"
     if s.pooling == "rank":  # a dense layer and one number
         yield "cls.weight", [s.embedding, s.embedding], "matrix"
         yield "cls.bias", [s.embedding], "bias"
         yield "cls.output.weight", [s.embedding, 1], "matrix"
         yield "cls.output.bias", [1], "bias"
     for i in range(s.layers):
-        for name, dims, role in layer_tensors(arch, s):
+        for name, dims, role in layer_tensors(arch, s, i):
             yield "blk.%d.%s" % (i, name), dims, role
 
 
 def tensor_bytes(weights, dims, role, kind):
     if role == "norm":
         return TYPE_F32, struct.pack("<f", 1.0) * dims[0]
+    if role == "decay":
+        rows = [-1.0 / (1 + i) for i in range(dims[0])]
+        return TYPE_F32, struct.pack("<%df" % dims[0], *rows) * dims[1]
     if role == "bias":
         return TYPE_F32, weights.tensor(dims, TYPE_F32, 0.02)
     if role == "router":

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the models of the engine's tests: models.py STAMP; they lie beside it.
 
-llama, qwen2, gemma3, llama-moe: random weights. tools: with a template that has tool calls and reasoning. broken-template,
+llama, qwen2, gemma3, llama-moe, mamba, lfm2: random weights. tools: with a template that has tool calls and reasoning. broken-template,
 raising-template: templates that cannot be parsed, cannot be rendered. bert, nomic-bert, qwen3-embedding: they embed;
 bert-rank: it ranks. cut, text: files that are no whole model.
 """
@@ -21,7 +21,7 @@ def main():
     def path(name):
         return os.path.join(folder, name + ".gguf")
 
-    for arch in ("llama", "qwen2", "gemma3", "llama-moe"):
+    for arch in ("llama", "qwen2", "gemma3", "llama-moe", "mamba", "lfm2"):
         tiny_gguf.make(path(arch), arch=arch)
     for arch, pooling in (("bert", "cls"), ("nomic-bert", "mean")):
         tiny_gguf.make(path(arch), arch=arch, pooling=pooling)
