@@ -68,7 +68,7 @@ struct engine_params {
 	int32_t logprobs;   /* -1: none; else how many alternatives (0..LIMIT_LOGPROBS) */
 	const struct str *stops;
 	size_t stop_count;
-	bool echo;         /* completion: prompt first */
+	bool echo;         /* completion: prompt first, and its logprobs if there are any */
 	struct str tenant; /* fairness id; also whose cached prompts may be found, unless cache_salt says otherwise */
 	double tenant_weight;  /* share against other tenants; 0: 1 */
 	struct str cache_salt; /* those with the same salt share cached prompts; empty: the tenant's own */
@@ -95,7 +95,7 @@ struct engine_logprob_alternative {
 
 struct engine_logprob {
 	struct str token;
-	float logprob;
+	float logprob; /* NaN: nothing comes before it (a prompt's first token) */
 	const struct engine_logprob_alternative *top;
 	size_t top_count;
 };
@@ -128,6 +128,7 @@ struct engine_load {
 	double decode_tokens_per_s;  /* all streams together, EWMA */
 	double itl_us;               /* recent inter-token latency of one stream */
 	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
+	uint64_t drafted_tokens_total, accepted_tokens_total; /* speculative decoding: guessed; come true */
 	uint64_t expiries_total;               /* not begun in time */
 	uint64_t preemptions_total;            /* requests that lost their slot to others and went back to the queue */
 	uint64_t swaps_total;                  /* ... whose KV waited in host memory meanwhile */

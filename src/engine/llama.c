@@ -22,6 +22,7 @@
 
 enum {
 	CROWD_BYTES = 64 * 1024,
+	DETERMINISTIC_CHUNK = 256,
 	EMBED_SEQUENCES = 64, /* in one batch; llama.cpp's own end is 256 */
 };
 
@@ -48,6 +49,10 @@ struct llama_core {
 	int32_t swa;    /* sliding window; 0: none */
 	bool divisible; /* each token's KV is its own */
 	int32_t spare;  /* the sequence for moving KV about */
+	/* Deterministic: each sequence is computed by itself, and its logits are taken away at once. */
+	int32_t chunk; /* 0: all together */
+	float *rows;
+	int32_t *row_of, rows_used; /* row_of: batch_room */
 };
 
 /* ---- llama.cpp's log --------------------------------------------------------------------------- */
@@ -324,6 +329,50 @@ int llama_box_tokenize(const struct llama_box *box, struct str text, int32_t con
 	return llama_box_tokenize_as(box, text, context, true, true, ret_tokens, ret_count, err);
 }
 
+/* ---- infill ------------------------------------------------------------------------------------ */
+
+static bool box_fills(const struct llama_box *box)
+{
+	return llama_vocab_fim_pre(box->vocab) != LLAMA_TOKEN_NULL &&
+	       llama_vocab_fim_suf(box->vocab) != LLAMA_TOKEN_NULL &&
+	       llama_vocab_fim_mid(box->vocab) != LLAMA_TOKEN_NULL;
+}
+
+/* PRE prompt SUF suffix MID, as llama-server orders them. */
+int llama_box_infill(const struct llama_box *box, const struct engine_params *p, int32_t context, int32_t **ret_tokens,
+                     int32_t *ret_count, struct error *err)
+{
+	const struct llama_vocab *vocab = box->vocab;
+	int32_t *before = NULL, *after = NULL, before_count = 0, after_count = 0, n = 0;
+
+	if (!box_fills(box))
+		return error_set(err, E_INVAL, "suffix: this model was not trained to fill gaps; leave it out");
+	int rc = llama_box_tokenize_as(box, p->suffix, context, false, false, &after, &after_count, err);
+	if (rc == 0 && !p->prompt_token_count)
+		rc = llama_box_tokenize_as(box, p->prompt, context, false, false, &before, &before_count, err);
+	if (rc == 0) {
+		const int32_t *begin = p->prompt_token_count ? p->prompt_tokens : before;
+		int32_t count = p->prompt_token_count ? (int32_t)p->prompt_token_count : before_count;
+		int32_t *tokens = mem_new((size_t)(count + after_count + 4) * sizeof(*tokens));
+		if (llama_vocab_get_add_bos(vocab))
+			tokens[n++] = llama_vocab_bos(vocab);
+		tokens[n++] = llama_vocab_fim_pre(vocab);
+		if (count)
+			memcpy(tokens + n, begin, (size_t)count * sizeof(*tokens));
+		n += count;
+		tokens[n++] = llama_vocab_fim_suf(vocab);
+		if (after_count)
+			memcpy(tokens + n, after, (size_t)after_count * sizeof(*tokens));
+		n += after_count;
+		tokens[n++] = llama_vocab_fim_mid(vocab);
+		*ret_tokens = tokens;
+		*ret_count = n;
+	}
+	free(before);
+	free(after);
+	return rc;
+}
+
 /* ---- queries and documents --------------------------------------------------------------------- */
 
 /* A model that was made from a generating one brings the whole prompt as a template named "rerank". */
@@ -452,6 +501,7 @@ void llama_box_info(const struct llama_box *box, struct engine_info *info)
 	info->rerank = box->pooling == LLAMA_POOLING_TYPE_RANK;
 	info->embedding_size = info->no_generation && !info->rerank ? (int32_t)llama_box_vector_size(box) : 0;
 	info->chat = box->chat != NULL && !info->no_generation;
+	info->infill = box_fills(box) && !info->no_generation;
 }
 
 /* ---- core -------------------------------------------------------------------------------------- */
@@ -493,7 +543,9 @@ static int core_size_kv(const struct llama_box *box, struct llama_settings *sett
 	int64_t wanted = (int64_t)settings->slots * settings->context_tokens;
 	int64_t least = settings->context_tokens + 64 * (int64_t)settings->slots;
 
-	if (settings->kv_tokens > 0) {
+	if (settings->deterministic) /* each slot has its own */
+		least = wanted = (settings->context_tokens + 255) / 256 * 256 * (int64_t)settings->slots;
+	else if (settings->kv_tokens > 0) {
 		wanted = settings->kv_tokens;
 	} else if (available && wanted > (int64_t)(available / 3 / per_token)) {
 		wanted = (int64_t)(available / 3 / per_token);
@@ -557,10 +609,12 @@ static struct llama_context_params core_params(const struct llama_settings *sett
 	params.n_batch = batch;
 	params.n_ubatch = batch < 512 ? batch : 512;
 	params.n_seq_max = (uint32_t)settings->slots + 1;
-	params.n_outputs_max = params.n_seq_max; /* fewer than sequences aborts */
+	params.n_outputs_max = params.n_seq_max + LLAMA_SPARE_OUTPUTS; /* fewer than sequences aborts */
 	params.n_threads = params.n_threads_batch = settings->threads;
 	params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-	params.kv_unified = true;
+	params.kv_unified = !settings->deterministic;
+	if (settings->deterministic)
+		params.n_ctx = (uint32_t)settings->kv_tokens / (uint32_t)settings->slots * params.n_seq_max;
 	params.swa_full = false;
 	params.no_perf = true;
 	params.abort_callback = core_abort;
@@ -611,6 +665,15 @@ static bool core_is_divisible(const struct llama_core *core)
 	       strcmp(architecture, "deepseek4") != 0;
 }
 
+static void core_set_apart(struct llama_core *core, const struct llama_settings *settings)
+{
+	int32_t room = core->batch_room - settings->slots, outputs = settings->slots + 1 + LLAMA_SPARE_OUTPUTS;
+
+	core->chunk = room > DETERMINISTIC_CHUNK ? DETERMINISTIC_CHUNK : room > 0 ? room : 1;
+	core->rows = mem_new((size_t)outputs * (size_t)core->box->vocab_size * sizeof(float));
+	core->row_of = mem_new((size_t)core->batch_room * sizeof(*core->row_of));
+}
+
 int llama_core_new(struct llama_box *box, struct llama_settings *settings, const atomic_bool *stop,
                    struct llama_core **ret_core, struct error *err)
 {
@@ -642,7 +705,9 @@ int llama_core_new(struct llama_box *box, struct llama_settings *settings, const
 	core->batch = llama_batch_init(core->batch_room, 0, 1);
 	core->kv_bytes = kv_bytes_per_token(box->model) * (uint64_t)settings->kv_tokens;
 	core->swa = llama_model_n_swa(box->model);
-	core->divisible = core_is_divisible(core);
+	core->divisible = core_is_divisible(core) && !settings->deterministic; /* that has no cells to share */
+	if (settings->deterministic)
+		core_set_apart(core, settings);
 	core->spare = settings->slots;
 	*ret_core = core;
 	return 0;
@@ -652,6 +717,8 @@ void llama_core_free(struct llama_core *core)
 {
 	if (!core)
 		return;
+	free(core->rows);
+	free(core->row_of);
 	llama_batch_free(core->batch);
 	llama_free(core->context);
 	if (core->pool)
@@ -690,14 +757,75 @@ void llama_core_clear(struct llama_core *core)
 	core->batch.n_tokens = 0;
 }
 
+/* One sequence after the other: what is computed for one does not depend on what else is in the batch. */
+static int core_decode_apart(struct llama_core *core)
+{
+	const struct llama_batch *all = &core->batch;
+	size_t row_size = (size_t)core->box->vocab_size * sizeof(float);
+
+	core->rows_used = 0;
+	for (int32_t from = 0, to; from < all->n_tokens; from = to) {
+		for (to = from; to < all->n_tokens && all->seq_id[to][0] == all->seq_id[from][0]; to++)
+			;
+		struct llama_batch one = {
+		    .n_tokens = to - from,
+		    .token = all->token + from,
+		    .pos = all->pos + from,
+		    .n_seq_id = all->n_seq_id + from,
+		    .seq_id = all->seq_id + from,
+		    .logits = all->logits + from,
+		};
+		int rc = llama_decode(core->context, one);
+		if (rc != 0)
+			return rc == 2 ? 2
+			               : -1; /* no sequence's cache can be full; some were computed, so no second try */
+		for (int32_t row = from; row < to; row++) {
+			if (!all->logits[row])
+				continue;
+			core->row_of[row] = core->rows_used;
+			memcpy(core->rows + (size_t)core->rows_used++ * (size_t)core->box->vocab_size,
+			       llama_get_logits_ith(core->context, row - from), row_size);
+		}
+	}
+	return 0;
+}
+
 int llama_core_decode(struct llama_core *core)
 {
-	return llama_decode(core->context, core->batch);
+	return core->chunk ? core_decode_apart(core) : llama_decode(core->context, core->batch);
+}
+
+int32_t llama_core_chunk(const struct llama_core *core)
+{
+	return core->chunk;
+}
+
+int llama_core_speculate(struct llama_core *core, const struct llama_settings *settings, struct speculate **ret,
+                         struct error *err)
+{
+	struct speculate_options options = {
+	    .draft_path = settings->speculation == LLAMA_SPECULATE_DRAFT ? settings->draft_path : NULL,
+	    .target = core->context,
+	    .pool = core->pool,
+	    .slots = settings->slots,
+	    .threads = settings->threads,
+	    .kv_tokens = settings->kv_tokens,
+	};
+
+	*ret = NULL;
+	if (settings->speculation == LLAMA_SPECULATE_NONE)
+		return 0;
+	if (!core->divisible)
+		return error_set(err, E_UNSUPPORTED,
+		                 "speculate: this model's KV cannot step back over a wrong guess; leave it out");
+	int rc = options.draft_path ? box_check_file(options.draft_path, err) : 0;
+	return rc < 0 ? rc : speculate_new(&options, ret, err);
 }
 
 float *llama_core_logits(struct llama_core *core, int32_t row)
 {
-	float *logits = llama_get_logits_ith(core->context, row);
+	float *logits = core->chunk ? core->rows + (size_t)core->row_of[row] * (size_t)core->box->vocab_size
+	                            : llama_get_logits_ith(core->context, row);
 
 	assert(logits);
 	return logits;

@@ -37,21 +37,65 @@ static void slot_add(struct batch *b, struct slot *slot, int32_t count)
 {
 	struct llama_request *r = slot->request;
 
+	slot->first_row = llama_core_used(b->core);
 	for (int32_t i = 0; i < count; i++) {
 		int32_t position = slot->past + i;
 		bool last = position == r->token_count - 1;
-		int32_t row = llama_core_add(b->core, r->tokens[position], position, slot_seq(b, slot), last);
+		int32_t row = llama_core_add(b->core, r->tokens[position], position, slot_seq(b, slot),
+		                             last || request_scores(r, position));
 		if (last)
 			slot->row = row;
 	}
 	slot->added = count;
 }
 
+/* A stream's token, and the guesses that come after it. */
+static void slot_add_stream(struct batch *b, struct slot *slot)
+{
+	slot_add(b, slot, 1);
+	for (int32_t i = 0; i < slot->drafted; i++)
+		llama_core_add(b->core, slot->draft[i], slot->past + 1 + i, slot_seq(b, slot), true);
+	slot->added += slot->drafted;
+}
+
+/* What a prompt wants of this batch; `scores` rows of it may be looked at, besides the last. */
+static int32_t slot_wants(const struct batch *b, const struct slot *slot, int32_t *scores)
+{
+	const struct llama_request *r = slot->request;
+	int32_t chunk = llama_core_chunk(b->core), missing = slot_goal(b, slot) - slot->past;
+
+	/* The same pieces each time: of the prompt in chunks, of what was generated (and lost) one by one. */
+	if (chunk && slot->past >= r->prompt_count)
+		missing = 1;
+	else if (chunk && missing > chunk - slot->past % chunk)
+		missing = chunk - slot->past % chunk;
+	if (chunk && slot->past + missing > r->prompt_count && slot->past < r->prompt_count)
+		missing = r->prompt_count - slot->past;
+	if (request_scores(r, slot->past)) {
+		if (missing > *scores)
+			missing = chunk && *scores < LLAMA_SPARE_OUTPUTS ? 0 : *scores;
+		*scores -= missing;
+	}
+	return missing;
+}
+
+/* Where pieces must be whole, the oldest prompt gets its own. */
+static void share_whole(struct llama_share *shares, size_t count, int32_t room)
+{
+	struct llama_share *first = NULL;
+
+	for (size_t i = 0; i < count; i++)
+		if (shares[i].wants > 0 && shares[i].wants <= room && (!first || shares[i].order < first->order))
+			first = &shares[i];
+	if (first)
+		first->gets = first->wants;
+}
+
 /* Fills the batch; *ret_prompt of its tokens belong to prompts, the result are streams. */
 static int32_t batch_fill(struct batch *b, int32_t *ret_prompt)
 {
 	size_t prefilling = 0;
-	int32_t streams = 0;
+	int32_t streams = 0, scores = LLAMA_SPARE_OUTPUTS;
 
 	llama_core_clear(b->core);
 	*ret_prompt = 0;
@@ -62,20 +106,25 @@ static int32_t batch_fill(struct batch *b, int32_t *ret_prompt)
 			continue;
 		int32_t missing = slot->request->token_count - slot->past;
 		if (missing == 1 && slot->request->thread.made) {
-			slot_add(b, slot, 1);
+			slot_add_stream(b, slot);
 			streams++;
 		} else {
 			const struct queued *turn = &slot->request->base.turn;
+			missing = slot_wants(b, slot, &scores);
 			b->shares[prefilling++] = (struct llama_share){.slot = slot_seq(b, slot),
-			                                               .wants = slot_goal(b, slot) - slot->past,
+			                                               .wants = missing,
 			                                               .order = turn->order,
 			                                               .service_class = turn->service_class,
 			                                               .service = turn->tenant->service,
 			                                               .tenant = turn->tenant};
 		}
 	}
-	llama_plan_share(b->shares, prefilling,
-	                 llama_plan_budget(llama_core_room(b->core), streams, b->row_rate, b->settings.itl_target_us));
+	if (llama_core_chunk(b->core))
+		share_whole(b->shares, prefilling, llama_core_room(b->core));
+	else
+		llama_plan_share(b->shares, prefilling,
+		                 llama_plan_budget(llama_core_room(b->core), streams, b->row_rate,
+		                                   b->settings.itl_target_us));
 	for (size_t i = 0; i < prefilling; i++) {
 		slot_add(b, &b->slots[b->shares[i].slot], b->shares[i].gets);
 		*ret_prompt += b->shares[i].gets;
@@ -118,14 +167,14 @@ static void ewma(double *value, double sample, double weight)
 	*value = *value > 0 ? *value + weight * (sample - *value) : sample;
 }
 
-static void batch_measure(struct batch *b, int32_t streams, int32_t prompt, int64_t took_us)
+static void batch_measure(struct batch *b, int32_t streams, int32_t prompt, int32_t accepted, int64_t took_us)
 {
 	struct llama_numbers *n = &b->numbers;
 	double took = (double)(took_us > 0 ? took_us : 1);
 
 	n->steps++;
 	if (streams && !prompt) {
-		ewma(&n->decode_rate, streams * 1e6 / took, 0.05);
+		ewma(&n->decode_rate, (streams + accepted) * 1e6 / took, 0.05);
 	} else if (prompt >= 16) {
 		/* A row of a stream costs what one of a prompt costs: both are rows of the same products. */
 		ewma(&b->row_rate, (prompt + streams) * 1e6 / took, 0.2);
@@ -137,7 +186,7 @@ static void batch_measure(struct batch *b, int32_t streams, int32_t prompt, int6
 	if (prompt && streams)
 		n->mixed_steps++;
 	if (streams)
-		ewma(&n->itl_us, took, 0.1);
+		ewma(&n->itl_us, took * streams / (streams + accepted), 0.1);
 }
 
 static void batch_publish(struct batch *b)
@@ -159,30 +208,37 @@ static void batch_publish(struct batch *b)
 	b->numbers.kv_usage = (double)kv_busy(b) / b->settings.kv_tokens;
 }
 
-static void batch_results(struct batch *b)
+/* How many guesses came true. */
+static int32_t batch_results(struct batch *b)
 {
+	int32_t accepted = 0;
+
 	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
 		if (!slot->added)
 			continue;
+		slot_score(b, slot);
 		slot_grew(b, slot);
 		if (slot->row >= 0)
-			slot_next(b, slot);
+			accepted += drafts_verify(b, slot);
 		if (slot->request)
 			request_charge(b, slot->request);
 	}
+	return accepted;
 }
 
 /* False: nothing to compute now. */
 static bool batch_step(struct batch *b)
 {
 	int32_t prompt, streams;
+	int64_t begun_us = clock_mono_us();
 
+	drafts_make(b);
 	do {
 		streams = batch_fill(b, &prompt);
 		if (streams + prompt == 0)
 			return false;
-	} while (!batch_room(b, streams + prompt));
-	int64_t begun_us = clock_mono_us();
+	} while (!batch_room(b, llama_core_used(b->core)));
+	int32_t drafted = llama_core_used(b->core) - streams - prompt;
 	int rc = llama_core_decode(b->core);
 	while (rc == 1 && kv_evict(b))
 		rc = llama_core_decode(b->core);
@@ -196,8 +252,11 @@ static bool batch_step(struct batch *b)
 		batch_fail(b, rc);
 		return true;
 	}
-	batch_results(b);
-	batch_measure(b, streams, prompt, clock_mono_us() - begun_us);
+	int32_t accepted = batch_results(b);
+	int64_t took_us = clock_mono_us() - begun_us;
+	batch_measure(b, streams, prompt, accepted, took_us);
+	if (!prompt)
+		drafts_measure(b, streams, drafted, accepted, took_us);
 	return true;
 }
 
@@ -318,7 +377,7 @@ static int batch_load(struct batch *b, struct error *err)
 	if ((rc = batch_warm(b, &fingerprint, err)) < 0)
 		return rc;
 	batch_make_cache(b, &fingerprint);
-	return 0;
+	return llama_core_speculate(b->core, &b->settings, &b->speculate, err);
 }
 
 void *llama_thread(void *arg)
@@ -347,6 +406,7 @@ void *llama_thread(void *arg)
 	}
 	request_queue_fini(&b.queue);
 	sample_scratch_fini(&b.scratch);
+	speculate_free(b.speculate);
 	cache_free(b.cache);
 	cells_fini(&b.cells);
 	buf_fini(&b.piece);

@@ -18,9 +18,12 @@ struct slot {
 	int32_t *tokens;               /* idle: what the KV holds, owned; busy: NULL, the request has them */
 	int32_t past;                  /* tokens in the KV */
 	int32_t row;                   /* in this batch; -1: no logits asked */
-	int32_t added;                 /* tokens in this batch */
-	uint64_t used;                 /* when it was last given back */
-	struct prefix_salt salt;       /* whose tokens these are */
+	int32_t first_row;
+	int32_t added;                          /* tokens in this batch, guesses too */
+	int32_t drafted, draft[SPECULATE_MOST]; /* guesses behind its token */
+	int32_t settled;                        /* while they are verified: tokens in the KV that are right */
+	uint64_t used;                          /* when it was last given back */
+	struct prefix_salt salt;                /* whose tokens these are */
 	/* Waiting for its beginning, in no batch: */
 	struct slot *leader; /* that computes it, for this request, up to there */
 	struct llama_request *led;
@@ -30,6 +33,11 @@ struct slot {
 	uint64_t ticket;
 	int32_t marks[2];               /* where its state is to be saved; 0: nowhere */
 	int32_t from_memory, from_disk; /* tokens */
+};
+
+struct draft_gain {                         /* of steps that compute streams only; means */
+	double plain_us, drafted_us, yield; /* yield: tokens a stream in a step with guesses */
+	uint32_t steps;
 };
 
 struct batch {
@@ -46,6 +54,8 @@ struct batch {
 	struct cache *cache;
 	struct cells cells;
 	uint64_t tickets;
+	struct speculate *speculate; /* NULL: off */
+	struct draft_gain gain;
 	struct buf piece;
 	struct llama_event *events, **events_last;
 	struct llama_numbers numbers;
@@ -62,6 +72,9 @@ struct error *error_copy(const struct error *err);
 void request_end(struct batch *b, struct llama_request *r, enum engine_finish finish, const struct error *err);
 /* The next token of a request whose logits are there; the slot is released when it was the last. */
 void slot_next(struct batch *b, struct slot *slot);
+/* Is the logprob of the token behind that position of the prompt wanted? */
+bool request_scores(const struct llama_request *r, int32_t position);
+void slot_score(struct batch *b, struct slot *slot); /* those of the rows just computed */
 
 /* ---- llama_slots.c ----------------------------------------------------------------------------- */
 
@@ -74,9 +87,10 @@ struct llama_request *slot_release(struct batch *b, struct slot *slot);
 struct slot *slot_choose(struct batch *b, const struct llama_request *r);
 void slot_begin(struct batch *b, struct slot *slot); /* it has its request now: tells that it starts unless it waits */
 bool slot_waits(const struct slot *slot);            /* for its beginning: not in a batch */
-int32_t slot_goal(const struct batch *b, const struct slot *slot); /* prefill goes no further for now */
-void slot_grew(struct batch *b, struct slot *slot);                /* by what was in the batch */
-void slots_follow(struct batch *b); /* ends the waiting of those whose leader is far enough */
+int32_t slot_goal(const struct batch *b, const struct slot *slot);   /* prefill goes no further for now */
+void slot_cut(struct batch *b, struct slot *slot, int32_t position); /* drops KV behind it */
+void slot_grew(struct batch *b, struct slot *slot);                  /* by what was in the batch */
+void slots_follow(struct batch *b);                    /* ends the waiting of those whose leader is far enough */
 void slot_fetched(void *batch, uint64_t ticket);
 void slots_undo(struct batch *b);       /* what a batch that was broken off may have added */
 void slots_save(struct batch *b);       /* the end: all KV to the cache, and none is left */
@@ -91,6 +105,14 @@ bool kv_fits(const struct batch *b, const struct llama_request *r, int64_t freed
 void slot_leave(struct batch *b, struct slot *slot);
 struct slot *swap_in(struct batch *b, struct llama_request *r); /* into an idle slot; NULL: all are busy */
 void swap_drop(struct batch *b, struct llama_request *r);
+
+/* ---- llama_draft.c ----------------------------------------------------------------------------- */
+
+void drafts_make(struct batch *b); /* for the batch that is filled next */
+/* A row's token, and those that its guesses make known; how many guesses came true. */
+int32_t drafts_verify(struct batch *b, struct slot *slot);
+void drafts_settle(struct batch *b, struct slot *slot); /* wrong guesses leave the KV; before the slot is released */
+void drafts_measure(struct batch *b, int32_t streams, int32_t drafted, int32_t accepted, int64_t took_us);
 
 /* ---- llama_queue.c ----------------------------------------------------------------------------- */
 

@@ -24,6 +24,29 @@ static void settings_free(struct llama_settings *settings)
 	free(settings->model_path);
 	free(settings->model_name);
 	free(settings->cache_folder);
+	free(settings->draft_path);
+}
+
+static int settings_speculate(struct llama_settings *settings, const struct engine_options *options, struct error *err)
+{
+	static const char *const words[] = {"none", "ngram", "draft"};
+	size_t i = 0;
+
+	settings->deterministic = options->deterministic;
+	while (i < 3 && options->speculate.len && !str_equal(options->speculate, str_from(words[i])))
+		i++;
+	if (i == 3)
+		return error_set(err, E_INVAL, "speculate \"" STR_FMT "\" is unknown: none, ngram or draft",
+		                 STR_ARG(options->speculate));
+	settings->speculation = (enum llama_speculation)i;
+	if (settings->speculation == LLAMA_SPECULATE_DRAFT && !options->draft_path.len)
+		return error_set(err, E_INVAL, "speculate is \"draft\": name the small model in draft_path");
+	if (settings->speculation && options->deterministic)
+		return error_set(err, E_INVAL,
+		                 "deterministic and speculate exclude each other: how many tokens are "
+		                 "computed at once changes the last bits");
+	settings->draft_path = str_dup(options->draft_path);
+	return 0;
 }
 
 int engine_llama_new(const struct engine_options *options, struct engine **ret_engine, struct error *err)
@@ -53,6 +76,12 @@ int engine_llama_new(const struct engine_options *options, struct engine **ret_e
 		free(e);
 		return error_set(err, E_INVAL, "pooling \"" STR_FMT "\" is unknown: mean, cls, last or empty",
 		                 STR_ARG(options->pooling));
+	}
+	if (settings_speculate(&e->settings, options, err) < 0) {
+		int rc = err->code;
+		settings_free(&e->settings);
+		free(e);
+		return rc;
 	}
 	/* Sequence ids end at 255 in llama.cpp, and one is kept for moving KV about. */
 	if (e->settings.slots > 254)
@@ -139,6 +168,30 @@ static struct prefix_salt salt_of(const struct engine_params *p)
 	return salt;
 }
 
+static int llama_tokenize_prompt(struct llama_request *r, const struct llama_box *box, int32_t context,
+                                 struct error *err)
+{
+	const struct engine_params *p = &r->copy.params;
+
+	if (p->task == ENGINE_CHAT)
+		return llama_box_tokenize(box, r->prompt->text, context, &r->tokens, &r->token_count, err);
+	if (p->prompt_token_count > (size_t)context)
+		return error_set(err, E_LIMIT, "the prompt has %zu tokens, the context %d: shorten the prompt",
+		                 p->prompt_token_count, context);
+	for (size_t i = 0; i < p->prompt_token_count; i++)
+		if (p->prompt_tokens[i] < 0 || p->prompt_tokens[i] >= llama_box_vocab(box))
+			return error_set(err, E_INVAL, "prompt: %d is no token of this model, it has 0 to %d",
+			                 p->prompt_tokens[i], llama_box_vocab(box) - 1);
+	if (p->suffix.len)
+		return llama_box_infill(box, p, context, &r->tokens, &r->token_count, err);
+	if (!p->prompt_token_count)
+		return llama_box_tokenize(box, p->prompt, context, &r->tokens, &r->token_count, err);
+	r->token_count = (int32_t)p->prompt_token_count;
+	r->tokens = mem_new(p->prompt_token_count * sizeof(*r->tokens));
+	memcpy(r->tokens, p->prompt_tokens, p->prompt_token_count * sizeof(*r->tokens));
+	return 0;
+}
+
 /* In the job pool: nothing but the request's own parts and the immutable box. */
 static void llama_prepare(void *arg)
 {
@@ -164,8 +217,7 @@ static void llama_prepare(void *arg)
 		return;
 	if (r->prompt && r->prompt->parsed)
 		r->reader = chat_reader_new(r->prompt);
-	struct str text = r->copy.params.task == ENGINE_CHAT ? r->prompt->text : r->copy.params.prompt;
-	if (llama_box_tokenize(e->box, text, e->base.info.context_tokens, &r->tokens, &r->token_count, err) < 0)
+	if (llama_tokenize_prompt(r, e->box, e->base.info.context_tokens, err) < 0)
 		return;
 	r->prompt_count = r->token_room = r->token_count;
 	r->salt = salt_of(&r->copy.params);
@@ -260,6 +312,8 @@ static void llama_request_fini(struct engine_request *request)
 	buf_fini(&r->thread.logprobs.bytes);
 	free(r->thread.logprobs.entries);
 	free(r->thread.stops);
+	free(r->thread.pending);
+	free(r->thread.pending_at);
 	free(r->thread.swap.blob);
 	free(r->tokens);
 	engine_copy_fini(&r->copy);
@@ -274,6 +328,8 @@ static bool llama_deliver_text(struct llama_request *r, const struct llama_event
 	    .text = {in->text, in->text_len},
 	    .logprobs = in->logprobs,
 	    .logprob_count = in->logprob_count,
+	    .tokens = in->token_ids,
+	    .token_count = in->token_count,
 	    .prompt_tokens = r->prompt_count,
 	    .cached_tokens = r->cached_count,
 	    .completion_tokens = in->made,
@@ -368,6 +424,7 @@ void llama_event_free(struct llama_event *event)
 		llama_box_unref(event->box);
 	free(event->err);
 	free(event->logprobs);
+	free(event->token_ids);
 	free(event);
 }
 
@@ -404,6 +461,8 @@ static void llama_load(const struct engine *engine, struct engine_load *load)
 	load->prefill_tokens_per_s = n.prefill_rate;
 	load->decode_tokens_per_s = n.decode_rate;
 	load->itl_us = n.itl_us;
+	load->drafted_tokens_total = n.drafted;
+	load->accepted_tokens_total = n.accepted;
 	load->preemptions_total = n.preemptions;
 	load->swaps_total = n.swaps;
 	load->swapped_bytes = n.swapped_bytes;
@@ -440,6 +499,12 @@ struct llama_numbers engine_llama_numbers(struct engine *engine)
 	if (engine->ops != &engine_llama_ops)
 		return (struct llama_numbers){0};
 	return llama_mail_numbers(&((struct llama_engine *)engine)->mail);
+}
+
+void engine_llama_draft_always(struct engine *engine)
+{
+	if (engine->ops == &engine_llama_ops)
+		atomic_store(&((struct llama_engine *)engine)->drafts_always, true);
 }
 
 const struct engine_ops engine_llama_ops = {

@@ -21,10 +21,17 @@
 #include "base/digest.h"
 #include "core/prefix.h"
 
+#include "engine/speculate.h"
+
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { UNDELIVERED_MAX = 64 };
+enum {
+	UNDELIVERED_MAX = 64,
+	LLAMA_SPARE_OUTPUTS = 16, /* rows of a batch that may want logits besides one a slot */
+};
+
+enum llama_speculation { LLAMA_SPECULATE_NONE, LLAMA_SPECULATE_NGRAM, LLAMA_SPECULATE_DRAFT };
 
 /* ---- llama.c: the model ----------------------------------------------------------------------- */
 
@@ -39,6 +46,9 @@ struct llama_settings {
 	char *model_name, *cache_folder; /* empty: no cache on disk */
 	uint64_t cache_memory_bytes, cache_disk_bytes;
 	bool mlock;
+	bool deterministic;
+	enum llama_speculation speculation;
+	char *draft_path;
 	atomic_int *permille; /* of loading; NULL: nobody asks */
 	int32_t pooling;      /* of models that have none of their own: llama_pooling_named; 0: they generate */
 };
@@ -56,6 +66,9 @@ int llama_box_tokenize(const struct llama_box *box, struct str text, int32_t con
                        int32_t *ret_count, struct error *err);
 int llama_box_tokenize_as(const struct llama_box *box, struct str text, int32_t context, bool add_special,
                           bool parse_special, int32_t **ret_tokens, int32_t *ret_count, struct error *err);
+/* A completion's prompt and suffix around a gap, as the model was trained to fill it: E_INVAL where it was not. */
+int llama_box_infill(const struct llama_box *box, const struct engine_params *params, int32_t context,
+                     int32_t **ret_tokens, int32_t *ret_count, struct error *err);
 /* A query and a document as the model was trained to compare them. */
 int llama_box_pair(const struct llama_box *box, struct str query, struct str document, int32_t context,
                    int32_t **ret_tokens, int32_t *ret_count, struct error *err);
@@ -84,6 +97,11 @@ int32_t llama_core_add(struct llama_core *core, int32_t token, int32_t position,
 void llama_core_clear(struct llama_core *core);
 int llama_core_decode(struct llama_core *core);         /* llama_decode's result: 0, 1 no room, 2 stopped, < 0 failed */
 int32_t llama_core_used(const struct llama_core *core); /* tokens in the batch */
+/* Tokens of a prompt that are always computed together, however busy the batch is; 0: any number may be. */
+int32_t llama_core_chunk(const struct llama_core *core);
+/* What settings ask for; *ret is NULL where they ask for nothing. */
+int llama_core_speculate(struct llama_core *core, const struct llama_settings *settings, struct speculate **ret,
+                         struct error *err);
 float *llama_core_logits(struct llama_core *core, int32_t row);
 const float *llama_core_embedding(struct llama_core *core, int32_t seq); /* pooled; NULL: none */
 void llama_core_forget(struct llama_core *core);                         /* all of the KV cache */
@@ -159,6 +177,10 @@ struct llama_request {
 		} swap;               /* KV while it waits again */
 		int32_t made, cached, charged;
 		bool started, echo_due, failed;
+		bool scores;      /* logprobs of the prompt are wanted */
+		int32_t scored;   /* tokens of it that have theirs */
+		int32_t *pending; /* tokens whose text was not sent yet, and where that begins in the answer */
+		size_t *pending_at, pending_count, pending_room;
 	} thread;
 };
 
@@ -172,6 +194,8 @@ struct llama_event {
 	enum engine_finish finish;
 	struct engine_logprob *logprobs; /* one block with all they point to */
 	size_t logprob_count;
+	int32_t *token_ids; /* heap */
+	size_t token_count;
 	struct error *err;     /* DONE, LOADED; heap */
 	struct llama_box *box; /* LOADED: a reference */
 	struct engine_info info;
@@ -184,6 +208,7 @@ struct llama_numbers { /* what the thread publishes */
 	double kv_usage, prefill_rate, decode_rate, itl_us;
 	uint64_t cached_cells, cached_memory, cached_disk; /* prompt tokens found there */
 	uint64_t cache_memory_bytes, cache_disk_bytes;
+	uint64_t drafted, accepted;                 /* tokens guessed; those that came true */
 	uint64_t steps, prefill_steps, mixed_steps; /* batches; those with prompt tokens; those with both kinds */
 	uint64_t prompt_computed;                   /* tokens */
 	uint64_t preemptions, swaps, swapped_bytes; /* see struct engine_load */
@@ -228,6 +253,7 @@ struct llama_engine {
 	int refs; /* loop side: the engine itself, jobs, a post on its way */
 	bool delivering;
 	atomic_int loaded_permille;
+	atomic_bool drafts_always;
 };
 
 /* ---- llama_embed.c ----------------------------------------------------------------------------- */
@@ -243,5 +269,7 @@ void llama_event_free(struct llama_event *event);
 
 /* For tests: counters of the batch; zero for other kinds of engine. */
 struct llama_numbers engine_llama_numbers(struct engine *engine);
+/* For tests: guesses even where they do not pay. */
+void engine_llama_draft_always(struct engine *engine);
 
 #endif

@@ -30,6 +30,7 @@ void request_accept(struct batch *b, struct llama_request *r)
 	sampler_init(&r->thread.sampler, &p->sampling, p->sampling.has_seed ? p->sampling.seed : rng_seed());
 	sampler_prompt(&r->thread.sampler, r->tokens, (size_t)r->token_count);
 	r->thread.echo_due = p->echo && p->task == ENGINE_COMPLETION;
+	r->thread.scores = r->thread.echo_due && p->logprobs >= 0 && !p->suffix.len;
 	request_queue_join(&b->queue, &r->base.turn, p->tenant, p->tenant_weight);
 }
 

@@ -60,6 +60,11 @@ static void slot_keep(struct batch *b, struct slot *slot, int32_t position)
 	slot->past = kept;
 }
 
+void slot_cut(struct batch *b, struct slot *slot, int32_t position)
+{
+	slot_keep(b, slot, position);
+}
+
 void slot_empty(struct batch *b, struct slot *slot)
 {
 	slot_keep(b, slot, 0);
@@ -385,7 +390,7 @@ static struct slot *find_leader(struct batch *b, const struct slot *slot, const 
 static void slot_mark(struct batch *b, struct slot *slot, const struct llama_request *r)
 {
 	slot->marks[0] = slot->marks[1] = 0;
-	if (llama_core_divisible(b->core))
+	if (llama_core_divisible(b->core) || b->settings.deterministic)
 		return;
 	int32_t known = cache_find(b->cache, &r->salt, r->tokens, r->token_count - 1).known, end = r->token_count - 1;
 	if (known >= slot->past + MARK_LEAST)
@@ -468,8 +473,26 @@ static struct choice choose(struct batch *b, const struct llama_request *r)
 	return c;
 }
 
+/* Without looking for what others have computed: its bits depend on how that was cut into batches, and logits of the
+ * prompt are not kept. */
+static struct slot *slot_choose_fresh(struct batch *b, const struct llama_request *r)
+{
+	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
+		if (slot->request)
+			continue;
+		slot_save(b, slot);
+		slot_empty(b, slot);
+		slot->salt = r->salt;
+		slot->from_memory = slot->from_disk = 0;
+		return slot;
+	}
+	return NULL;
+}
+
 struct slot *slot_choose(struct batch *b, const struct llama_request *r)
 {
+	if (b->settings.deterministic || r->thread.scores)
+		return slot_choose_fresh(b, r);
 	struct choice c = choose(b, r);
 	bool shares = c.busy_common > c.own_common;
 	struct slot *slot = shares ? c.empty : c.own;

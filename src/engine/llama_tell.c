@@ -8,6 +8,7 @@
 
 #include "base/limits.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* So many tokens that a grammar refuses are replaced singly, by a pass over the logits each, before all that it
@@ -186,6 +187,38 @@ static void token_append(struct llama_request *r, int32_t token)
 	r->tokens[r->token_count++] = token;
 }
 
+static void pending_add(struct llama_request *r, int32_t token)
+{
+	if (r->thread.pending_count == r->thread.pending_room) {
+		r->thread.pending_room = r->thread.pending_room ? 2 * r->thread.pending_room : 16;
+		r->thread.pending = mem_resize(r->thread.pending, r->thread.pending_room, sizeof(*r->thread.pending));
+		r->thread.pending_at =
+		    mem_resize(r->thread.pending_at, r->thread.pending_room, sizeof(*r->thread.pending_at));
+	}
+	r->thread.pending[r->thread.pending_count] = token;
+	r->thread.pending_at[r->thread.pending_count++] = r->thread.answer.decided + r->thread.answer.held.len;
+}
+
+/* Those whose text begins in what is shown go with it. */
+static void pending_flush(struct llama_request *r, struct llama_event *event)
+{
+	const struct answer *answer = &r->thread.answer;
+	size_t n = 0;
+
+	while (n < r->thread.pending_count &&
+	       (r->thread.pending_at[n] < answer->decided || (!answer->held.len && !answer->stopped)))
+		n++;
+	if (!n)
+		return;
+	event->token_ids = mem_new(n * sizeof(*event->token_ids));
+	event->token_count = n;
+	memcpy(event->token_ids, r->thread.pending, n * sizeof(*event->token_ids));
+	r->thread.pending_count -= n;
+	memmove(r->thread.pending, r->thread.pending + n, r->thread.pending_count * sizeof(*r->thread.pending));
+	memmove(r->thread.pending_at, r->thread.pending_at + n,
+	        r->thread.pending_count * sizeof(*r->thread.pending_at));
+}
+
 static void request_tell(struct batch *b, struct llama_request *r, int32_t tokens)
 {
 	struct str ready = answer_ready(&r->thread.answer);
@@ -195,17 +228,62 @@ static void request_tell(struct batch *b, struct llama_request *r, int32_t token
 		return;
 	struct llama_event *event = event_new(b, r, LLAMA_TEXT, ready);
 	logprobs_flush(r, event);
+	pending_flush(r, event);
 	event->tokens = tokens;
 	atomic_fetch_add(&r->undelivered, tokens);
 	answer_taken(&r->thread.answer);
 }
 
-static void request_echo(struct llama_request *r)
+/* ---- the prompt -------------------------------------------------------------------------------- */
+
+bool request_scores(const struct llama_request *r, int32_t position)
 {
+	return r->thread.scores && position + 1 >= r->thread.scored && position + 1 < r->prompt_count;
+}
+
+static void prompt_begins(struct batch *b, struct llama_request *r)
+{
+	if (r->thread.scored == 0)
+		logprobs_note(b, r, r->tokens[0], NAN, 0, NULL, 0);
+	r->thread.scored = r->thread.scored ? r->thread.scored : 1;
+}
+
+void slot_score(struct batch *b, struct slot *slot)
+{
+	struct llama_request *r = slot->request;
+	int32_t vocab = b->scratch.vocab, wanted = r->copy.params.logprobs;
+	struct sample_candidate top[LIMIT_LOGPROBS];
+
+	for (int32_t i = 0; i < slot->added; i++) {
+		int32_t position = slot->past + i;
+		if (!request_scores(r, position))
+			continue;
+		prompt_begins(b, r);
+		const float *logits = llama_core_logits(b->core, slot->first_row + i);
+		size_t count =
+		    sample_top(logits, vocab, (size_t)(wanted < LIMIT_LOGPROBS ? wanted : LIMIT_LOGPROBS), top);
+		int32_t token = r->tokens[position + 1];
+		logprobs_note(b, r, token, logits[token], sample_log_sum(logits, vocab), top, count);
+		r->thread.scored = position + 2;
+	}
+}
+
+static void request_echo(struct batch *b, struct llama_request *r)
+{
+	const struct engine_params *p = &r->copy.params;
+	struct error err;
+
 	if (!r->thread.echo_due)
 		return;
 	r->thread.echo_due = false;
-	buf_append_str(&r->thread.answer.ready, r->copy.params.prompt);
+	if (p->prompt_token_count)
+		llama_box_detokenize(b->box, p->prompt_tokens, p->prompt_token_count, &r->thread.answer.ready, &err);
+	else
+		buf_append_str(&r->thread.answer.ready, p->prompt);
+	if (r->thread.scores) {
+		prompt_begins(b, r);
+		request_tell(b, r, 0);
+	}
 }
 
 /* The next token of a request whose logits are there. */
@@ -217,7 +295,7 @@ void slot_next(struct batch *b, struct slot *slot)
 	bool ended = true;
 	enum engine_finish finish = FINISH_STOP;
 
-	request_echo(r);
+	request_echo(b, r);
 	if (p->max_tokens == 0) {
 		finish = FINISH_LENGTH;
 	} else {
@@ -227,6 +305,7 @@ void slot_next(struct batch *b, struct slot *slot)
 			finish = FINISH_ERROR;
 		} else if (!llama_box_ends(b->box, token)) {
 			token_append(r, token);
+			pending_add(r, token);
 			r->thread.made++;
 			stopped = answer_add(&r->thread.answer,
 			                     llama_box_piece(b->box, token, token_is_shown(r, token), &b->piece));
@@ -241,6 +320,7 @@ void slot_next(struct batch *b, struct slot *slot)
 		logprobs_trim(r);
 	request_tell(b, r, 1);
 	if (ended) {
+		drafts_settle(b, slot);
 		slot_release(b, slot);
 		request_end(b, r, finish, finish == FINISH_ERROR ? &err : NULL);
 	}
