@@ -282,6 +282,7 @@ static int start_gateway(struct node *n, struct error *err)
 		    .context_tokens = (int32_t)c->context,
 		    .batch_tokens = (int32_t)c->batch_tokens,
 		    .threads = (int32_t)c->threads,
+		    .pooling = str_from(c->pooling),
 		},
 	    .open = c->open,
 	    .access_log = c->access_log,

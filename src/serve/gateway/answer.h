@@ -36,6 +36,7 @@ struct api_answer {
 	const struct api_request *in;
 	const char *id, *model, *fingerprint; /* the model as resolved */
 	int64_t created_s;
+	int32_t context_tokens;
 	int64_t begun_us, started_us, first_us; /* monotonic: received, prefill, first token; 0: not yet */
 	struct api_choice *choices;
 	size_t count;

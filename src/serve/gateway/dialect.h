@@ -42,5 +42,7 @@ struct dialect {
 };
 
 extern const struct dialect dialect_chat, dialect_completion; /* dialect_openai.c */
+extern const struct dialect dialect_embeddings, dialect_rerank;
+extern const struct dialect dialect_tokenize, dialect_detokenize; /* dialect_tokenize.c */
 
 #endif

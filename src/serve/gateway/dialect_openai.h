@@ -6,6 +6,8 @@
 #include "serve/gateway/dialect.h"
 
 int openai_parse_chat(yyjson_val *root, struct api_request *r, struct fault *fault);
+/* Messages and tools alone. */
+int openai_parse_messages(yyjson_val *root, struct api_request *r, struct fault *fault);
 int openai_parse_completion(yyjson_val *root, struct api_request *r, struct fault *fault);
 
 #endif

@@ -267,6 +267,11 @@ static int parse_tools(yyjson_val *root, struct api_request *r, struct fault *f)
 	return 0;
 }
 
+int openai_parse_messages(yyjson_val *root, struct api_request *r, struct fault *f)
+{
+	return parse_messages(root, r, f) < 0 || parse_tools(root, r, f) < 0 ? f->err.code : 0;
+}
+
 static int parse_tool_choice(yyjson_val *root, struct api_request *r, struct fault *f)
 {
 	yyjson_val *choice = yyjson_obj_get(root, "tool_choice"), *name;

@@ -90,6 +90,12 @@ static const struct route_line {
 } routes[] = {
     {"/v1/chat/completions", .key = true, .dialect = &dialect_chat},
     {"/v1/completions", .key = true, .dialect = &dialect_completion},
+    {"/v1/embeddings", .key = true, .dialect = &dialect_embeddings},
+    {"/v1/rerank", .key = true, .dialect = &dialect_rerank},
+    {"/v2/rerank", .key = true, .dialect = &dialect_rerank},
+    {"/rerank", .key = true, .dialect = &dialect_rerank},
+    {"/tokenize", .key = true, .dialect = &dialect_tokenize},
+    {"/detokenize", .key = true, .dialect = &dialect_detokenize},
     {"/v1/models", .get = true, .key = true, .answer = get_models},
     {"/v1/models/", .prefix = true, .get = true, .key = true, .answer = get_model},
     {"/health", .get = true, .answer = get_health},
@@ -253,7 +259,8 @@ static void on_settle(void *arg)
 
 static void copy_engine_options(struct gateway *g, const struct engine_options *from)
 {
-	struct str *texts[] = {&g->engine.kind, &g->engine.remote_url, &g->engine.remote_key, &g->engine.remote_model};
+	struct str *texts[] = {&g->engine.kind, &g->engine.remote_url, &g->engine.remote_key, &g->engine.remote_model,
+	                       &g->engine.pooling};
 
 	g->engine = *from;
 	g->engine.model_path = g->engine.model_name = STR("");

@@ -312,6 +312,7 @@ static struct engine_params local_params(const struct request *r)
 	    .input_count = in->input_count,
 	    .input_lengths = in->input_lengths,
 	    .plain_tokens = in->plain_tokens,
+	    .dimensions = in->dimensions,
 	    .pieces = in->pieces,
 	    .no_generation_prompt = in->no_generation_prompt,
 	    .tool_choice = in->tool_choice,
@@ -367,6 +368,7 @@ static void local_init(struct local *l, struct request *r, struct model *m, size
 	l->answer.model = r->model;
 	l->answer.fingerprint = m->fingerprint;
 	l->answer.created_s = r->created_s;
+	l->answer.context_tokens = m->engine ? engine_info(m->engine)->context_tokens : 0;
 	l->answer.begun_us = r->begun_us;
 	for (size_t i = 0; i < count; i++) {
 		l->choices[i].local = l;

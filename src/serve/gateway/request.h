@@ -50,6 +50,7 @@ struct api_request {
 	struct str *inputs; /* owned; embed: texts, rerank: documents */
 	size_t input_count;
 	int32_t *input_lengths; /* owned; embed: so many of the first prompt's tokens are each input */
+	int32_t dimensions;     /* embed; 0: all */
 	bool plain_tokens, pieces, no_generation_prompt; /* tokenize */
 	bool stream, include_usage, echo;
 	int32_t n, best_of, max_tokens, logprobs;
