@@ -75,6 +75,8 @@ static const struct rule {
     {"slots", "1 to 1024"},
     {"context", "64 to 16777216"},
     {"batch_tokens", "1 to 65536"},
+    {"itl_target", "1ms to 1m"},
+    {"queue_wait", "0s to 1d"},
     {"threads", "0 to 1024"},
     {"drain_deadline", "0s to 1d"},
 };

@@ -62,6 +62,6 @@ void llama_plan_share(struct llama_share *shares, size_t count, int32_t budget)
 		if (ends && !is_with_first(shares, i) && budget > LEAST_TOKENS)
 			budget = LEAST_TOKENS;
 		budget -= give(&shares[i], budget);
-		ends |= shares[i].gets == shares[i].wants;
+		ends |= shares[i].wants && shares[i].gets == shares[i].wants;
 	}
 }

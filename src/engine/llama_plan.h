@@ -16,7 +16,7 @@
 
 struct llama_share {
 	int32_t slot;
-	int32_t wants;  /* tokens still to compute, > 0 */
+	int32_t wants;  /* tokens still to compute; 0: none now */
 	uint64_t order; /* smaller came first */
 	int service_class;
 	double service;     /* of its tenant */

@@ -129,6 +129,16 @@ static void put_models(const struct gateway *g, struct buf *out)
 	           load.decode_tokens_per_s);
 	EACH_MODEL("mdn_engine_cancels_total", "counter", "Requests cancelled in the engine.", "%llu",
 	           (unsigned long long)load.cancels_total);
+	EACH_MODEL("mdn_engine_expiries_total", "counter", "Requests that did not begin before their deadline.", "%llu",
+	           (unsigned long long)load.expiries_total);
+	EACH_MODEL("vllm:num_preemptions_total", "counter", "Requests that gave up their slot to others.", "%llu",
+	           (unsigned long long)load.preemptions_total);
+	EACH_MODEL("mdn_engine_swaps_total", "counter", "Preempted requests whose KV waited in host memory.", "%llu",
+	           (unsigned long long)load.swaps_total);
+	EACH_MODEL("mdn_engine_swapped_bytes", "gauge", "KV of preempted requests in host memory now.", "%llu",
+	           (unsigned long long)load.swapped_bytes);
+	EACH_MODEL("mdn_engine_prompt_computed_tokens_total", "counter", "Prompt tokens computed, again included.",
+	           "%llu", (unsigned long long)load.prompt_computed_tokens_total);
 }
 
 static void put_finished(const struct gateway *g, struct buf *out)
