@@ -8,6 +8,7 @@
 #include "cli/node_room.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "cli/model_files.h"
 #include "cli/systemd.h"
@@ -267,6 +268,7 @@ static int start_gateway(struct node *n, struct error *err)
 	const struct config *c = n->config;
 	if (!node_has(n, ROLE_EDGE))
 		return 0;
+	char *cache_folder = file_join(str_from(c->data), "prefix");
 	struct gateway_options o = {
 	    .client = member_client(n->member),
 	    .self_id = member_id(n->member),
@@ -285,6 +287,9 @@ static int start_gateway(struct node *n, struct error *err)
 		    .queue_us = c->queue_wait_us,
 		    .swap_bytes = c->swap_max,
 		    .threads = (int32_t)c->threads,
+		    .cache_folder = str_from(cache_folder),
+		    .cache_memory_bytes = c->prefix_cache_memory ? c->prefix_cache_memory : 1, /* room for nothing */
+		    .cache_disk_bytes = c->prefix_cache_disk,
 		    .pooling = str_from(c->pooling),
 		},
 	    .open = c->open,
@@ -295,6 +300,7 @@ static int start_gateway(struct node *n, struct error *err)
 	int rc = machine_describe(c, &n->machine, err);
 	if (rc == 0)
 		rc = gateway_new(n->loop, &o, &n->gateway, err);
+	free(cache_folder);
 	if (rc)
 		return rc;
 	gateway_set_memory(n->gateway, c->memory_max);

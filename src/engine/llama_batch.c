@@ -21,6 +21,7 @@
 enum {
 	CACHE_SHARE =
 	    8, /* of the memory available at the start, if nobody says; as much for KV of interrupted requests */
+	CACHE_MOST = 4, /* of it, whatever somebody says */
 	CACHE_BYTES_MAX = 1 << 30,
 };
 
@@ -122,9 +123,9 @@ static int32_t batch_fill(struct batch *b, int32_t *ret_prompt)
 	if (llama_core_chunk(b->core))
 		share_whole(b->shares, prefilling, llama_core_room(b->core));
 	else
-		llama_plan_share(b->shares, prefilling,
-		                 llama_plan_budget(llama_core_room(b->core), streams, b->row_rate,
-		                                   b->settings.itl_target_us));
+		llama_plan_share(
+		    b->shares, prefilling,
+		    llama_plan_budget(llama_core_room(b->core), streams, b->row_rate, b->settings.itl_target_us));
 	for (size_t i = 0; i < prefilling; i++) {
 		slot_add(b, &b->slots[b->shares[i].slot], b->shares[i].gets);
 		*ret_prompt += b->shares[i].gets;
@@ -336,7 +337,8 @@ static void cache_arrived(void *mail)
 
 static void batch_make_cache(struct batch *b, const struct digest *fingerprint)
 {
-	uint64_t share = llama_memory_available() / CACHE_SHARE;
+	uint64_t available = llama_memory_available();
+	uint64_t share = available / CACHE_SHARE, most = available / CACHE_MOST;
 
 	share = share < CACHE_BYTES_MAX ? share : CACHE_BYTES_MAX;
 	b->swap_max = b->settings.swap_bytes ? b->settings.swap_bytes : share;
@@ -353,7 +355,7 @@ static void batch_make_cache(struct batch *b, const struct digest *fingerprint)
 	};
 
 	if (b->settings.cache_memory_bytes)
-		options.memory_bytes = b->settings.cache_memory_bytes;
+		options.memory_bytes = b->settings.cache_memory_bytes < most ? b->settings.cache_memory_bytes : most;
 	if (cache_new(&options, &b->cache, &err) < 0)
 		log_warn("engine", "no prefix cache on disk: %s", err.text);
 }

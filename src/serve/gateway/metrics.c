@@ -141,6 +141,21 @@ static void put_models(const struct gateway *g, struct buf *out)
 	           "%llu", (unsigned long long)load.prompt_computed_tokens_total);
 }
 
+static void put_cache(const struct gateway *g, struct buf *out)
+{
+	EACH_MODEL("mdn_prefix_cache_cells_tokens_total", "counter",
+	           "Prompt tokens found in the KV cache itself, of this and of other requests.", "%llu",
+	           (unsigned long long)load.cached_cells_total);
+	EACH_MODEL("mdn_prefix_cache_memory_tokens_total", "counter", "Prompt tokens found in copies in memory.",
+	           "%llu", (unsigned long long)load.cached_memory_total);
+	EACH_MODEL("mdn_prefix_cache_disk_tokens_total", "counter", "Prompt tokens found on disk.", "%llu",
+	           (unsigned long long)load.cached_disk_total);
+	EACH_MODEL("mdn_prefix_cache_memory_bytes", "gauge", "Copies of KV in memory.", "%llu",
+	           (unsigned long long)load.cache_memory_bytes);
+	EACH_MODEL("mdn_prefix_cache_disk_bytes", "gauge", "Copies of KV on disk.", "%llu",
+	           (unsigned long long)load.cache_disk_bytes);
+}
+
 static void put_finished(const struct gateway *g, struct buf *out)
 {
 	static const char *const reasons[] = {
@@ -190,6 +205,7 @@ void metrics_format(struct gateway *g, struct buf *out)
 	double age = g->map.received_us ? (double)(loop_now_us(g->loop) - g->map.received_us) / US_PER_S : -1;
 
 	put_models(g, out);
+	put_cache(g, out);
 	put_finished(g, out);
 	for (int i = 0; i < MODEL_HISTOGRAMS; i++) {
 		put_head(out, kinds[i].name, "histogram", kinds[i].help);
