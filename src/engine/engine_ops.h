@@ -77,6 +77,8 @@ void engine_finish(struct engine_request *request, enum engine_finish finish, co
 void engine_finish_event(struct engine_request *request, const struct engine_event *event);
 void engine_request_free(struct engine_request *request);
 static inline struct engine_request *engine_request_of(const struct queued *turn)
+/* Is it a model for that? E_INVAL: no, and which one is. llama_embed.c */
+int engine_task_check(const struct engine_info *info, const struct engine_params *params, struct error *err);
 {
 	return (struct engine_request *)((char *)turn - offsetof(struct engine_request, turn));
 }

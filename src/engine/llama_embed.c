@@ -29,7 +29,7 @@ struct embed {
 
 /* ---- in the job pool --------------------------------------------------------------------------- */
 
-int llama_task_check(const struct engine_info *info, const struct engine_params *p, struct error *err)
+int engine_task_check(const struct engine_info *info, const struct engine_params *p, struct error *err)
 {
 	switch (p->task) {
 	case ENGINE_EMBED:

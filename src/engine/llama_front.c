@@ -123,7 +123,7 @@ static int llama_submit(struct engine *engine, const struct engine_params *param
 	struct llama_request *r = (struct llama_request *)request;
 
 	if (e->box) {
-		int rc = llama_task_check(&engine->info, params, err);
+		int rc = engine_task_check(&engine->info, params, err);
 		if (rc < 0)
 			return rc;
 	}
@@ -200,7 +200,7 @@ static void llama_prepare(void *arg)
 	struct error *err = &r->err;
 	enum engine_task task = r->copy.params.task;
 
-	if (llama_task_check(&e->base.info, &r->copy.params, err) < 0)
+	if (engine_task_check(&e->base.info, &r->copy.params, err) < 0)
 		return;
 	if (task == ENGINE_EMBED || task == ENGINE_RERANK) {
 		llama_embed_prepare(r, e->box, e->base.info.context_tokens, err);

@@ -258,7 +258,6 @@ struct llama_engine {
 
 /* ---- llama_embed.c ----------------------------------------------------------------------------- */
 
-int llama_task_check(const struct engine_info *info, const struct engine_params *params, struct error *err);
 /* Job pool: tokens of all inputs; tokens or text of the request. */
 int llama_embed_prepare(struct llama_request *r, const struct llama_box *box, int32_t context, struct error *err);
 int llama_tokens_prepare(struct llama_request *r, const struct llama_box *box, int32_t context, struct error *err);

@@ -92,7 +92,6 @@ static const struct route_line {
     {"/v1/completions", .key = true, .dialect = &dialect_completion},
     {"/v1/embeddings", .key = true, .dialect = &dialect_embeddings},
     {"/v1/rerank", .key = true, .dialect = &dialect_rerank},
-    {"/v2/rerank", .key = true, .dialect = &dialect_rerank},
     {"/rerank", .key = true, .dialect = &dialect_rerank},
     {"/tokenize", .key = true, .dialect = &dialect_tokenize},
     {"/detokenize", .key = true, .dialect = &dialect_detokenize},
