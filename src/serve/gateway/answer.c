@@ -38,6 +38,7 @@ void api_answer_fini(struct api_answer *a)
 	for (size_t i = 0; i < a->count; i++)
 		choice_fini(&a->choices[i]);
 	free(a->choices);
+	buf_fini(&a->items);
 	a->choices = NULL;
 	a->count = 0;
 }

@@ -21,6 +21,7 @@ struct tool_call {
 struct api_choice {
 	int32_t index;
 	enum engine_finish finish;
+	struct str stop; /* the stop sequence that ended it, or empty; lives with the request */
 	struct api_usage usage;
 	struct buf content, reasoning, logprobs;              /* logprobs: entries, comma separated */
 	struct buf lp_tokens, lp_values, lp_tops, lp_offsets; /* completions: four lists */
@@ -35,8 +36,8 @@ struct api_answer {
 	const struct dialect *dialect;
 	const struct api_request *in;
 	const char *id, *model, *fingerprint; /* the model as resolved */
-	int64_t created_s;
 	int32_t context_tokens;
+	int64_t created_s;
 	int64_t begun_us, started_us, first_us; /* monotonic: received, prefill, first token; 0: not yet */
 	struct api_choice *choices;
 	size_t count;
@@ -49,6 +50,8 @@ struct api_answer {
 		int open;          /* the kind of block that is open, 0: none */
 		size_t at;         /* where in a gathered text the open one began; or which tool call it is */
 	} stream;
+	struct buf items; /* what a stream has finished, for its last event */
+	int64_t ended_us; /* monotonic; for `whole` and `end` */
 };
 
 /* One piece of a tool call: id and name come with the first, arguments (JSON text) in pieces. */

@@ -39,8 +39,8 @@ int keys_check(const struct gateway *g, struct http_exchange *x, char ret_tenant
 	if (g->open)
 		return 0;
 	if (!has)
-		return refuse(fault,
-		              "You didn't provide an API key. Send it in an Authorization header: Bearer mdn-... (or as x-api-key)");
+		return refuse(fault, "You didn't provide an API key. Send it in an Authorization header: Bearer "
+		                     "mdn-... (or as x-api-key)");
 	return refuse(fault, "Incorrect API key provided. Ask whoever runs this network for one.");
 }
 

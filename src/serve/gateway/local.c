@@ -281,6 +281,7 @@ static void on_done(struct choice *c, const struct engine_event *e)
 		return;
 	l->answer.usage = local_usage(l);
 	l->answer.done = e;
+	l->answer.ended_us = clock_mono_us();
 	if (l->r->in.stream)
 		local_end_stream(l);
 	else
@@ -311,8 +312,8 @@ static struct engine_params local_params(const struct request *r)
 	    .inputs = in->inputs,
 	    .input_count = in->input_count,
 	    .input_lengths = in->input_lengths,
-	    .plain_tokens = in->plain_tokens,
 	    .dimensions = in->dimensions,
+	    .plain_tokens = in->plain_tokens,
 	    .pieces = in->pieces,
 	    .no_generation_prompt = in->no_generation_prompt,
 	    .tool_choice = in->tool_choice,
@@ -367,8 +368,8 @@ static void local_init(struct local *l, struct request *r, struct model *m, size
 	l->answer.id = r->answer_id;
 	l->answer.model = r->model;
 	l->answer.fingerprint = m->fingerprint;
-	l->answer.created_s = r->created_s;
 	l->answer.context_tokens = m->engine ? engine_info(m->engine)->context_tokens : 0;
+	l->answer.created_s = r->created_s;
 	l->answer.begun_us = r->begun_us;
 	for (size_t i = 0; i < count; i++) {
 		l->choices[i].local = l;
