@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The mdn program: everything is in the table of commands, but for the one that only mdn itself calls. */
+/* The mdn program: everything is in the table of commands, but for the two that only mdn itself calls. */
 #include "cli/options.h"
 #include "cli/quantize_file.h"
+#include "engine/process.h"
 
 #include <string.h>
 
@@ -9,5 +10,6 @@ int main(int argc, char **argv)
 {
 	if (argc > 1 && strcmp(argv[1], QUANTIZE_FILE) == 0)
 		return quantize_file_main(argc - 2, argv + 2);
-	return options_main(argc, argv);
+	int status = engine_process_hook(argc, argv);
+	return status >= 0 ? status : options_main(argc, argv);
 }

@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "core/admission.h"
 #include "core/hash.h"
+#include "engine/process.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@ static const struct engine_kind {
 	void (*start)(struct engine *engine, const struct engine_options *options);
 } engine_kinds[] = {
     {"llama", engine_llama_new, engine_llama_start},
+    {"process", engine_process_new, engine_process_start}, /* llama's, elsewhere */
     {"remote", engine_remote_new, engine_remote_start},
     {"synthetic", engine_synthetic_new, engine_synthetic_start},
 };
@@ -28,11 +30,14 @@ static void engine_expire(void *arg);
 int engine_new(struct loop *loop, const struct engine_options *options, engine_on_state *on_state, void *arg,
                struct engine **ret_engine, struct error *err)
 {
+	bool elsewhere = str_equal(options->kind, STR("llama")) && !options->in_process && engine_process_possible();
+	struct str name = elsewhere ? STR("process") : options->kind;
+
 	for (size_t i = 0; i < sizeof(engine_kinds) / sizeof(engine_kinds[0]); i++) {
 		const struct engine_kind *kind = &engine_kinds[i];
 		struct engine *engine;
 
-		if (!str_equal(options->kind, str_from(kind->name)))
+		if (!str_equal(name, str_from(kind->name)))
 			continue;
 		int rc = kind->create(options, &engine, err);
 		if (rc < 0)

@@ -57,7 +57,9 @@ struct engine_request {
 	bool free_pending;
 };
 
-extern const struct engine_ops engine_llama_ops, engine_remote_ops, engine_synthetic_ops;
+extern const struct engine_ops engine_llama_ops, engine_process_ops, engine_remote_ops, engine_synthetic_ops;
+int engine_process_new(const struct engine_options *options, struct engine **ret_engine, struct error *err);
+void engine_process_start(struct engine *engine, const struct engine_options *options);
 int engine_llama_new(const struct engine_options *options, struct engine **ret_engine, struct error *err);
 int engine_remote_new(const struct engine_options *options, struct engine **ret_engine, struct error *err);
 int engine_synthetic_new(const struct engine_options *options, struct engine **ret_engine, struct error *err);
@@ -75,10 +77,10 @@ void engine_finish(struct engine_request *request, enum engine_finish finish, co
                    int32_t prompt_tokens, int32_t cached_tokens, int32_t completion_tokens);
 /* The same for answers that are no text: event->kind is DONE. */
 void engine_finish_event(struct engine_request *request, const struct engine_event *event);
-void engine_request_free(struct engine_request *request);
-static inline struct engine_request *engine_request_of(const struct queued *turn)
 /* Is it a model for that? E_INVAL: no, and which one is. llama_embed.c */
 int engine_task_check(const struct engine_info *info, const struct engine_params *params, struct error *err);
+void engine_request_free(struct engine_request *request);
+static inline struct engine_request *engine_request_of(const struct queued *turn)
 {
 	return (struct engine_request *)((char *)turn - offsetof(struct engine_request, turn));
 }

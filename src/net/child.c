@@ -17,10 +17,13 @@ struct child {
 	int64_t status;
 	int signal;
 	void (*on_line)(void *arg, struct str line);
+	void (*on_error_line)(void *arg, struct str line);
 	void (*on_exit)(void *arg, int64_t status, int signal, struct str errors);
 	void *arg;
-	char line[CHILD_LINE_MAX];
-	size_t line_len;
+	struct child_line {
+		char text[CHILD_LINE_MAX];
+		size_t len;
+	} line, error_line;
 	char errors[2 * CHILD_ERRORS_MAX];
 	size_t errors_len;
 	char piece[READ_SIZE];
@@ -70,17 +73,18 @@ static void on_alloc(uv_handle_t *handle, size_t wanted, uv_buf_t *buf)
 	*buf = uv_buf_init(c->piece, sizeof c->piece);
 }
 
-static void add_line_bytes(struct child *c, const char *base, size_t len)
+static void add_line_bytes(struct child *c, struct child_line *line, void (*on_line)(void *arg, struct str line),
+                           const char *base, size_t len)
 {
 	for (size_t i = 0; i < len && !c->freed; i++) {
 		if (base[i] != '\n') {
-			if (c->line_len < sizeof c->line)
-				c->line[c->line_len++] = base[i];
+			if (line->len < sizeof line->text)
+				line->text[line->len++] = base[i];
 			continue;
 		}
-		if (c->on_line)
-			c->on_line(c->arg, (struct str){c->line, c->line_len});
-		c->line_len = 0;
+		if (on_line)
+			on_line(c->arg, (struct str){line->text, line->len});
+		line->len = 0;
 	}
 }
 
@@ -98,12 +102,14 @@ static void add_errors(struct child *c, const char *base, size_t len)
 static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf)
 {
 	struct child *c = stream->data;
-	if (got < 0)
+	if (got < 0) {
 		close_one((uv_handle_t *)stream);
-	else if ((uv_stream_t *)&c->out == stream)
-		add_line_bytes(c, buf->base, (size_t)got);
-	else
+	} else if ((uv_stream_t *)&c->out == stream) {
+		add_line_bytes(c, &c->line, c->on_line, buf->base, (size_t)got);
+	} else {
 		add_errors(c, buf->base, (size_t)got);
+		add_line_bytes(c, &c->error_line, c->on_error_line, buf->base, (size_t)got);
+	}
 }
 
 static void close_all(struct child *c)
@@ -113,29 +119,52 @@ static void close_all(struct child *c)
 	close_one((uv_handle_t *)&c->process);
 }
 
+/* 0 to 2, and what is kept where it is; ret_count counts the gaps, too. */
+static uv_stdio_container_t *descriptors(struct child *c, const struct child_options *o, int *ret_count)
+{
+	int most = 2;
+	for (size_t i = 0; i < o->kept_count; i++)
+		if (o->kept[i] > most && o->kept[i] < CHILD_KEPT_MAX)
+			most = o->kept[i];
+	uv_stdio_container_t *all = mem_new(((size_t)most + 1) * sizeof *all);
+	for (int i = 0; i <= most; i++)
+		all[i].flags = UV_IGNORE;
+	for (size_t i = 0; i < o->kept_count; i++)
+		if (o->kept[i] > 2 && o->kept[i] < CHILD_KEPT_MAX)
+			all[o->kept[i]] = (uv_stdio_container_t){.flags = UV_INHERIT_FD, .data.fd = o->kept[i]};
+	if (o->has_stdin)
+		all[0] = (uv_stdio_container_t){.flags = UV_INHERIT_FD, .data.fd = o->stdin_fd};
+	all[1] =
+	    (uv_stdio_container_t){.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&c->out};
+	all[2] =
+	    (uv_stdio_container_t){.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&c->err};
+	*ret_count = most + 1;
+	return all;
+}
+
 int child_start(struct loop *loop, const struct child_options *options, struct child **ret_child, struct error *err)
 {
 	uv_loop_t *uv = loop_uv(loop);
 	struct child *c = NEW(struct child);
 	c->on_line = options->on_line;
+	c->on_error_line = options->on_error_line;
 	c->on_exit = options->on_exit;
 	c->arg = options->arg;
 	uv_pipe_init(uv, &c->out, 0);
 	uv_pipe_init(uv, &c->err, 0);
 	c->open = 3; /* uv_spawn makes the third, whether it works or not */
 	c->process.data = c->out.data = c->err.data = c;
-	uv_stdio_container_t stdio[3] = {
-	    {.flags = UV_IGNORE},
-	    {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&c->out},
-	    {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&c->err},
-	};
+	int count;
+	uv_stdio_container_t *stdio = descriptors(c, options, &count);
 	uv_process_options_t o = {.exit_cb = on_exited,
 	                          .file = options->file,
 	                          .args = options->argv,
+	                          .env = options->env,
 	                          .flags = UV_PROCESS_DETACHED,
-	                          .stdio_count = 3,
+	                          .stdio_count = count,
 	                          .stdio = stdio};
 	int failed = uv_spawn(uv, &c->process, &o);
+	free(stdio);
 	if (failed) {
 		c->freed = true;
 		close_all(c);
@@ -152,6 +181,11 @@ void child_kill(struct child *c)
 {
 	if (c->running)
 		uv_process_kill(&c->process, SIGKILL);
+}
+
+int child_pid(const struct child *c)
+{
+	return c->running ? c->process.pid : 0;
 }
 
 void child_free(struct child *c)
