@@ -268,6 +268,9 @@ static int start_gateway(struct node *n, struct error *err)
 	const struct config *c = n->config;
 	if (!node_has(n, ROLE_EDGE))
 		return 0;
+	if (strcmp(c->engine_isolation, "process") != 0 && strcmp(c->engine_isolation, "none") != 0)
+		return error_set(err, E_INVAL, "engine_isolation: `%s` is neither process nor none",
+		                 c->engine_isolation);
 	char *cache_folder = file_join(str_from(c->data), "prefix");
 	struct gateway_options o = {
 	    .client = member_client(n->member),
@@ -287,10 +290,13 @@ static int start_gateway(struct node *n, struct error *err)
 		    .queue_us = c->queue_wait_us,
 		    .swap_bytes = c->swap_max,
 		    .threads = (int32_t)c->threads,
+		    .in_process = strcmp(c->engine_isolation, "none") == 0,
+		    .user = str_from(c->engine_user),
 		    .cache_folder = str_from(cache_folder),
 		    .cache_memory_bytes = c->prefix_cache_memory ? c->prefix_cache_memory : 1, /* room for nothing */
 		    .cache_disk_bytes = c->prefix_cache_disk,
 		    .pooling = str_from(c->pooling),
+		    .mlock = c->mlock,
 		},
 	    .open = c->open,
 	    .access_log = c->access_log,
@@ -304,6 +310,7 @@ static int start_gateway(struct node *n, struct error *err)
 	if (rc)
 		return rc;
 	gateway_set_memory(n->gateway, c->memory_max);
+	node_set_residence(n, c);
 	if (!node_has(n, ROLE_REPOSITORY))
 		n->cache = blob_cache_new(n->loop, n->blobs, c->data, c->cache_max, node_needs_blob, n);
 	return 0;

@@ -41,7 +41,7 @@ static bool serves(const struct node *n, const struct version *v)
 	struct model_report line;
 	name_tag_of(v, name, sizeof name);
 	digest_format(&v->manifest, digest);
-	return gateway_model_report(n->gateway, str_from(name), &line) && line.state == MODEL_READY &&
+	return gateway_model_report(n->gateway, str_from(name), &line) && model_report_serves(&line) &&
 	       strcmp(line.digest, digest) == 0;
 }
 

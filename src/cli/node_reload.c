@@ -67,6 +67,15 @@ void node_set_repository_rules(struct node *n, const struct config *c)
 	free(lists);
 }
 
+void node_set_residence(struct node *n, const struct config *c)
+{
+	struct str *pins = mem_new((c->pin.count + 1) * sizeof *pins);
+	for (unsigned i = 0; i < c->pin.count; i++)
+		pins[i] = str_from(c->pin.items[i]);
+	gateway_set_residence(n->gateway, pins, c->pin.count, c->model_idle_unload_us);
+	free(pins);
+}
+
 int node_set_ollama_keys(struct node *n, const struct config *c, struct error *err)
 {
 	struct str *keys = mem_new((c->ollama_keys.count + 1) * sizeof *keys);
@@ -160,6 +169,7 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 	if (n->gateway) {
 		gateway_set_open(n->gateway, c->open);
 		gateway_set_access_log(n->gateway, c->access_log);
+		node_set_residence(n, c);
 	}
 	keeper_set_times(n->keeper, c->gc_every_us, c->gc_lease_us);
 	if (n->repository)

@@ -60,6 +60,12 @@ struct model_report {
 	size_t source_count;
 };
 
+/* A request is answered: at once, or after it was loaded for it. */
+static inline bool model_report_serves(const struct model_report *m)
+{
+	return m->state == MODEL_READY || (m->state == MODEL_CACHED && m->load_us > 0);
+}
+
 struct node_report {
 	char id[NODE_ID_SIZE];
 	char name[NODE_TEXT_SIZE];

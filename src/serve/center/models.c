@@ -308,7 +308,7 @@ void models_answer(struct center *c, struct http_exchange *x)
 			const struct model_report *m = reported(c, r, k);
 			add_to_way(c, r, k, &w, true, &ignored);
 			placed++;
-			ready += m && m->state == MODEL_READY;
+			ready += m && model_report_serves(m);
 			failed += m && m->state == MODEL_FAILED;
 		}
 		if (i)

@@ -353,7 +353,7 @@ static enum rollout_have have(const struct model_report *m)
 	case MODEL_LOADING:
 		return HAVE_LOADING;
 	case MODEL_CACHED:
-		return HAVE_ON_DISK;
+		return model_report_serves(m) ? HAVE_READY : HAVE_ON_DISK;
 	case MODEL_FAILED:
 		return HAVE_FAILED;
 	default:

@@ -10,6 +10,7 @@
 
 struct listed {
 	const char *name;
+	const struct model_report *report; /* the first that was found */
 	int32_t context_tokens;
 	uint32_t nodes;
 	bool here;
@@ -40,7 +41,7 @@ static void list_add(struct listing *l, const struct model_report *r, bool here)
 		l->items = mem_resize(l->items, l->cap, sizeof(*l->items));
 	}
 	hash_index_add(&l->index, hash, l->count);
-	l->items[l->count++] = (struct listed){r->name, r->context_tokens, 1, here};
+	l->items[l->count++] = (struct listed){r->name, r, r->context_tokens, 1, here};
 }
 
 static int listed_order(const void *a, const void *b)
@@ -60,7 +61,7 @@ static void list_make(struct gateway *g, struct listing *l)
 		if (!here && (node_map_health(g->map.map, e, now) == NODE_DOWN || e->report.state != NODE_READY))
 			continue;
 		for (size_t j = 0; j < e->report.model_count; j++)
-			if (e->report.models[j].state == MODEL_READY || e->report.models[j].load_us)
+			if (model_report_serves(&e->report.models[j]))
 				list_add(l, &e->report.models[j], here);
 	}
 	if (l->count)
@@ -95,6 +96,16 @@ void models_list(struct gateway *g, struct buf *out)
 		put_model(g, &l.items[i], out);
 	}
 	buf_append_str(out, STR("]}"));
+	list_fini(&l);
+}
+
+void models_each(struct gateway *g, void (*each)(void *arg, const struct model_report *r, bool here), void *arg)
+{
+	struct listing l = {0};
+
+	list_make(g, &l);
+	for (uint32_t i = 0; i < l.count; i++)
+		each(arg, l.items[i].report, l.items[i].here);
 	list_fini(&l);
 }
 

@@ -282,8 +282,9 @@ void model_want(struct model *m)
 	m->asked_us = now_us(m->g);
 	if (m->state != MODEL_CACHED && !m->gives_way)
 		return;
-	if (!m->wanted_us)
-		m->wanted_us = m->asked_us;
+	if (m->wanted_us)
+		return;
+	m->wanted_us = m->asked_us;
 	m->g->room.line = true;
 	models_settle_soon(m->g);
 }
