@@ -65,6 +65,7 @@ static const struct rule {
     {"state", "sqlite"},
     {"repository_access", "open, pull, key"},
     {"engine", "llama, remote, synthetic"},
+    {"engine_isolation", "process, none"},
     {"log_level", "debug, info, warn, error"},
     {"log_format", "text, json, auto"},
     {"dns_ttl", "0s to 1d"},

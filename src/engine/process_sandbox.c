@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
@@ -169,25 +170,52 @@ static int uid_of(const char *user, uid_t *ret_uid, gid_t *ret_gid, struct error
 	return 0;
 }
 
-/* Once the folder's own entries are the uid's, what it makes itself is, too. */
-static void folder_give(const char *folder, uid_t uid, gid_t gid)
+/* Through descriptors, and no links: whoever may already write in the folder must not choose what root gives away. */
+static void entries_give(int dir_fd, uid_t uid, gid_t gid, int depth)
 {
-	glob_t found;
-	char pattern[4200];
+	DIR *dir = fdopendir(dir_fd);
+	struct stat st;
 
-	if (chown(folder, uid, gid))
-		return;
-	snprintf(pattern, sizeof pattern, "%s/*", folder);
-	if (glob(pattern, GLOB_NOSORT, NULL, &found))
-		return;
-	for (size_t i = 0; i < found.gl_pathc; i++)
-		if (lchown(found.gl_pathv[i], uid, gid))
-			break;
-	globfree(&found);
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		int fd = openat(dir_fd, entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+		if (fd < 0 || fstat(fd, &st)) {
+			close(fd);
+			continue;
+		}
+		bool folder = S_ISDIR(st.st_mode), plain = S_ISREG(st.st_mode) && st.st_nlink == 1;
+		if (st.st_uid != uid && (folder || plain) && fchown(fd, uid, gid))
+			depth = 0;
+		if (folder && depth > 0)
+			entries_give(fd, uid, gid, depth - 1);
+		else
+			close(fd);
+	}
+	if (dir)
+		closedir(dir);
+	else
+		close(dir_fd);
 }
 
-static bool can_read_all(const struct sandbox *s)
+static void folder_give(const char *folder, uid_t uid, gid_t gid)
 {
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd >= 0 && fchown(fd, uid, gid) == 0)
+		entries_give(fd, uid, gid, 2);
+	else if (fd >= 0)
+		close(fd);
+}
+
+static bool reaches_all(const struct sandbox *s)
+{
+	int folder = s->folder ? open(s->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (s->folder && folder < 0 && errno == EACCES)
+		return false;
+	if (folder >= 0)
+		close(folder);
 	for (size_t i = 0; i < s->read_count; i++) {
 		int fd = open(s->reads[i], O_RDONLY | O_CLOEXEC);
 		if (fd < 0 && errno == EACCES)
@@ -232,7 +260,7 @@ static int user_enter(const struct sandbox *s, struct buf *missing, struct error
 			buf_printf(missing, "%sanother uid (%s)", missing->len ? ", " : "", strerror(errno));
 	}
 	set_powers(0, may_read);
-	uint64_t needed = can_read_all(s) ? 0 : may_read;
+	uint64_t needed = reaches_all(s) ? 0 : may_read;
 	set_powers(needed, needed);
 	return 0;
 }
