@@ -268,9 +268,6 @@ static int start_gateway(struct node *n, struct error *err)
 	const struct config *c = n->config;
 	if (!node_has(n, ROLE_EDGE))
 		return 0;
-	if (strcmp(c->engine_isolation, "process") != 0 && strcmp(c->engine_isolation, "none") != 0)
-		return error_set(err, E_INVAL, "engine_isolation: `%s` is neither process nor none",
-		                 c->engine_isolation);
 	char *cache_folder = file_join(str_from(c->data), "prefix");
 	struct gateway_options o = {
 	    .client = member_client(n->member),
