@@ -1,68 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* remote.c - an engine that is somebody else's OpenAI server: vLLM, SGLang, llama-server, or another of ours.
+/* remote.c - an engine that is somebody else's OpenAI server: vLLM, SGLang, TensorRT-LLM, llama-server, Ollama, or
+ * another of ours.
  *
- * At most `slots` calls are open, the others wait here, by priority. Every call streams. A probe asks for
- * /v1/models: the first good answer means READY, PROBES_LOST bad ones in a row FAILED; it goes on with a longer pause,
- * and a good answer means READY again. Cancel closes the connection, which is how such servers learn of it. What the
- * remote tells about itself is little, so load is counted here: calls, time to first token, token rate.
+ * At most `slots` calls are open, the others wait here, by priority. What generates always streams; vectors, ranks and
+ * tokens come whole. remote_probe.c knows whether the server is there, and what it is. Cancel closes the connection,
+ * which is how such servers learn of it. Load is what the server tells, where it does; calls, time to first token and
+ * token rate are counted here.
  */
-#include "engine/engine_ops.h"
-#include "engine/remote_chunk.h"
+#include "engine/remote_private.h"
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/limits.h"
-#include "net/http.h"
-#include "net/sse.h"
+#include "engine/remote_chunk.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 enum {
-	PROBE_LEAST_MS = 500,
-	PROBE_MOST_MS = 30 * 1000,
-	PROBE_READY_MS = 5 * 1000,
-	PROBES_LOST = 3,
 	EVENT_MAX = 1 << 20,   /* bytes of one event */
 	ERROR_MAX = 64 * 1024, /* bytes of an error body */
-	MODELS_MAX = 1 << 20,
+	WHOLE_MAX = 64 << 20,  /* bytes of an answer that is no stream: two thousand vectors of a thousand numbers */
 	SLOTS_MAX = 4096,
 	TRIES_MAX = 3,
-	IDLE_US = 3 * US_PER_S, /* some servers close idle connections after 5 s, and say so too late */
 };
 
-struct remote {
-	struct engine base;
-	char *url, *key, *model; /* url without "/v1" and slashes at the end */
-	struct tls_context *tls;
-	struct http_client *client;
-	struct loop_timer *timer;
-	struct http_call *probe;
-	bool asks_health; /* the server has no /v1/models */
-	int lost;         /* probes, in a row */
-	int64_t pause_ms;
-	struct remote_request *queue; /* sorted */
-	int32_t open;
-	double prefill_rate, itl_us;
-};
+#define IDLE_US (3 * US_PER_S)        /* some servers close idle connections after 5 s, and say so too late */
+#define TOLD_FRESH_US (15 * US_PER_S) /* older news of the load are as good as none */
 
-struct remote_request {
-	struct engine_request base;
-	struct engine_copy copy;
-	struct remote_request *queue_next;
-	struct http_call *call; /* NULL: waiting */
-	struct sse_parser parser;
-	struct buf error_body;
-	int status, tries;
-	int32_t prompt_tokens, cached_tokens, completion_tokens, pieces;
-	int64_t sent_us, first_us;
-	bool finished, last; /* finish_reason came; [DONE] came */
-	enum engine_finish finish;
-	struct error err;
-};
-
-static void remote_serve(struct remote *e);
 static void remote_end(struct remote_request *r, bool unsent);
 static void remote_send(struct remote *e, struct remote_request *r);
 
@@ -124,15 +89,7 @@ int engine_remote_new(const struct engine_options *options, struct engine **ret_
 	return 0;
 }
 
-/* ---- the probe --------------------------------------------------------------------------------- */
-
-static void probe_again(struct remote *e, int64_t ms)
-{
-	e->pause_ms = ms;
-	loop_timer_start(e->timer, ms * US_PER_MS, 0);
-}
-
-static void remote_fail_queue(struct remote *e, const struct error *err)
+void remote_fail_queue(struct remote *e, const struct error *err)
 {
 	while (e->queue && e->base.state == ENGINE_FAILED) {
 		struct remote_request *r = e->queue;
@@ -141,76 +98,11 @@ static void remote_fail_queue(struct remote *e, const struct error *err)
 	}
 }
 
-static void probe_bad(struct remote *e, const struct error *err)
-{
-	int64_t pause = e->pause_ms ? 2 * e->pause_ms : PROBE_LEAST_MS;
-
-	if (e->base.state == ENGINE_READY)
-		pause = PROBE_LEAST_MS;
-	probe_again(e, pause < PROBE_MOST_MS ? pause : PROBE_MOST_MS);
-	if (++e->lost < PROBES_LOST || e->base.state == ENGINE_FAILED)
-		return;
-	engine_tell_state(&e->base, ENGINE_FAILED, err);
-	remote_fail_queue(e, &e->base.state_err);
-}
-
-/* vLLM tells max_model_len, llama-server meta.n_ctx. */
-static void probe_learn(struct remote *e, struct str body)
-{
-	yyjson_doc *doc;
-	yyjson_val *item;
-	size_t i, n;
-	int64_t context = 0;
-
-	if (e->base.info.context_tokens > 0 || json_parse(body, &doc, NULL) < 0)
-		return;
-	yyjson_val *data = yyjson_obj_get(yyjson_doc_get_root(doc), "data");
-	yyjson_arr_foreach(data, i, n, item)
-	{
-		yyjson_val *id = yyjson_obj_get(item, "id");
-		if (n > 1 && !yyjson_equals_str(id, e->model))
-			continue;
-		json_i64(item, "max_model_len", 1, INT32_MAX, &context, NULL);
-		json_i64(yyjson_obj_get(item, "meta"), "n_ctx", 1, INT32_MAX, &context, NULL);
-	}
-	yyjson_doc_free(doc);
-	e->base.info.context_tokens = (int32_t)context;
-}
-
-static void probe_done(void *arg, int status, struct str body, const struct error *err)
-{
-	struct remote *e = arg;
-	struct error words = {0};
-
-	e->probe = NULL;
-	if (!err && status == 200) {
-		if (!e->asks_health)
-			probe_learn(e, body);
-		e->lost = 0;
-		probe_again(e, PROBE_READY_MS);
-		if (e->base.state != ENGINE_READY)
-			engine_tell_state(&e->base, ENGINE_READY, NULL);
-		remote_serve(e);
-		return;
-	}
-	if (!err && status == 404 && !e->asks_health) {
-		e->asks_health = true;
-		probe_again(e, 1);
-		return;
-	}
-	if (err)
-		error_set(&words, E_UNAVAILABLE, "%s does not answer: %s", e->url, err->text);
-	else
-		remote_error(status, body, &words);
-	probe_bad(e, &words);
-}
-
-/* Fills headers that every call carries; `bearer` must outlive the call's start. */
-static size_t remote_headers(const struct remote *e, struct http_header *headers, char *bearer, size_t size)
+size_t remote_headers(const struct remote *e, struct http_header *headers, char *bearer, size_t size)
 {
 	size_t n = 0;
 
-	headers[n++] = (struct http_header){STR("accept"), STR("text/event-stream, application/json")};
+	headers[n++] = (struct http_header){STR("accept"), STR("text/event-stream, application/json, text/plain")};
 	if (e->key[0]) {
 		snprintf(bearer, size, "Bearer %s", e->key);
 		headers[n++] = (struct http_header){STR("authorization"), str_from(bearer)};
@@ -218,110 +110,15 @@ static size_t remote_headers(const struct remote *e, struct http_header *headers
 	return n;
 }
 
-static void probe_start(void *arg)
-{
-	struct remote *e = arg;
-	struct http_header headers[2];
-	char url[1024], bearer[1024];
-
-	if (e->probe)
-		return;
-	snprintf(url, sizeof(url), "%s%s", e->url, e->asks_health ? "/health" : "/v1/models");
-	struct http_call_options options = {.url = str_from(url), .headers = headers, .head_timeout_us = 5 * US_PER_S};
-	options.header_count = remote_headers(e, headers, bearer, sizeof(bearer));
-	e->probe = http_fetch(e->client, &options, MODELS_MAX, probe_done, e);
-}
-
 void engine_remote_start(struct engine *engine, const struct engine_options *options)
 {
 	struct remote *e = (struct remote *)engine;
 	struct http_client_options client = {
-	    .tls = e->tls, .conns_per_origin = (size_t)engine->info.slots + 1, .idle_us = IDLE_US};
+	    .tls = e->tls, .conns_per_origin = (size_t)engine->info.slots + 3, .idle_us = IDLE_US};
 	(void)options;
 
 	e->client = http_client_new(engine->loop, &client);
-	e->timer = loop_timer_new(engine->loop, probe_start, e);
-	probe_start(e);
-}
-
-/* ---- the request body -------------------------------------------------------------------------- */
-
-static void body_number(struct buf *b, const char *key, double value)
-{
-	buf_printf(b, ",\"%s\":%.9g", key, value);
-}
-
-static void body_sampling(struct buf *b, const struct engine_sampling *s)
-{
-	body_number(b, "temperature", s->temperature);
-	body_number(b, "top_p", s->top_p);
-	if (s->min_p > 0)
-		body_number(b, "min_p", s->min_p);
-	if (s->top_k > 0)
-		body_number(b, "top_k", s->top_k);
-	if (s->presence_penalty != 0)
-		body_number(b, "presence_penalty", s->presence_penalty);
-	if (s->frequency_penalty != 0)
-		body_number(b, "frequency_penalty", s->frequency_penalty);
-	if (s->repeat_penalty > 0 && s->repeat_penalty != 1) { /* vLLM's name, llama-server's name */
-		body_number(b, "repetition_penalty", s->repeat_penalty);
-		body_number(b, "repeat_penalty", s->repeat_penalty);
-	}
-	if (s->has_seed)
-		buf_printf(b, ",\"seed\":%lld", (long long)(s->seed & INT64_MAX));
-	for (size_t i = 0; i < s->bias_count; i++)
-		buf_printf(b, "%s\"%d\":%.9g", i ? "," : ",\"logit_bias\":{", s->bias_tokens[i],
-		           (double)s->bias_values[i]);
-	if (s->bias_count)
-		buf_append_str(b, STR("}"));
-}
-
-static void body_schema(struct buf *b, struct str schema)
-{
-	if (str_equal(schema, STR("{}"))) {
-		buf_append_str(b, STR(",\"response_format\":{\"type\":\"json_object\"}"));
-	} else if (schema.len) {
-		buf_append_str(
-		    b, STR(",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"answer\","
-		           "\"strict\":true,\"schema\":"));
-		buf_append_str(b, schema);
-		buf_append_str(b, STR("}}"));
-	}
-}
-
-static void body_write(struct buf *b, const struct remote *e, const struct engine_params *p)
-{
-	buf_append_str(b, STR("{\"model\":"));
-	buf_append_json(b, str_from(e->model));
-	buf_append_str(b, STR(",\"stream\":true,\"stream_options\":{\"include_usage\":true}"));
-	if (p->task == ENGINE_CHAT) {
-		buf_append_str(b, STR(",\"messages\":"));
-		buf_append_str(b, p->messages_json);
-		if (p->logprobs >= 0)
-			buf_printf(b, ",\"logprobs\":true,\"top_logprobs\":%d", p->logprobs);
-	} else {
-		buf_append_str(b, STR(",\"prompt\":"));
-		buf_append_json(b, p->prompt);
-		if (p->logprobs >= 0)
-			buf_printf(b, ",\"logprobs\":%d", p->logprobs);
-	}
-	if (p->tools_json.len) {
-		buf_append_str(b, STR(",\"tools\":"));
-		buf_append_str(b, p->tools_json);
-	}
-	if (p->tool_choice.len && p->tools_json.len) {
-		buf_append_str(b, STR(",\"tool_choice\":"));
-		buf_append_json(b, p->tool_choice);
-	}
-	body_schema(b, p->json_schema);
-	body_sampling(b, &p->sampling);
-	if (p->max_tokens >= 0)
-		buf_printf(b, ",\"max_tokens\":%d", p->max_tokens);
-	for (size_t i = 0; i < p->stop_count; i++) {
-		buf_append_str(b, i ? STR(",") : STR(",\"stop\":["));
-		buf_append_json(b, p->stops[i]);
-	}
-	buf_append_str(b, p->stop_count ? STR("]}") : STR("}"));
+	probe_init(e);
 }
 
 /* ---- the stream -------------------------------------------------------------------------------- */
@@ -388,13 +185,35 @@ static int remote_event(void *arg, struct str name, struct str data)
 	return rc;
 }
 
+void remote_hears(struct remote *e, const struct remote_told *told)
+{
+	e->told = *told;
+	e->told_us = loop_now_us(e->base.loop);
+}
+
+/* Answers bring the load along where a server can: vLLM with those that are whole, we with all. */
+static void remote_hears_orca(struct remote *e, struct http_call *call)
+{
+	struct remote_told told, old = e->told;
+	struct str header;
+
+	if (!http_call_header(call, "endpoint-load-metrics", &header) || !remote_orca_parse(header, &told))
+		return;
+	if (!told.has_running) { /* vLLM leaves it out */
+		told.has_running = old.has_running;
+		told.running = old.running;
+	}
+	remote_hears(e, &told);
+}
+
 static bool remote_head(void *arg, struct http_call *call, int status)
 {
 	struct remote_request *r = arg;
 	struct str type = {0};
 
 	r->status = status;
-	if (status != 200)
+	remote_hears_orca(remote_of(r), call);
+	if (status != 200 || !remote_task_streams(r->copy.params.task))
 		return true;
 	http_call_header(call, "content-type", &type);
 	if (!str_starts(type, STR("text/event-stream"))) {
@@ -425,8 +244,8 @@ static bool remote_data(void *arg, struct str data)
 	struct remote_request *r = arg;
 	struct error err = {0};
 
-	if (r->status != 200) {
-		buf_append_str(&r->error_body, data);
+	if (r->status != 200 || !remote_task_streams(r->copy.params.task)) {
+		buf_append_str(r->status != 200 ? &r->error_body : &r->whole, data);
 		return true;
 	}
 	/* Callbacks may cancel the request, and the parser lives in it. */
@@ -466,6 +285,59 @@ static void remote_measure(struct remote *e, const struct remote_request *r)
 	}
 }
 
+/* Servers without a path have no words for that but their web framework's. */
+static void remote_refused(struct remote_request *r)
+{
+	struct remote *e = remote_of(r);
+	bool framework = r->error_body.len < 200 && !memmem(r->error_body.base, r->error_body.len, "model", 5);
+
+	if (!remote_task_streams(r->copy.params.task) && (r->status == 404 || r->status == 405) && framework)
+		error_set(&r->err, E_UNSUPPORTED, "the remote engine%s%s has no %s", e->base.info.server[0] ? ", " : "",
+		          e->base.info.server, remote_path(r->copy.params.task));
+	else
+		remote_error(r->status, buf_str(&r->error_body), &r->err);
+	if (r->err.code == E_NOTFOUND) {
+		struct error theirs = r->err;
+		error_set(&r->err, E_NOTFOUND, "%.380s: is remote_model (\"%.64s\") right?", theirs.text, e->model);
+	}
+}
+
+/* An answer that came whole. */
+static void remote_end_whole(struct remote_request *r)
+{
+	struct remote *e = remote_of(r);
+	struct remote_whole w;
+	struct engine_event started = {.kind = ENGINE_STARTED};
+
+	if (r->whole.failed)
+		error_set(&r->err, E_PEER, "the remote engine's answer has more than %d MiB", WHOLE_MAX >> 20);
+	else
+		remote_whole_parse(buf_str(&r->whole), &r->copy.params, &w, &r->err);
+	if (r->err.code) {
+		remote_end(r, false);
+		return;
+	}
+	started.prompt_tokens = w.prompt_tokens;
+	if (engine_emit(&r->base, &started)) {
+		const struct engine_event event = {
+		    .kind = ENGINE_DONE,
+		    .finish = FINISH_STOP,
+		    .prompt_tokens = w.prompt_tokens,
+		    .vectors = w.vectors,
+		    .vector_size = w.vector_size,
+		    .vector_count = w.vector_count,
+		    .tokens = w.tokens,
+		    .token_count = w.token_count,
+		    .logprobs = w.pieces,
+		    .logprob_count = w.piece_count,
+		    .text = w.text,
+		};
+		engine_finish_event(&r->base, &event);
+	}
+	remote_whole_fini(&w);
+	remote_serve(e);
+}
+
 static void remote_done(void *arg, struct http_call *call, const struct error *err)
 {
 	struct remote_request *r = arg;
@@ -487,7 +359,10 @@ static void remote_done(void *arg, struct http_call *call, const struct error *e
 			r->err.code = E_PEER;
 		error_prefix(&r->err, "the remote engine at %s: ", e->url);
 	} else if (!r->err.code && r->status != 200) {
-		remote_error(r->status, buf_str(&r->error_body), &r->err);
+		remote_refused(r);
+	} else if (!r->err.code && !remote_task_streams(r->copy.params.task)) {
+		remote_end_whole(r);
+		return;
 	} else if (!r->err.code && !r->finished) {
 		error_set(&r->err, E_PEER, "the remote engine cut the stream before its end");
 	}
@@ -517,14 +392,20 @@ static void remote_end(struct remote_request *r, bool unsent)
 static void remote_send(struct remote *e, struct remote_request *r)
 {
 	const struct engine_params *p = &r->copy.params;
-	struct http_header headers[6];
-	char url[1024], bearer[1024];
+	struct http_header headers[REMOTE_HEADERS_MAX];
+	char url[REMOTE_URL_MAX], bearer[REMOTE_URL_MAX];
 	struct buf body = {0};
 
-	snprintf(url, sizeof(url), "%s%s", e->url, p->task == ENGINE_CHAT ? "/v1/chat/completions" : "/v1/completions");
-	body_write(&body, e, p);
+	snprintf(url, sizeof(url), "%s%s", e->url, remote_path(p->task));
+	if (remote_can(e, p, &r->err) < 0) { /* waited for a server that turned out to be another one */
+		struct error err = r->err;
+		engine_finish(&r->base, FINISH_ERROR, &err, 0, 0, 0);
+		return;
+	}
+	remote_body(&body, e, p);
 	size_t n = remote_headers(e, headers, bearer, sizeof(bearer));
 	headers[n++] = (struct http_header){STR("content-type"), STR("application/json")};
+	headers[n++] = (struct http_header){STR("endpoint-load-metrics-format"), STR("TEXT")};
 	if (p->request_id.len)
 		headers[n++] = (struct http_header){STR("x-request-id"), p->request_id};
 	if (p->traceparent.len)
@@ -549,7 +430,7 @@ static void remote_send(struct remote *e, struct remote_request *r)
 	buf_fini(&body);
 }
 
-static void remote_serve(struct remote *e)
+void remote_serve(struct remote *e)
 {
 	while (e->queue && e->base.state == ENGINE_READY && e->open < e->base.info.slots && !e->base.closing) {
 		struct remote_request *r = e->queue;
@@ -566,11 +447,15 @@ static int remote_submit(struct engine *engine, const struct engine_params *para
 	struct remote *e = (struct remote *)engine;
 	struct remote_request *r = (struct remote_request *)request;
 	struct remote_request **at = &e->queue;
-	(void)err;
+	int rc = engine->state == ENGINE_READY ? remote_can(e, params, err) : 0;
+
+	if (rc < 0)
+		return rc;
 
 	engine_copy_init(&r->copy, params);
 	sse_parser_init(&r->parser, EVENT_MAX, remote_event, r);
 	r->error_body.max = ERROR_MAX;
+	r->whole.max = WHOLE_MAX;
 	while (*at && engine_before(&(*at)->base, request))
 		at = &(*at)->queue_next;
 	r->queue_next = *at;
@@ -613,31 +498,50 @@ static void remote_request_fini(struct engine_request *request)
 
 	sse_parser_fini(&r->parser);
 	buf_fini(&r->error_body);
+	buf_fini(&r->whole);
 	engine_copy_fini(&r->copy);
+}
+
+/* What the server tells counts all its clients, what is counted here only ours: the larger one is true. */
+static void load_told(const struct remote *e, int32_t unsent, struct engine_load *load)
+{
+	int64_t age = e->told_us ? loop_now_us(e->base.loop) - e->told_us : INT64_MAX;
+	int32_t sent = load->waiting - unsent;
+
+	if (age > TOLD_FRESH_US)
+		return;
+	load->told_age_us = age > 0 ? age : 1;
+	if (e->told.has_running && e->told.running > load->running)
+		load->running = (int32_t)e->told.running;
+	if (e->told.has_waiting && e->told.waiting > sent)
+		load->waiting = unsent + (int32_t)e->told.waiting;
+	if (e->told.has_kv)
+		load->kv_usage = e->told.kv_usage;
 }
 
 static void remote_load(const struct engine *engine, struct engine_load *load)
 {
 	const struct remote *e = (const struct remote *)engine;
+	int32_t unsent = 0;
 
 	load->prefill_tokens_per_s = e->prefill_rate;
 	load->itl_us = e->itl_us;
 	load->decode_tokens_per_s = e->itl_us > 0 ? engine->running * 1e6 / e->itl_us : 0;
 	for (const struct engine_request *q = engine->requests; q; q = q->next) {
 		const struct remote_request *r = (const struct remote_request *)q;
+		unsent += !r->call;
 		if (!r->first_us) /* four bytes a token */
 			load->tokens_to_prefill +=
 			    (int64_t)(r->copy.params.prompt.len + r->copy.params.messages_json.len) / 4;
 	}
+	load_told(e, unsent, load);
 }
 
 static void remote_free(struct engine *engine)
 {
 	struct remote *e = (struct remote *)engine;
 
-	if (e->probe)
-		http_call_cancel(e->probe);
-	loop_timer_free(e->timer);
+	probe_fini(e);
 	http_client_free(e->client);
 	tls_context_free(e->tls);
 	free(e->url);

@@ -116,7 +116,10 @@ static int code_for(int status)
 	case 422:
 		return E_UNSUPPORTED;
 	case 429:
+	case 529: /* Dynamo's */
 		return E_BUSY;
+	case 501:
+		return E_UNSUPPORTED;
 	case 503:
 		return E_UNAVAILABLE;
 	default:
@@ -129,6 +132,23 @@ static bool contains(struct str text, struct str part)
 	return text.len >= part.len && memmem(text.base, text.len, part.base, part.len);
 }
 
+/* vLLM: "maximum context length is"; SGLang: "longer than the model's context length"; llama-server's type;
+ * TensorRT-LLM: "max_seq_len"; Ollama: "input length exceeds". */
+static bool is_too_long(struct str name, struct str type, struct str message)
+{
+	static const struct str words[] = {{"context length", 14},      {"context size", 12},
+	                                   {"max_seq_len", 11},         {"maximum model length", 20},
+	                                   {"max_model_len", 13},       {"input length exceeds", 20},
+	                                   {"too large to process", 20}};
+
+	if (contains(name, STR("context_length")) || contains(type, STR("exceed_context")))
+		return true;
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (contains(message, words[i]))
+			return true;
+	return false;
+}
+
 static int error_from(int status, yyjson_val *error, struct error *ret_err)
 {
 	struct str message = yyjson_is_str(error) ? (struct str){yyjson_get_str(error), yyjson_get_len(error)}
@@ -139,9 +159,11 @@ static int error_from(int status, yyjson_val *error, struct error *ret_err)
 	if (!status) /* in a stream: the status hides in "code", or nowhere */
 		status = count_of(error, "code");
 	code = code_for(status);
-	if (code == E_INVAL && (contains(name, STR("context_length")) || contains(type, STR("exceed_context")) ||
-	                        contains(message, STR("maximum context length"))))
+	if ((code == E_INVAL || code == E_UNSUPPORTED || status == 500) && is_too_long(name, type, message))
 		code = E_LIMIT;
+	if (code == E_UNAVAILABLE && (contains(message, STR("busy")) || contains(message, STR("queue is full")) ||
+	                              contains(message, STR("pending requests"))))
+		code = E_BUSY; /* Ollama's 503 */
 	if (status == 401 || status == 403)
 		return error_set(ret_err, E_PEER, "the remote engine refuses our key (%d): check remote_key", status);
 	char text[400];

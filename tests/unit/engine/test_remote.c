@@ -117,8 +117,12 @@ static void fake_completion(void *arg, struct http_exchange *x, struct str body,
 static void fake_handler(void *arg, struct http_exchange *x)
 {
 	struct fake *f = arg;
+	struct str id = {0};
 
-	if (str_equal(http_path(x), STR("/v1/models"))) {
+	if (http_header(x, "x-request-id", &id) && str_equal(id, STR("mdn-probe")) &&
+	    !str_equal(http_path(x), STR("/v1/models")) && !str_equal(http_path(x), STR("/health"))) {
+		http_respond(x, 404, "application/json", STR("{}")); /* test_remote_kinds.c is about these */
+	} else if (str_equal(http_path(x), STR("/v1/models"))) {
 		f->probes++;
 		if (f->probe_status)
 			http_respond(x, f->probe_status, "application/json",
