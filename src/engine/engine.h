@@ -113,6 +113,7 @@ struct engine_event {
 	size_t vector_size, vector_count;
 	int32_t prompt_tokens, cached_tokens, completion_tokens; /* so far */
 	enum engine_finish finish;
+	int32_t stop;            /* DONE: which of the request's stops ended it, from 1; 0: none of them, or not known */
 	const struct error *err; /* FINISH_ERROR */
 };
 
@@ -169,6 +170,9 @@ struct engine_options {
 	uint64_t swap_bytes;     /* host memory for KV of interrupted requests; 0: chosen */
 	int64_t queue_us;        /* how long a request that names no deadline may wait, bulk apart; 0: no limit */
 	int32_t threads;         /* 0: cores */
+	/* LoRA adapters that requests may name: GGUF files made for this model. They are read with it. */
+	const struct str *adapter_names, *adapter_paths;
+	size_t adapter_count;
 	bool mlock;              /* keep the weights in memory */
 	struct str pooling;      /* llama: "mean", "cls", "last": models that have none of their own embed with it */
 	bool deterministic;      /* the same request gives the same bits whatever runs beside it; slower */

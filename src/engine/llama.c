@@ -26,6 +26,8 @@ enum {
 	EMBED_SEQUENCES = 64, /* in one batch; llama.cpp's own end is 256 */
 };
 
+enum { COMPLAINT_SIZE = 256 };
+
 struct llama_box {
 	atomic_int refs;
 	struct llama_model *model;
@@ -36,6 +38,12 @@ struct llama_box {
 	struct str *marks;              /* texts of control tokens and the like; the vocabulary's memory */
 	size_t mark_count;
 	enum llama_pooling_type pooling; /* NONE: it generates */
+	struct box_adapter {
+		char *name;
+		struct llama_adapter_lora *lora; /* the model's; NULL: `why` tells */
+		char why[COMPLAINT_SIZE];
+	} * adapters;
+	size_t adapter_count;
 };
 
 struct llama_core {
@@ -59,7 +67,6 @@ struct llama_core {
 
 /* While a model loads, the last complaint of this thread is kept: it says why. */
 static _Thread_local char *complaint;
-enum { COMPLAINT_SIZE = 256 };
 
 static void llama_logged(enum ggml_log_level level, const char *text, void *arg)
 {
@@ -191,6 +198,52 @@ static void box_measure_pieces(struct llama_box *box)
 	}
 }
 
+/* One that cannot be read fails those that ask for it, not the model. */
+static void box_load_adapters(struct llama_box *box, const struct llama_settings *settings)
+{
+	box->adapters = mem_new(settings->adapter_count * sizeof(*box->adapters) + 1);
+	box->adapter_count = settings->adapter_count;
+	for (size_t i = 0; i < box->adapter_count; i++) {
+		struct box_adapter *a = &box->adapters[i];
+		struct error err = {0};
+
+		a->name = str_dup(str_from(settings->adapters[2 * i]));
+		if (box_check_file(settings->adapters[2 * i + 1], &err) < 0) {
+			snprintf(a->why, sizeof(a->why), "%.255s", err.text);
+			continue;
+		}
+		complaint = a->why;
+		a->lora = llama_adapter_lora_init(box->model, settings->adapters[2 * i + 1]);
+		complaint = NULL;
+		if (!a->lora && !a->why[0])
+			snprintf(a->why, sizeof(a->why), "llama.cpp refused it");
+		if (!a->lora)
+			log_error("engine", "LoRA adapter %s cannot be used: %s", a->name, a->why);
+	}
+}
+
+int llama_box_adapter(const struct llama_box *box, struct str name, int32_t *ret_adapter, struct error *err)
+{
+	*ret_adapter = 0;
+	if (!name.len)
+		return 0;
+	for (size_t i = 0; i < box->adapter_count; i++) {
+		if (!str_equal(str_from(box->adapters[i].name), name))
+			continue;
+		if (!box->adapters[i].lora)
+			return error_set(err, E_INVAL, "the LoRA adapter " STR_FMT " cannot be used with this model: %s",
+			                 STR_ARG(name), box->adapters[i].why);
+		*ret_adapter = (int32_t)i + 1;
+		return 0;
+	}
+	return error_set(err, E_INVAL, "this engine has no LoRA adapter " STR_FMT, STR_ARG(name));
+}
+
+size_t llama_box_adapters(const struct llama_box *box)
+{
+	return box->adapter_count;
+}
+
 int llama_box_load(const struct llama_settings *settings, const atomic_bool *stop, struct llama_box **ret_box,
                    struct error *err)
 {
@@ -230,6 +283,7 @@ int llama_box_load(const struct llama_settings *settings, const atomic_bool *sto
 	} else {
 		box_measure_pieces(box);
 		box_find_pooling(box, settings->pooling);
+		box_load_adapters(box, settings);
 		*ret_box = box;
 		return 0;
 	}
@@ -249,7 +303,10 @@ void llama_box_unref(struct llama_box *box)
 	chat_free(box->chat);
 	chat_pieces_free(box->pieces);
 	free(box->marks);
-	llama_model_free(box->model);
+	for (size_t i = 0; i < box->adapter_count; i++)
+		free(box->adapters[i].name);
+	free(box->adapters);
+	llama_model_free(box->model); /* with its adapters */
 	free(box);
 }
 
@@ -829,6 +886,14 @@ float *llama_core_logits(struct llama_core *core, int32_t row)
 
 	assert(logits);
 	return logits;
+}
+
+void llama_core_adapt(struct llama_core *core, int32_t adapter)
+{
+	struct llama_adapter_lora *lora = adapter ? core->box->adapters[adapter - 1].lora : NULL;
+	float scale = 1;
+
+	llama_set_adapters_lora(core->context, lora ? &lora : NULL, lora != NULL, lora ? &scale : NULL);
 }
 
 int32_t llama_core_used(const struct llama_core *core)

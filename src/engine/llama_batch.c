@@ -27,7 +27,7 @@ enum {
 
 /* ---- one batch --------------------------------------------------------------------------------- */
 
-static bool slot_runs(const struct slot *slot)
+bool slot_computes(const struct slot *slot)
 {
 	const struct llama_request *r = slot->request;
 
@@ -103,8 +103,12 @@ static int32_t batch_fill(struct batch *b, int32_t *ret_prompt)
 	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
 		slot->row = -1;
 		slot->added = 0;
-		if (!slot_runs(slot) || slot_waits(slot))
+		if (!slot_computes(slot) || slot_waits(slot))
 			continue;
+		if (!slot_has_turn(b, slot)) {
+			slot->drafted = 0;
+			continue;
+		}
 		int32_t missing = slot->request->token_count - slot->past;
 		if (missing == 1 && slot->request->thread.made) {
 			slot_add_stream(b, slot);
@@ -123,9 +127,9 @@ static int32_t batch_fill(struct batch *b, int32_t *ret_prompt)
 	if (llama_core_chunk(b->core))
 		share_whole(b->shares, prefilling, llama_core_room(b->core));
 	else
-		llama_plan_share(
-		    b->shares, prefilling,
-		    llama_plan_budget(llama_core_room(b->core), streams, b->row_rate, b->settings.itl_target_us));
+		llama_plan_share(b->shares, prefilling,
+		                 llama_plan_budget(llama_core_room(b->core), streams, b->row_rate,
+		                                   b->settings.itl_target_us));
 	for (size_t i = 0; i < prefilling; i++) {
 		slot_add(b, &b->slots[b->shares[i].slot], b->shares[i].gets);
 		*ret_prompt += b->shares[i].gets;
@@ -233,6 +237,7 @@ static bool batch_step(struct batch *b)
 	int32_t prompt, streams;
 	int64_t begun_us = clock_mono_us();
 
+	turns_next(b);
 	drafts_make(b);
 	do {
 		streams = batch_fill(b, &prompt);
@@ -256,6 +261,7 @@ static bool batch_step(struct batch *b)
 	int32_t accepted = batch_results(b);
 	int64_t took_us = clock_mono_us() - begun_us;
 	batch_measure(b, streams, prompt, accepted, took_us);
+	turns_used(b, took_us);
 	if (!prompt)
 		drafts_measure(b, streams, drafted, accepted, took_us);
 	return true;
@@ -376,6 +382,7 @@ static int batch_load(struct batch *b, struct error *err)
 	b->shares = mem_new((size_t)b->settings.slots * sizeof(*b->shares));
 	sample_scratch_init(&b->scratch, llama_box_vocab(b->box));
 	cells_init(&b->cells, b->settings.slots);
+	turns_init(b);
 	if ((rc = batch_warm(b, &fingerprint, err)) < 0)
 		return rc;
 	batch_make_cache(b, &fingerprint);
@@ -414,6 +421,7 @@ void *llama_thread(void *arg)
 	buf_fini(&b.piece);
 	free(b.slots);
 	free(b.shares);
+	free(b.turns);
 	llama_core_free(b.core);
 	if (b.box)
 		llama_box_unref(b.box);

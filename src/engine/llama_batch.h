@@ -62,7 +62,14 @@ struct batch {
 	double row_rate; /* rows per second of batches with prompts in them, EWMA */
 	uint64_t releases;
 	size_t swap_max; /* bytes */
+	struct turn {    /* of the base model and each LoRA adapter */
+		int64_t used_us;
+		bool wanted;
+	} * turns;
+	int32_t turn_count, turn; /* whose this batch is */
 };
+
+bool slot_computes(const struct slot *slot); /* llama_batch.c: it may compute */
 
 /* ---- llama_tell.c ------------------------------------------------------------------------------ */
 
@@ -113,6 +120,13 @@ void drafts_make(struct batch *b); /* for the batch that is filled next */
 int32_t drafts_verify(struct batch *b, struct slot *slot);
 void drafts_settle(struct batch *b, struct slot *slot); /* wrong guesses leave the KV; before the slot is released */
 void drafts_measure(struct batch *b, int32_t streams, int32_t drafted, int32_t accepted, int64_t took_us);
+
+/* ---- llama_turns.c ----------------------------------------------------------------------------- */
+
+void turns_init(struct batch *b);
+void turns_next(struct batch *b); /* whose requests the next batch computes */
+void turns_used(struct batch *b, int64_t took_us);
+bool slot_has_turn(const struct batch *b, const struct slot *slot);
 
 /* ---- llama_queue.c ----------------------------------------------------------------------------- */
 

@@ -25,6 +25,19 @@ static void settings_free(struct llama_settings *settings)
 	free(settings->model_name);
 	free(settings->cache_folder);
 	free(settings->draft_path);
+	for (size_t i = 0; i < 2 * settings->adapter_count; i++)
+		free(settings->adapters[i]);
+	free(settings->adapters);
+}
+
+static void settings_adapters(struct llama_settings *settings, const struct engine_options *options)
+{
+	settings->adapter_count = options->adapter_count;
+	settings->adapters = mem_new((2 * options->adapter_count + 1) * sizeof(*settings->adapters));
+	for (size_t i = 0; i < options->adapter_count; i++) {
+		settings->adapters[2 * i] = str_dup(options->adapter_names[i]);
+		settings->adapters[2 * i + 1] = str_dup(options->adapter_paths[i]);
+	}
 }
 
 static int settings_speculate(struct llama_settings *settings, const struct engine_options *options, struct error *err)
@@ -71,6 +84,7 @@ int engine_llama_new(const struct engine_options *options, struct engine **ret_e
 	    .mlock = options->mlock,
 	    .permille = &e->loaded_permille,
 	};
+	settings_adapters(&e->settings, options);
 	if (!llama_pooling_named(options->pooling, &e->settings.pooling)) {
 		settings_free(&e->settings);
 		free(e);
@@ -221,6 +235,8 @@ static void llama_prepare(void *arg)
 		return;
 	r->prompt_count = r->token_room = r->token_count;
 	r->salt = salt_of(&r->copy.params);
+	if (llama_box_adapter(e->box, r->copy.params.adapter, &r->adapter, err) < 0)
+		return;
 	if (r->token_count == 0)
 		error_set(err, E_INVAL, "the prompt is empty");
 	else if (r->token_count >= e->base.info.context_tokens)
@@ -392,6 +408,7 @@ static void llama_deliver(struct llama_event *in)
 		}
 		if (finish == FINISH_STOP && r->reader && chat_reader_has_tool_calls(r->reader))
 			finish = FINISH_TOOL_CALLS;
+		r->base.stop = in->stop;
 		engine_finish(&r->base, finish, in->err, in->prompt_count, r->cached_count, in->made);
 	}
 }

@@ -49,6 +49,8 @@ struct llama_settings {
 	bool deterministic;
 	enum llama_speculation speculation;
 	char *draft_path;
+	char **adapters; /* names and paths by turns */
+	size_t adapter_count;
 	atomic_int *permille; /* of loading; NULL: nobody asks */
 	int32_t pooling;      /* of models that have none of their own: llama_pooling_named; 0: they generate */
 };
@@ -78,6 +80,9 @@ int llama_box_detokenize(const struct llama_box *box, const int32_t *tokens, siz
 bool llama_pooling_named(struct str name, int32_t *ret_pooling); /* empty: 0 */
 bool llama_box_embeds(const struct llama_box *box);              /* or ranks; it does not generate */
 size_t llama_box_vector_size(const struct llama_box *box);
+/* The number of a LoRA adapter; 0: no name, none. E_INVAL: there is no such one, or it could not be read. */
+int llama_box_adapter(const struct llama_box *box, struct str name, int32_t *ret_adapter, struct error *err);
+size_t llama_box_adapters(const struct llama_box *box);
 bool llama_box_ends(const struct llama_box *box, int32_t token); /* end of generation */
 /* The token's bytes, empty for control tokens unless `special`; valid until the next call with the same buf. */
 struct str llama_box_piece(const struct llama_box *box, int32_t token, bool special, struct buf *buf);
@@ -95,6 +100,7 @@ uint64_t llama_core_kv_bytes(const struct llama_core *core);
 int32_t llama_core_room(const struct llama_core *core);
 int32_t llama_core_add(struct llama_core *core, int32_t token, int32_t position, int32_t seq, bool wants_logits);
 void llama_core_clear(struct llama_core *core);
+void llama_core_adapt(struct llama_core *core, int32_t adapter); /* for the batches that come; 0: none */
 int llama_core_decode(struct llama_core *core);         /* llama_decode's result: 0, 1 no room, 2 stopped, < 0 failed */
 int32_t llama_core_used(const struct llama_core *core); /* tokens in the batch */
 /* Tokens of a prompt that are always computed together, however busy the batch is; 0: any number may be. */
@@ -155,6 +161,7 @@ struct llama_request {
 	struct chat_prompt *prompt; /* NULL: plain completion */
 	struct chat_reader *reader; /* loop side */
 	int32_t *tokens, token_count, token_room, prompt_count;
+	int32_t adapter; /* llama_box_adapter */
 	struct prefix_salt salt;
 	struct error err;
 	struct llama_embedding embed;
@@ -192,6 +199,7 @@ struct llama_event {
 	enum llama_event_kind kind;
 	int32_t prompt_count, cached_count, made, tokens; /* tokens: of this event */
 	enum engine_finish finish;
+	int32_t stop;
 	struct engine_logprob *logprobs; /* one block with all they point to */
 	size_t logprob_count;
 	int32_t *token_ids; /* heap */

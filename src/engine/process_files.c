@@ -46,6 +46,8 @@ char **engine_process_files(const struct engine_options *options)
 	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
 		if (paths[i].len)
 			add_parts(files, &count, paths[i]);
+	for (size_t i = 0; i < options->adapter_count; i++)
+		add(files, &count, str_dup(options->adapter_paths[i]));
 	return files;
 }
 

@@ -136,6 +136,8 @@ static const struct field options_fields[] = {
     ULONG(swap_bytes),
     LONG(queue_us),
     COUNT(threads),
+    TEXTS(adapter_names, adapter_count),
+    TEXTS(adapter_paths, adapter_count),
     BOOL(mlock),
     TEXT(pooling, NAME_MAX_BYTES),
     BOOL(deterministic),
@@ -216,6 +218,7 @@ static const struct field event_fields[] = {
     COUNT(cached_tokens),
     COUNT(completion_tokens),
     INT(finish, FINISH_STOP, FINISH_ERROR),
+    COUNT(stop),
     ERROR(err),
 };
 #undef STRUCT
