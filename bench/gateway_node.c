@@ -2,7 +2,8 @@
 /* gateway_node.c - the gateway of a node alone, over plain HTTP: the room that ships, without a network around it.
  *
  *   gateway_node API-PORT forward MODEL URL         sends every request for MODEL on to the node at URL
- *   gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS    answers it with an engine of its own
+ *   gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS    answers it with an engine of its own, a process
+ *   gateway_node API-PORT llama-inside MODEL FILE ...               the same in this process
  *
  * To forward, it follows a map like any edge: a scheduler that knows one node publishes it once a second on the same
  * loop. Hops are plain HTTP here so that proxies without TLS to their upstream can be compared.
@@ -10,6 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/node_map.h"
+#include "engine/process.h"
 #include "net/sse.h"
 #include "serve/gateway/gateway.h"
 
@@ -105,11 +107,16 @@ static void follow_map(const char *model, const char *url)
 
 int main(int argc, char **argv)
 {
-	bool forward = argc == 5 && strcmp(argv[2], "forward") == 0, llama = argc == 8 && strcmp(argv[2], "llama") == 0;
+	int status = engine_process_hook(argc, argv);
+	if (status >= 0)
+		return status;
+	bool forward = argc == 5 && strcmp(argv[2], "forward") == 0;
+	bool inside = argc == 8 && strcmp(argv[2], "llama-inside") == 0;
+	bool llama = inside || (argc == 8 && strcmp(argv[2], "llama") == 0);
 	struct error err;
 	if (!forward && !llama) {
 		fprintf(stderr, "usage: gateway_node API-PORT forward MODEL URL\n"
-		                "       gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS\n");
+		                "       gateway_node API-PORT llama|llama-inside MODEL FILE SLOTS CONTEXT THREADS\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
@@ -127,6 +134,7 @@ int main(int argc, char **argv)
 	    .plain_hops = true,
 	};
 	if (llama) {
+		options.engine.in_process = inside;
 		options.engine.slots = atoi(argv[5]);
 		options.engine.context_tokens = atoi(argv[6]);
 		options.engine.threads = atoi(argv[7]);

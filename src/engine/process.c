@@ -224,7 +224,7 @@ static void error_tame(struct error *err)
 static bool nonsense(struct process_engine *e, const char *what)
 {
 	if (e->run && !e->run->blame[0])
-		snprintf(e->run->blame, sizeof(e->run->blame), "said nonsense: %s", what);
+		snprintf(e->run->blame, sizeof(e->run->blame), "said nonsense: %.80s", what);
 	return false;
 }
 
