@@ -15,10 +15,10 @@ void answer_fini(struct answer *a)
 	buf_fini(&a->ready);
 }
 
-/* How many bytes come before the first (possible) stop string; *ret_hit: it is a whole one. */
-static size_t answer_scan(const struct answer *a, bool *ret_hit)
+/* How many bytes come before the first (possible) stop string; *ret_hit: which it is, from 1, if a whole one. */
+static size_t answer_scan(const struct answer *a, size_t *ret_hit)
 {
-	*ret_hit = false;
+	*ret_hit = 0;
 	for (size_t at = 0; at < a->held.len; at++) {
 		size_t left = a->held.len - at;
 		bool partial = false;
@@ -29,7 +29,7 @@ static size_t answer_scan(const struct answer *a, bool *ret_hit)
 			if (!n || memcmp(a->held.base + at, stop.base, n) != 0)
 				continue;
 			if (n == stop.len) {
-				*ret_hit = true;
+				*ret_hit = i + 1;
 				return at;
 			}
 			partial = true;
@@ -69,7 +69,7 @@ static void answer_decide(struct answer *a, size_t len, bool more)
 
 bool answer_add(struct answer *a, struct str piece)
 {
-	bool hit;
+	size_t hit;
 
 	if (a->stopped)
 		return true;
@@ -79,9 +79,10 @@ bool answer_add(struct answer *a, struct str piece)
 	answer_decide(a, safe, safe == a->held.len);
 	if (hit) {
 		a->stopped = true;
+		a->hit = hit;
 		buf_clear(&a->held);
 	}
-	return hit;
+	return a->stopped;
 }
 
 void answer_end(struct answer *a)

@@ -16,6 +16,7 @@ struct answer {
 	struct buf ready; /* may be shown */
 	size_t decided;   /* bytes of pieces that went to `ready`, since the start */
 	bool stopped;
+	size_t hit; /* which stop string it was, from 1; 0: none yet */
 };
 
 void answer_init(struct answer *a, const struct str *stops, size_t stop_count);

@@ -345,6 +345,7 @@ void engine_finish(struct engine_request *request, enum engine_finish finish, co
 	const struct engine_event event = {
 	    .kind = ENGINE_DONE,
 	    .finish = finish,
+	    .stop = request->stop,
 	    .err = err,
 	    .prompt_tokens = prompt_tokens,
 	    .cached_tokens = cached_tokens,

@@ -51,6 +51,7 @@ struct engine_request {
 	    turn; /* filled in by the base, joined and owned by whoever keeps the kind's queue, on its thread */
 	uint64_t tenant_hash;
 	int32_t completion_tokens; /* as told so far */
+	int32_t stop;              /* for its end, where the kind knows it */
 	int holds;                 /* callbacks on the stack */
 	bool started, paused, done;
 	bool gone; /* canceled; nobody outside knows it any more */

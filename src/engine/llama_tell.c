@@ -55,6 +55,8 @@ void request_end(struct batch *b, struct llama_request *r, enum engine_finish fi
 	struct llama_event *event = event_new(b, r, LLAMA_DONE, (struct str){0});
 
 	event->finish = finish;
+	if (r->thread.answer.hit <= r->copy.params.stop_count) /* the rest are the template's own */
+		event->stop = (int32_t)r->thread.answer.hit;
 	if (err)
 		event->err = error_copy(err);
 }

@@ -312,6 +312,7 @@ static void synthetic_request_fini(struct engine_request *request)
 static void synthetic_done(struct synthetic_request *r, enum engine_finish finish, const struct error *err)
 {
 	synthetic_leave(r);
+	r->base.stop = (int32_t)r->answer.hit;
 	engine_finish(&r->base, finish, err, r->prompt_tokens, r->cached_tokens, r->made);
 }
 
