@@ -14,6 +14,7 @@
 	X(LIMIT_HTTP_BODY_STALL_MS, 30000, 408, "milliseconds without a byte of a body") \
 	X(LIMIT_WRITE_BUFFER, 262144, 0, "bytes buffered towards a slow reader before producers wait") \
 	X(LIMIT_BODIES, 1073741824, 503, "bytes of request bodies held at once on one listener") \
+	X(LIMIT_SMALL_BODY, 65536, 413, "bytes of a JSON request that only names something") \
 	X(LIMIT_JSON_BODY, 16777216, 413, "bytes of a JSON request") \
 	X(LIMIT_JSON_DEPTH, 64, 400, "nesting of a JSON request") \
 	X(LIMIT_MESSAGES, 2048, 400, "messages of a chat request") \

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from network import ROOT, Network, tiny_model
+from network import ROOT, Network, free_port, tiny_model
+from scripted import Scripted
 
 TINY = {"embedding": 64, "layers": 2, "context": 4096}
 shared = []
@@ -57,6 +58,23 @@ def net(tiny):
         yield network
     finally:
         network.down()
+        discard(folder)
+
+
+@pytest.fixture(scope="session")
+def scripted_net(tiny):
+    """(network, script): one edge whose engine is scripted.py, as the model `scripted`."""
+    script = Scripted(free_port())
+    folder = network_folder()
+    network = Network(folder, edges={"edge-1": "north"}, edge={"engine": "remote", "remote_url": script.url})
+    shared.append(network)
+    try:
+        network.up()
+        network.push(tiny, "scripted")
+        yield network, script
+    finally:
+        network.down()
+        script.stop()
         discard(folder)
 
 

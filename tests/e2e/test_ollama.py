@@ -16,7 +16,7 @@ import oras.client
 import pytest
 
 import artifact
-import ollama
+import ollama_registry as ollama
 from network import eventually, tiny_model
 
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"

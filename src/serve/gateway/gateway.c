@@ -18,14 +18,15 @@ static void get_root(struct gateway *g, struct http_exchange *x)
 {
 	struct buf out = {0};
 
-	buf_printf(&out,
-	           "MDN node %s, site %s\n\n"
-	           "This is an OpenAI API. Point a client at /v1 of this address:\n\n"
-	           "  GET  /v1/models            what can be asked\n"
-	           "  POST /v1/chat/completions  ask\n"
-	           "  POST /v1/completions       continue a text\n"
-	           "  GET  /health /ready /metrics\n",
-	           g->name, g->site);
+	buf_printf(
+	    &out,
+	    "MDN node %s, site %s\n\n"
+	    "This is an OpenAI API. Point a client at /v1 of this address:\n\n"
+	    "  GET  /v1/models            what can be asked\n"
+	    "  POST /v1/chat/completions  ask; also /v1/responses, /v1/messages (Anthropic), /api/chat (Ollama)\n"
+	    "  POST /v1/completions       continue a text\n"
+	    "  GET  /health /ready /metrics\n",
+	    g->name, g->site);
 	http_respond(x, 200, "text/plain; charset=utf-8", buf_str(&out));
 	buf_fini(&out);
 }
@@ -100,6 +101,10 @@ static const struct route_line {
     {"/v1/messages/count_tokens", .key = true, .dialect = &dialect_count_tokens},
     {"/api/chat", .key = true, .dialect = &dialect_ollama_chat},
     {"/api/generate", .key = true, .dialect = &dialect_ollama_generate},
+    {"/api/tags", .get = true, .key = true, .answer = ollama_tags, .dialect = &dialect_ollama},
+    {"/api/ps", .get = true, .key = true, .answer = ollama_ps, .dialect = &dialect_ollama},
+    {"/api/show", .key = true, .answer = ollama_show, .dialect = &dialect_ollama},
+    {"/api/version", .get = true, .answer = ollama_version, .dialect = &dialect_ollama},
     {"/v1/models", .get = true, .key = true, .answer = get_models},
     {"/v1/models/", .prefix = true, .get = true, .key = true, .answer = get_model},
     {"/health", .get = true, .answer = get_health},
@@ -263,8 +268,8 @@ static void on_settle(void *arg)
 
 static void copy_engine_options(struct gateway *g, const struct engine_options *from)
 {
-	struct str *texts[] = {&g->engine.kind, &g->engine.remote_url, &g->engine.remote_key, &g->engine.remote_model,
-	                       &g->engine.pooling, &g->engine.cache_folder};
+	struct str *texts[] = {&g->engine.kind,         &g->engine.remote_url, &g->engine.remote_key,
+	                       &g->engine.remote_model, &g->engine.pooling,    &g->engine.cache_folder};
 
 	g->engine = *from;
 	g->engine.model_path = g->engine.model_name = STR("");

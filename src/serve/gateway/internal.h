@@ -55,6 +55,16 @@ struct gateway_metrics {
 void histogram_add(struct histogram *h, enum model_histogram which, double seconds);
 void metrics_format(struct gateway *g, struct buf *out);
 
+/* Each model of the list, in order of names, with one of its reports; here: this node has it too. */
+void models_each(struct gateway *g, void (*each)(void *arg, const struct model_report *r, bool here), void *arg);
+
+/* ---- ollama_models.c ------------------------------------------------------------------------------ */
+
+void ollama_tags(struct gateway *g, struct http_exchange *x);
+void ollama_ps(struct gateway *g, struct http_exchange *x);
+void ollama_show(struct gateway *g, struct http_exchange *x);
+void ollama_version(struct gateway *g, struct http_exchange *x);
+
 /* ---- map.c -------------------------------------------------------------------------------------- */
 
 struct follower;

@@ -266,6 +266,8 @@ static void on_done(struct choice *c, const struct engine_event *e)
 		return;
 	}
 	c->said->finish = e->finish;
+	if (e->stop > 0 && (size_t)e->stop <= l->r->in.stop_count)
+		c->said->stop = l->r->in.stops[e->stop - 1];
 	c->said->usage = (struct api_usage){e->prompt_tokens, e->cached_tokens, e->completion_tokens};
 	l->model->metrics->finished[e->finish]++;
 	l->done++;
