@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How: Ollama's calls about models, made of what the map and the engines here know. Of a model that only other nodes
+ * hold, no more is told than its reports say. Nothing expires: models stay until another one needs their room. Pulling,
+ * copying and deleting are the operator's here and have no routes. Source: Ollama's docs/api.md.
+ */
+#include "serve/gateway/dialect.h"
+#include "serve/gateway/fields.h"
+#include "serve/gateway/internal.h"
+
+#define OLLAMA_LEVEL "0.13.0" /* of its API, which clients ask for before they use what is newer */
+#define NEVER "9999-12-31T23:59:59Z"
+
+static void put_details(struct buf *out, const char *architecture)
+{
+	put(out, "{\"parent_model\":\"\",\"format\":\"gguf\",\"family\":");
+	buf_append_json(out, str_from(architecture));
+	put(out, ",\"families\":[");
+	if (architecture[0])
+		buf_append_json(out, str_from(architecture));
+	put(out, "],\"parameter_size\":\"\",\"quantization_level\":\"\"}");
+}
+
+static const struct engine_info *info_here(const struct gateway *g, const char *name)
+{
+	const struct model *m = model_find(g, str_from(name));
+
+	return m && m->engine && engine_state(m->engine) == ENGINE_READY ? engine_info(m->engine) : NULL;
+}
+
+static struct str bare_digest(const char *digest)
+{
+	struct str all = str_from(digest), prefix = STR("sha256:");
+
+	return str_starts(all, prefix) ? (struct str){all.base + prefix.len, all.len - prefix.len} : all;
+}
+
+static void put_model(struct buf *out, const char *name, const char *digest, uint64_t size)
+{
+	put(out, "{\"name\":");
+	buf_append_json(out, str_from(name));
+	put(out, ",\"model\":");
+	buf_append_json(out, str_from(name));
+	buf_printf(out, ",\"size\":%llu,\"digest\":", (unsigned long long)size);
+	buf_append_json(out, bare_digest(digest));
+}
+
+struct listing {
+	struct gateway *g;
+	struct buf out;
+	size_t count;
+	char began[25];
+};
+
+static void list_one(void *arg, const struct model_report *r, bool here)
+{
+	struct listing *l = arg;
+	const struct engine_info *info = here ? info_here(l->g, r->name) : NULL;
+
+	put(&l->out, l->count++ ? "," : "");
+	put_model(&l->out, r->name, r->digest, r->total_bytes);
+	buf_printf(&l->out, ",\"modified_at\":\"%s\",\"details\":", l->began);
+	put_details(&l->out, info ? info->architecture : "");
+	put(&l->out, "}");
+}
+
+void ollama_tags(struct gateway *g, struct http_exchange *x)
+{
+	struct listing l = {.g = g};
+
+	clock_format(g->begun_wall_s * US_PER_S, l.began);
+	put(&l.out, "{\"models\":[");
+	models_each(g, list_one, &l);
+	put(&l.out, "]}");
+	http_respond(x, 200, "application/json", buf_str(&l.out));
+	buf_fini(&l.out);
+}
+
+void ollama_ps(struct gateway *g, struct http_exchange *x)
+{
+	struct buf out = {0};
+	bool first = true;
+
+	put(&out, "{\"models\":[");
+	for (const struct model *m = g->models; m; m = m->following) {
+		const struct engine_info *info = info_here(g, m->name);
+
+		if (!info)
+			continue;
+		put(&out, first ? "" : ",");
+		first = false;
+		put_model(&out, m->name, m->digest, info->memory_bytes);
+		put(&out, ",\"details\":");
+		put_details(&out, info->architecture);
+		buf_printf(&out, ",\"expires_at\":\"" NEVER "\",\"size_vram\":0,\"context_length\":%d}",
+		           info->context_tokens);
+	}
+	put(&out, "]}");
+	http_respond(x, 200, "application/json", buf_str(&out));
+	buf_fini(&out);
+}
+
+void ollama_version(struct gateway *g, struct http_exchange *x)
+{
+	(void)g;
+	http_respond(x, 200, "application/json", STR("{\"version\":\"" OLLAMA_LEVEL "\",\"mdn\":\"" MDN_VERSION "\"}"));
+}
+
+/* ---- show ------------------------------------------------------------------------------------------------------ */
+
+static void put_capabilities(struct buf *out, const struct engine_info *info)
+{
+	const char *comma = "";
+
+	put(out, ",\"capabilities\":[");
+	if (!info || !info->no_generation) {
+		put(out, "\"completion\"");
+		comma = ",";
+	}
+	if (info && info->infill) {
+		put(out, comma);
+		put(out, "\"insert\"");
+		comma = ",";
+	}
+	if (info && info->embedding_size && info->no_generation) {
+		put(out, comma);
+		put(out, "\"embedding\"");
+	}
+	put(out, "]");
+}
+
+static void put_info(struct buf *out, const struct engine_info *info)
+{
+	put(out, ",\"model_info\":{");
+	if (info) {
+		put(out, "\"general.architecture\":");
+		buf_append_json(out, str_from(info->architecture));
+		buf_printf(out, ",\"%s.context_length\":%d", info->architecture, info->context_tokens);
+		if (info->embedding_size)
+			buf_printf(out, ",\"%s.embedding_length\":%d", info->architecture, info->embedding_size);
+	}
+	put(out, "}");
+}
+
+static void show(struct gateway *g, struct http_exchange *x, struct str name)
+{
+	struct fault fault = {0};
+	struct buf one = {0}, out = {0};
+	char text[NODE_TEXT_SIZE];
+
+	if (!str_copy(name, text, sizeof(text)) || !models_one(g, name, &one)) {
+		error_set(&fault.err, E_NOTFOUND, "model '%.*s' not found",
+		          (int)(name.len < LIMIT_NAME ? name.len : LIMIT_NAME), name.base ? name.base : "");
+		respond_fault(x, &dialect_ollama, &fault);
+	} else {
+		const struct engine_info *info = info_here(g, text);
+
+		put(&out, "{\"modelfile\":\"\",\"parameters\":\"\",\"template\":\"\",\"details\":");
+		put_details(&out, info ? info->architecture : "");
+		put_info(&out, info);
+		put_capabilities(&out, info);
+		put(&out, "}");
+		http_respond(x, 200, "application/json", buf_str(&out));
+	}
+	buf_fini(&one);
+	buf_fini(&out);
+}
+
+static void on_show(void *arg, struct http_exchange *x, struct str body, const struct error *err)
+{
+	struct fault fault = {0};
+	struct str name = STR("");
+	yyjson_doc *doc = NULL;
+	int rc = err ? err->code : json_parse(body, &doc, &fault.err);
+
+	if (err)
+		fault.err = *err;
+	if (rc == 0)
+		rc = json_str(yyjson_doc_get_root(doc), "model", &name, &fault.err);
+	if (rc == 0 && name.len == 0)
+		rc = json_str(yyjson_doc_get_root(doc), "name", &name, &fault.err);
+	if (rc == 0 && name.len == 0)
+		rc = error_set(&fault.err, E_INVAL, "\"model\" is missing; GET /api/tags lists the names");
+	if (rc < 0)
+		respond_fault(x, &dialect_ollama, &fault);
+	else
+		show(arg, x, name);
+	yyjson_doc_free(doc);
+}
+
+void ollama_show(struct gateway *g, struct http_exchange *x)
+{
+	http_body_collect(x, LIMIT_SMALL_BODY, on_show, g);
+}
