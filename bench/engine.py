@@ -16,7 +16,7 @@ from lib import BUILD, CORES, MODEL, ROOT, cpu_s, figure, free_port, introduce, 
 from lib import start, stop, wait_port
 
 THREADS = int(os.environ.get("THREADS", len(CORES)))
-SLOTS, CONTEXT, TOKENS, TOLERANCE = 8, 1024, 64, 0.05
+SLOTS, CONTEXT, TOKENS, TOLERANCE = 32, 1024, 64, 0.05
 TOPICS = ("rain", "copper", "bridges", "salt", "owls", "clocks", "glass", "rivers", "bread", "tides", "maps", "wool")
 
 
@@ -90,7 +90,7 @@ def servers():
 
 def compare(made, streams):
     rate, ttft, cpu = ({n: [] for n in made} for _ in range(3))
-    for turn in range(rounds(7)):
+    for turn in range(rounds(7 if streams < 32 else 3)):
         numbers = [1000 * streams + turn * streams + i for i in range(streams)]
         order = list(made) if turn % 2 else list(made)[::-1]
         for who in order:
@@ -125,7 +125,7 @@ if __name__ == "__main__":
             time.sleep(0.2)
         else:
             raise SystemExit(f"bench: {name} does not answer: {a.error}")
-    for streams in (1, 8):
+    for streams in (1, 8, 32):
         compare(made, streams)
     for port, child in made.values():
         stop(child)

@@ -2,7 +2,8 @@
 /* gateway_node.c - the gateway of a node alone, over plain HTTP: the room that ships, without a network around it.
  *
  *   gateway_node API-PORT forward MODEL URL         sends every request for MODEL on to the node at URL
- *   gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS    answers it with an engine of its own, a process
+ *   gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS [KEY...]   answers it with an engine of its own, a
+ *                                                                 process; each API key is a tenant
  *   gateway_node API-PORT llama-inside MODEL FILE ...               the same in this process
  *
  * To forward, it follows a map like any edge: a scheduler that knows one node publishes it once a second on the same
@@ -10,6 +11,7 @@
  */
 #include "base/clock.h"
 #include "base/log.h"
+#include "core/api_key.h"
 #include "core/node_map.h"
 #include "engine/process.h"
 #include "net/sse.h"
@@ -103,6 +105,19 @@ static void follow_map(const char *model, const char *url)
 	loop_timer_start(loop_timer_new(bench.loop, publish, NULL), US_PER_S, US_PER_S);
 }
 
+static void set_keys(char **keys, int count)
+{
+	struct key_ring_key ring[16] = {{{0}}};
+	struct error err;
+
+	for (int i = 0; i < count && i < 16; i++) {
+		if (api_key_parse(str_from(keys[i]), ring[i].id, &err) < 0)
+			die(&err);
+		api_key_hash(str_from(keys[i]), ring[i].hash);
+	}
+	gateway_set_keys(bench.gateway, ring, (size_t)(count < 16 ? count : 16));
+}
+
 /* ---------------------------------------------------------------------------------------------------------- */
 
 int main(int argc, char **argv)
@@ -111,12 +126,13 @@ int main(int argc, char **argv)
 	if (status >= 0)
 		return status;
 	bool forward = argc == 5 && strcmp(argv[2], "forward") == 0;
-	bool inside = argc == 8 && strcmp(argv[2], "llama-inside") == 0;
-	bool llama = inside || (argc == 8 && strcmp(argv[2], "llama") == 0);
+	bool inside = argc >= 8 && strcmp(argv[2], "llama-inside") == 0;
+	bool llama = inside || (argc >= 8 && strcmp(argv[2], "llama") == 0);
 	struct error err;
 	if (!forward && !llama) {
-		fprintf(stderr, "usage: gateway_node API-PORT forward MODEL URL\n"
-		                "       gateway_node API-PORT llama|llama-inside MODEL FILE SLOTS CONTEXT THREADS\n");
+		fprintf(stderr,
+		        "usage: gateway_node API-PORT forward MODEL URL\n"
+		        "       gateway_node API-PORT llama|llama-inside MODEL FILE SLOTS CONTEXT THREADS [KEY...]\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
@@ -144,6 +160,8 @@ int main(int argc, char **argv)
 	if (llama &&
 	    gateway_model_add(bench.gateway, str_from(argv[3]), STR("sha256:bench"), str_from(argv[4]), &err) < 0)
 		die(&err);
+	if (llama)
+		set_keys(argv + 8, argc - 8);
 	if (forward)
 		follow_map(argv[3], argv[4]);
 	listen_on(atoi(argv[1]), on_request);

@@ -128,7 +128,7 @@ static int32_t batch_fill(struct batch *b, int32_t *ret_prompt)
 		share_whole(b->shares, prefilling, llama_core_room(b->core));
 	else
 		llama_plan_share(b->shares, prefilling,
-		                 llama_plan_budget(llama_core_room(b->core), streams, b->row_rate,
+		                 llama_plan_budget(llama_core_room(b->core), streams, b->row_rate, b->decode_us,
 		                                   b->settings.itl_target_us));
 	for (size_t i = 0; i < prefilling; i++) {
 		slot_add(b, &b->slots[b->shares[i].slot], b->shares[i].gets);
@@ -179,6 +179,7 @@ static void batch_measure(struct batch *b, int32_t streams, int32_t prompt, int3
 
 	n->steps++;
 	if (streams && !prompt) {
+		ewma(&b->decode_us, took, 0.1);
 		ewma(&n->decode_rate, (streams + accepted) * 1e6 / took, 0.05);
 	} else if (prompt >= 16) {
 		/* A row of a stream costs what one of a prompt costs: both are rows of the same products. */

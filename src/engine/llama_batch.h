@@ -59,7 +59,8 @@ struct batch {
 	struct buf piece;
 	struct llama_event *events, **events_last;
 	struct llama_numbers numbers;
-	double row_rate; /* rows per second of batches with prompts in them, EWMA */
+	double row_rate;  /* rows per second of batches with prompts in them, EWMA */
+	double decode_us; /* a step without prompts, EWMA */
 	uint64_t releases;
 	size_t swap_max; /* bytes */
 	struct turn {    /* of the base model and each LoRA adapter */
@@ -97,7 +98,7 @@ bool slot_waits(const struct slot *slot);            /* for its beginning: not i
 int32_t slot_goal(const struct batch *b, const struct slot *slot);   /* prefill goes no further for now */
 void slot_cut(struct batch *b, struct slot *slot, int32_t position); /* drops KV behind it */
 void slot_grew(struct batch *b, struct slot *slot);                  /* by what was in the batch */
-void slots_follow(struct batch *b);                    /* ends the waiting of those whose leader is far enough */
+void slots_follow(struct batch *b); /* ends the waiting of those whose leader is far enough */
 void slot_fetched(void *batch, uint64_t ticket);
 void slots_undo(struct batch *b);       /* what a batch that was broken off may have added */
 void slots_save(struct batch *b);       /* the end: all KV to the cache, and none is left */

@@ -7,10 +7,11 @@
 
 enum { TARGET_US = 100 * 1000, LEAST_TOKENS = 32 };
 
-int32_t llama_plan_budget(int32_t room, int32_t streams, double rows_per_s, int64_t target_us)
+int32_t llama_plan_budget(int32_t room, int32_t streams, double rows_per_s, double decode_us, int64_t target_us)
 {
 	if (streams > 0 && rows_per_s > 0) {
-		double tokens = rows_per_s * (double)(target_us > 0 ? target_us : TARGET_US) / 1e6 - streams;
+		double target = (double)(target_us > 0 ? target_us : TARGET_US);
+		double tokens = rows_per_s * (target > 2 * decode_us ? target : 2 * decode_us) / 1e6 - streams;
 		if (tokens < LEAST_TOKENS)
 			tokens = LEAST_TOKENS;
 		if (tokens < room)

@@ -774,10 +774,11 @@ static void test_bulk_stream_is_interrupted_and_loses_nothing(void **state)
 	struct driver d;
 	struct engine_options options = options_for("llama");
 	struct ask alone = {0}, bulk = {0}, guest = {0};
-	struct engine_params p = completion("Once upon a time", 200);
+	struct engine_params p = completion("Once upon a time", 900);
 	(void)state;
 
 	options.slots = 1;
+	options.context_tokens = 1024;
 	driver_init(&d, &options);
 	say(&d, &alone, p);
 	p.service_class = ENGINE_BULK;
