@@ -329,10 +329,60 @@ def tensor_bytes(weights, dims, role, kind):
     return kind, weights.tensor(dims, kind, 0.01 if role == "embedding" else 0.25)
 
 
+def write(path, kvs, tensors):
+    """tensors: (name, dims, type, bytes) each."""
+    infos, data, offset = [], [], 0
+    for tensor, dims, stored, content in tensors:
+        infos.append(pack_string(tensor) + struct.pack("<I%dQIQ" % len(dims), len(dims), *dims, stored, offset))
+        content += bytes(-len(content) % ALIGNMENT)
+        data.append(content)
+        offset += len(content)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(kvs))
+    head += b"".join(pack_string(k) + struct.pack("<I", t) + pack_value(t, v) for k, (t, v) in kvs.items())
+    head += b"".join(infos)
+    head += bytes(-len(head) % ALIGNMENT)
+    with open(path + ".part", "wb") as f:
+        f.write(head)
+        f.writelines(data)
+    os.replace(path + ".part", path)
+    return path
+
+
+def make_adapter(path, merged, arch="llama", seed=1, rank=4, **model):
+    """A random LoRA adapter for the model that make() with the same keywords writes, and at `merged` that model with
+    the adapter's products added to its weights."""
+    s, rng, parts = Shape(**{k: v for k, v in model.items() if k not in ("model_seed", "vocab")}), random.Random(seed), []
+    deltas = {}
+    for i in range(s.layers):
+        for name, dims, role in layer_tensors(arch, s, i):
+            if role != "matrix" or len(dims) != 2 or not name.startswith(("attn_", "ffn_")):
+                continue
+            tensor = "blk.%d.%s" % (i, name)
+            a = [[rng.uniform(-0.2, 0.2) for _ in range(dims[0])] for _ in range(rank)]
+            b = [[rng.uniform(-0.2, 0.2) for _ in range(rank)] for _ in range(dims[1])]
+            parts.append((tensor + ".lora_a", [dims[0], rank], TYPE_F32, b"".join(struct.pack("<%df" % dims[0], *r) for r in a)))
+            parts.append((tensor + ".lora_b", [rank, dims[1]], TYPE_F32, b"".join(struct.pack("<%df" % rank, *r) for r in b)))
+            deltas[tensor] = [x for r in b for x in [sum(r[k] * a[k][j] for k in range(rank)) for j in range(dims[0])]]
+    kvs = {"general.architecture": (STRING, arch), "general.type": (STRING, "adapter"),
+           "general.name": (STRING, "tiny random adapter"), "adapter.type": (STRING, "lora"),
+           "adapter.lora.alpha": (F32, float(rank))}
+
+    def add(tensor, content):
+        if tensor not in deltas:
+            return content
+        count = len(content) // 4
+        return struct.pack("<%df" % count, *[x + d for x, d in zip(struct.unpack("<%df" % count, content), deltas[tensor])])
+
+    model = {k: v for k, v in model.items() if k != "model_seed"} | {"seed": model.get("model_seed", 1)}
+    make(merged, arch=arch, change=add, **model)
+    return write(path, kvs, parts)
+
+
 def make(path, arch="llama", seed=1, tokenizer_from=None, vocab=4096, quant="f32", name=None, chat_template=None,
-         **shape):
+         gap_marks=None, change=None, **shape):
     """Writes one model; vocab 0 keeps the whole vocabulary, a chat_template replaces the tokenizer's. Further keywords:
-    layers, embedding, heads, heads_kv, head, ff, experts, experts_used, context, pooling."""
+    layers, embedding, heads, heads_kv, head, ff, experts, experts_used, context, pooling. gap_marks: the tokens that
+    stand before, behind and in a gap to be filled."""
     if arch not in ARCHS + EMBEDDERS:
         raise SystemExit("tiny_gguf: unknown architecture %s; one of %s" % (arch, ", ".join(ARCHS + EMBEDDERS)))
     if arch in BERTS:
@@ -355,22 +405,13 @@ def make(path, arch="llama", seed=1, tokenizer_from=None, vocab=4096, quant="f32
     kvs.update(tokenizer)
     if chat_template is not None:
         kvs["tokenizer.chat_template"] = (STRING, chat_template)
-    weights, infos, data, offset = Weights(seed), [], [], 0
+    for key, token in zip(("pre", "suf", "mid"), gap_marks or ()):
+        kvs["tokenizer.ggml.fim_%s_token_id" % key] = (U32, token)
+    weights, tensors = Weights(seed), []
     for tensor, dims, role in all_tensors(arch, s, tokens):
         stored, content = tensor_bytes(weights, dims, role, kind)
-        infos.append(pack_string(tensor) + struct.pack("<I%dQIQ" % len(dims), len(dims), *dims, stored, offset))
-        content += bytes(-len(content) % ALIGNMENT)
-        data.append(content)
-        offset += len(content)
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(kvs))
-    head += b"".join(pack_string(k) + struct.pack("<I", t) + pack_value(t, v) for k, (t, v) in kvs.items())
-    head += b"".join(infos)
-    head += bytes(-len(head) % ALIGNMENT)
-    with open(path + ".part", "wb") as f:
-        f.write(head)
-        f.writelines(data)
-    os.replace(path + ".part", path)
-    return path
+        tensors.append((tensor, dims, stored, change(tensor, content) if change else content))
+    return write(path, kvs, tensors)
 
 
 def main():

@@ -4,7 +4,7 @@
 
 llama, qwen2, gemma3, llama-moe, mamba, lfm2: random weights. tools: with a template that has tool calls and reasoning. broken-template,
 raising-template: templates that cannot be parsed, cannot be rendered. bert, nomic-bert, qwen3-embedding: they embed;
-bert-rank: it ranks. cut, text: files that are no whole model.
+bert-rank: it ranks. infill: it fills gaps; small-vocabulary: it cannot guess for the others. cut, text: files that are no whole model. adapter, merged: a LoRA adapter for llama, and llama with it.
 """
 import os
 import sys
@@ -27,10 +27,14 @@ def main():
         tiny_gguf.make(path(arch), arch=arch, pooling=pooling)
     tiny_gguf.make(path("bert-rank"), arch="bert", pooling="rank", seed=2)
     tiny_gguf.make(path("qwen3-embedding"), arch="qwen3", pooling="last")
+    tiny_gguf.make(path("infill"), gap_marks=(5, 6, 7))
+    tiny_gguf.make(path("small-vocabulary"), vocab=2000)
     with open(os.path.join(here, "tools.jinja"), encoding="utf-8") as f:
         tiny_gguf.make(path("tools"), chat_template=f.read())
     tiny_gguf.make(path("broken-template"), chat_template="{% for m in messages %}{{ m.content }")
     tiny_gguf.make(path("raising-template"), chat_template="{{ raise_exception('never') }}")
+    tiny_gguf.make_adapter(path("adapter"), path("merged"), seed=5)
+    tiny_gguf.make_adapter(path("adapter-2"), path("merged-2"), seed=6)
     with open(path("llama"), "rb") as f:
         whole = f.read()
     with open(path("cut"), "wb") as f:
