@@ -29,6 +29,8 @@ def prompt(number):
 
 
 class Answer:
+    patience = 120
+
     def __init__(self, port, number):
         self.port, self.number, self.tokens, self.error = port, number, 0, None
 
@@ -38,19 +40,23 @@ class Answer:
         except OSError as error:
             self.error = f"no whole answer: {error}"
 
+    def question(self):
+        return {"messages": [{"role": "user", "content": prompt(self.number)}], "max_tokens": TOKENS,
+                "cache_prompt": False}
+
     def stream(self):
-        body = json.dumps({"model": "bench", "messages": [{"role": "user", "content": prompt(self.number)}],
-                           "max_tokens": TOKENS, "temperature": 0, "stream": True, "cache_prompt": False,
-                           "logit_bias": {"2": -100}, "stream_options": {"include_usage": True}}).encode()
+        body = json.dumps({"model": "bench", "temperature": 0, "stream": True, "logit_bias": {"2": -100},
+                           "stream_options": {"include_usage": True}, **self.question()}).encode()
         head = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n").encode()
         with socket.create_connection(("127.0.0.1", self.port), 5) as s:
-            s.settimeout(120)
+            s.settimeout(self.patience)
             self.began = time.monotonic()
             s.sendall(head + body)
             seen, self.first = b"", None
             while data := s.recv(65536):
                 seen += data
+                self.seen = seen
                 if self.first is None and (b'"content":"' in seen.replace(b'"content":""', b"")):
                     self.first = time.monotonic()
             self.ended = time.monotonic()
@@ -77,15 +83,28 @@ def ask_all(port, numbers):
     return sum(a.tokens for a in answers) / took, median([(a.first - a.began) * 1e3 for a in answers]), answers
 
 
-def servers():
+def servers(context=CONTEXT, cache=("--no-cache-prompt", "--cache-ram", 0, "-ctxcp", 0)):
     ours, theirs, threads = free_port(), free_port(), THREADS
-    return {
-        "mdn": (ours, start(BUILD / "bench/bench_gateway_node", ours, "llama", "bench:latest", MODEL, SLOTS, CONTEXT, threads)),
+    made = {
+        "mdn": (ours, start(BUILD / "bench/bench_gateway_node", ours, "llama", "bench:latest", MODEL, SLOTS, context,
+                            threads)),
         "llama-server": (theirs, start(
             ROOT / ".deps/llama/prefix/bin/llama-server", "--host", "127.0.0.1", "--port", theirs, "-m", MODEL,
-            "-c", SLOTS * CONTEXT, "-np", SLOTS, "-t", threads, "-b", 512, "-ub", 512, "-fa", "on", "--kv-unified",
-            "--no-cache-prompt", "--cache-ram", 0, "-ctxcp", 0, "--jinja")),
+            "-c", SLOTS * context, "-np", SLOTS, "-t", threads, "-b", 512, "-ub", 512, "-fa", "on", "--kv-unified",
+            "--jinja", *cache)),
     }
+    for port, child in made.values():
+        wait_port(port, child)
+    for name, (port, child) in made.items():
+        for attempt in range(100):  # the port is open before the model is loaded
+            a = Answer(port, attempt)
+            a.ask()
+            if not a.error:
+                break
+            time.sleep(0.2)
+        else:
+            raise SystemExit(f"bench: {name} does not answer: {a.error}")
+    return made
 
 
 def compare(made, streams):
@@ -114,17 +133,6 @@ if __name__ == "__main__":
     introduce("engine: tokens/s and TTFT against llama-server of the same libraries")
     say(f"# model:   {MODEL.name}; {THREADS} threads, {SLOTS} slots of {CONTEXT} tokens; tolerance {TOLERANCE:.0%}")
     made = servers()
-    for port, child in made.values():
-        wait_port(port, child)
-    for name, (port, child) in made.items():
-        for attempt in range(100):  # the port is open before the model is loaded
-            a = Answer(port, attempt)
-            a.ask()
-            if not a.error:
-                break
-            time.sleep(0.2)
-        else:
-            raise SystemExit(f"bench: {name} does not answer: {a.error}")
     for streams in (1, 8, 32):
         compare(made, streams)
     for port, child in made.values():
