@@ -6,10 +6,11 @@
 #include "engine/speculate.h"
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <new>
-#include <string>
+#include <stdexcept>
 #include <vector>
 
 #include <common.h>
@@ -44,6 +45,26 @@ struct speculate {
 	void forget(int32_t slot);
 };
 
+/* What llama.cpp will ask of the two; it throws when it has taken memory that it then loses. */
+static bool same_vocabulary(const llama_vocab *a, const llama_vocab *b)
+{
+	const int32_t APART = 128, FIRST = 5; /* as there: so many more tokens, and the control tokens may differ */
+	int32_t least = std::min(llama_vocab_n_tokens(a), llama_vocab_n_tokens(b));
+
+	if (llama_vocab_type(a) != llama_vocab_type(b) || llama_vocab_n_tokens(a) - least > APART ||
+	    llama_vocab_n_tokens(b) - least > APART)
+		return false;
+	if (llama_vocab_get_add_bos(a) != llama_vocab_get_add_bos(b) ||
+	    (llama_vocab_get_add_bos(a) && llama_vocab_bos(a) != llama_vocab_bos(b)) ||
+	    llama_vocab_get_add_eos(a) != llama_vocab_get_add_eos(b) ||
+	    (llama_vocab_get_add_eos(a) && llama_vocab_eos(a) != llama_vocab_eos(b)))
+		return false;
+	for (llama_token t = FIRST; t < least; t++)
+		if (std::strcmp(llama_vocab_get_text(a, t), llama_vocab_get_text(b, t)) != 0)
+			return false;
+	return true;
+}
+
 void speculate::load(const speculate_options &options)
 {
 	llama_model_params model_params = llama_model_default_params();
@@ -53,6 +74,9 @@ void speculate::load(const speculate_options &options)
 	if (llama_model_is_recurrent(model.get()) || llama_model_is_hybrid(model.get()) ||
 	    llama_model_has_encoder(model.get()))
 		throw std::invalid_argument("its state cannot step back");
+	if (!same_vocabulary(llama_model_get_vocab(llama_get_model(options.target)),
+	                     llama_model_get_vocab(model.get())))
+		throw std::invalid_argument("it has another vocabulary");
 	llama_context_params params = llama_context_default_params();
 	params.n_ctx = (uint32_t)options.kv_tokens;
 	params.n_batch = params.n_ubatch = std::max(CATCH_UP, options.slots);
