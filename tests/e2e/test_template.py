@@ -11,7 +11,7 @@ import jinja2.ext
 import jinja2.sandbox
 import pytest
 
-from network import eventually, tiny_gguf, tiny_model
+from network import ROOT, eventually, tiny_gguf, tiny_model
 from test_openai import LIGHT, TOOL_TEMPLATE
 
 CONVERSATIONS = {
@@ -22,7 +22,7 @@ CONVERSATIONS = {
 }
 
 
-def render(template, messages, tools=None):
+def render(template, messages, tools=None, **more):
     """As transformers' apply_chat_template sets it up."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
                                                                extensions=[jinja2.ext.loopcontrols])
@@ -33,7 +33,7 @@ def render(template, messages, tools=None):
         raise jinja2.TemplateError(message)
     environment.globals["raise_exception"] = fail
     return environment.from_string(template).render(messages=messages, tools=tools, add_generation_prompt=True,
-                                                    bos_token="<|im_start|>", eos_token="<|im_end|>")
+                                                    bos_token="<|im_start|>", eos_token="<|im_end|>", **more)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,51 @@ def test_prompts_are_what_jinja2_makes_of_them(client, model, messages, tools):
     more = {"tools": tools} if tools else {}
     chat = client.chat.completions.create(model=model, messages=messages, max_tokens=1, temperature=0, **more).usage
     text = render(bundled if model == "tiny" else TOOL_TEMPLATE, messages, tools)
+    usage = client.completions.create(model=model, prompt=text, max_tokens=1, temperature=0).usage
+    assert usage.prompt_tokens == chat.prompt_tokens
+    assert usage.prompt_tokens_details.cached_tokens >= usage.prompt_tokens - 1
+
+
+# Templates that others published with their models, as llama.cpp's sources carry them.
+TEMPLATES = ROOT / ".deps/llama/src/models/templates"
+FAMILIES = {
+    "qwen2.5": ("Qwen-Qwen2.5-7B-Instruct", True),
+    "qwen3": ("Qwen-Qwen3-0.6B", True),
+    "gemma2": ("google-gemma-2-2b-it", False),
+    "llama3.1": ("meta-llama-Llama-3.1-8B-Instruct", True),
+    "mistral": ("mistralai-Mistral-Nemo-Instruct-2407", False),
+    "deepseek-r1": ("deepseek-ai-DeepSeek-R1-Distill-Llama-8B", True),
+    "granite": ("ibm-granite-granite-3.3-2B-Instruct", True),
+    "phi3.5": ("microsoft-Phi-3.5-mini-instruct", True),
+    "glm4.6": ("GLM-4.6", True),
+    "kimi-k2": ("Kimi-K2-Instruct", True),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, net, models):
+    """(client, model, template, knows system messages)"""
+    file, system = FAMILIES[request.param]
+    path = TEMPLATES / f"{file}.jinja"
+    if not path.exists():
+        pytest.skip(f"llama.cpp's sources have no {path.name}")
+    template, name = path.read_text(), "family-" + request.param.replace(".", "-")
+    net.push(tiny_model(models, name, seed=2, chat_template=template), name, on="node=edge-3")
+    with net.edges[2].openai() as c:
+        yield c, name, template, system
+    net.mdn("place", name, "--on", "node=edge-3", "--remove")
+    eventually(lambda: name not in net.edges[2].get("/v1/models").text, 10, "the model is gone")
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+def test_templates_of_well_known_families_are_rendered_alike(family, kind):
+    client, model, template, system = family
+    messages = CONVERSATIONS[kind]
+    if kind == "system" and not system:
+        pytest.skip("the template has no place for a system message")
+    chat = client.chat.completions.create(model=model, messages=messages, max_tokens=1, temperature=0).usage
+    today = datetime.datetime.now().strftime("%d %b %Y")  # llama.cpp tells Llama 3.x the date, who else would
+    text = render(template, messages, **({"date_string": today} if "date_string" in template else {}))
     usage = client.completions.create(model=model, prompt=text, max_tokens=1, temperature=0).usage
     assert usage.prompt_tokens == chat.prompt_tokens
     assert usage.prompt_tokens_details.cached_tokens >= usage.prompt_tokens - 1

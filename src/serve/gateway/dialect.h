@@ -41,11 +41,11 @@ struct dialect {
 	const char *error_mark; /* what an error in a stream begins with */
 };
 
-extern const struct dialect dialect_chat, dialect_completion;       /* dialect_openai.c */
-extern const struct dialect dialect_responses;                      /* dialect_responses.c */
-extern const struct dialect dialect_messages, dialect_count_tokens; /* dialect_anthropic.c */
+extern const struct dialect dialect_chat, dialect_completion;             /* dialect_openai.c */
+extern const struct dialect dialect_responses;                            /* dialect_responses.c */
+extern const struct dialect dialect_messages, dialect_count_tokens;       /* dialect_anthropic.c */
 extern const struct dialect dialect_ollama_chat, dialect_ollama_generate; /* dialect_ollama.c */
-extern const struct dialect dialect_ollama; /* only the shape of its errors */
+extern const struct dialect dialect_ollama;                               /* only the shape of its errors */
 extern const struct dialect dialect_embeddings, dialect_rerank;
 extern const struct dialect dialect_tokenize, dialect_detokenize; /* dialect_tokenize.c */
 

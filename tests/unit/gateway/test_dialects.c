@@ -403,14 +403,14 @@ static void test_a_stream_of_responses_is_numbered_and_its_end_repeats_it(void *
 	char *text = yyjson_val_write(output, 0, &len);
 	assert_string_equal(
 	    text, "[{\"id\":\"rs_1_0\",\"type\":\"reasoning\",\"summary\":[],\"content\":[{\"type\":\"reasoning_text\","
-	          "\"text\":"
+		  "\"text\":"
 		  "\"hm\"}],\"status\":\"completed\"},{\"id\":\"msg_1_1\",\"type\":\"message\",\"role\":\"assistant\","
-	          "\"content\":"
+		  "\"content\":"
 		  "[{\"type\":\"output_text\",\"annotations\":[],\"logprobs\":[],\"text\":\"I "
-	          "look\"}],\"status\":\"completed\"},"
+		  "look\"}],\"status\":\"completed\"},"
 		  "{\"id\":\"fc_1_2\",\"type\":\"function_call\",\"call_id\":\"c0\",\"name\":\"f\",\"arguments\":"
 		  "\"{\\\"x\\\":1}\",\"status\":\"completed\"},{\"id\":\"fc_1_3\",\"type\":\"function_call\",\"call_"
-	          "id\":\"c1\","
+		  "id\":\"c1\","
 		  "\"name\":\"g\",\"arguments\":\"{}\",\"status\":\"completed\"}]");
 	assert_string_equal(yyjson_get_str(yyjson_obj_get(response, "status")), "completed");
 	free(text);
