@@ -505,6 +505,55 @@ static void test_files_that_are_no_models_are_told_in_words(void **state)
 	}
 }
 
+static bool is_settled(void *arg)
+{
+	struct driver *d = arg;
+
+	return d->state == ENGINE_READY || strstr(d->err.text, "given up") ||
+	       (d->err.code && !strstr(d->err.text, "ended by"));
+}
+
+/* The corpus of our own parser's fuzzer, and a good model with its header spoilt in many places: whatever llama.cpp
+ * makes of them, this process lives and hears of it in words. */
+static void test_hostile_files_end_their_process_at_most(void **state)
+{
+	const char *corpus = getenv("MDN_TEST_GGUF");
+	static char data[1 << 20];
+	char path[4200];
+	struct dirent *entry;
+	(void)state;
+
+	DIR *dir = opendir(corpus ? corpus : "");
+	assert_non_null(dir);
+	for (int i = 0; i < 30; i++) {
+		struct driver d;
+		struct engine_options options = options_for("llama");
+		while ((entry = readdir(dir)) && entry->d_name[0] == '.')
+			;
+		if (entry) {
+			snprintf(path, sizeof(path), "%s/%s", corpus, entry->d_name);
+		} else {
+			FILE *in = fopen(model_path("llama"), "rb"), *out;
+			size_t len = fread(data, 1, sizeof(data), in);
+			fclose(in);
+			for (int j = 0; j < 8; j++)
+				data[24 + (size_t)(i * 7919 + j * 104729) % 4096] ^= (char)(1 << (i + j) % 8);
+			snprintf(path, sizeof(path), "%s/spoilt.gguf", getenv("MDN_TEST_MODELS"));
+			out = fopen(path, "wb");
+			fwrite(data, 1, len, out);
+			fclose(out);
+		}
+		options.model_path = str_from(path);
+		start_only(&d, &options);
+		driver_until(&d, is_settled, &d);
+		if (d.state != ENGINE_READY)
+			assert_true(d.err.code && strlen(d.err.text) > 10);
+		driver_fini(&d);
+		assert_int_equal(child_now(), 0);
+	}
+	closedir(dir);
+}
+
 static void test_freed_at_any_time_it_leaves_nothing_behind(void **state)
 {
 	struct driver d;
@@ -871,6 +920,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_killed_while_it_loads_it_is_started_again),
 		cmocka_unit_test(test_requests_wait_while_it_loads),
 		cmocka_unit_test(test_files_that_are_no_models_are_told_in_words),
+		cmocka_unit_test(test_hostile_files_end_their_process_at_most),
 		cmocka_unit_test(test_freed_at_any_time_it_leaves_nothing_behind),
 		cmocka_unit_test(test_a_file_in_memory_is_handed_over),
 		cmocka_unit_test(test_without_memory_it_fails_in_words),
