@@ -26,7 +26,8 @@ static void load_model(struct node *n, struct held_model *m)
 	int rc = model_files_path(n->sealed, n->config->data, v, &path, &err);
 	if (rc == E_BUSY)
 		return; /* node_on_decrypted comes back */
-	if (rc || gateway_model_add(n->gateway, str_from(name), str_from(digest), str_from(path), &err)) {
+	if (rc || gateway_model_add_on(n->gateway, str_from(name), str_from(digest), str_from(path),
+	                               str_from(v->base_model), &err)) {
 		log_error("node", "%s cannot be loaded: %s", name, err.text);
 		if (!m->unloadable)
 			m->unloadable = str_dup(str_from(err.text));

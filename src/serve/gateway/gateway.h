@@ -34,6 +34,9 @@ bool gateway_handle_node(struct gateway *g, struct http_exchange *x);   /* node 
  * version: loaded beside the one that answers and put in its place, or after it where memory is short (models.c); the
  * digest that answers takes such a switch back. */
 int gateway_model_add(struct gateway *g, struct str name_tag, struct str digest, struct str path, struct error *err);
+/* The same; base: "NAME:TAG" of what it was made from. A LoRA adapter is answered by that model's engine. */
+int gateway_model_add_on(struct gateway *g, struct str name_tag, struct str digest, struct str path, struct str base,
+                         struct error *err);
 void gateway_model_remove(struct gateway *g, struct str name_tag);
 /* That version must not answer: one that does goes at once, with what waits behind it; one that waits goes alone. What
  * runs is finished. False: neither. */

@@ -18,7 +18,8 @@ struct choice {
 
 struct local {
 	struct request *r;
-	struct model *model;
+	struct model *model, *runs; /* runs: whose engine answers; NULL: none does */
+	char adapter[LORA_KEY_SIZE];
 	struct api_answer answer;
 	size_t count, done;
 	bool begun, paused;
@@ -49,6 +50,8 @@ void local_cancel(struct local *l)
 		}
 	}
 	api_answer_fini(&l->answer);
+	if (l->runs && l->runs != l->model)
+		model_leave(l->runs);
 	model_leave(l->model);
 	free(l);
 }
@@ -349,7 +352,7 @@ static int local_submit(struct local *l, struct engine_params *p, struct error *
 		p->prompt_token_count = prompt->token_count;
 		p->sampling.seed =
 		    in->sampling.seed + i % of_a_prompt; /* the same seed n times would be one answer n times */
-		int rc = engine_submit(l->model->engine, p, on_event, c, &c->engine, err);
+		int rc = engine_submit(l->runs->engine, p, on_event, c, &c->engine, err);
 		if (rc < 0) {
 			c->engine = NULL;
 			return rc;
@@ -370,7 +373,6 @@ static void local_init(struct local *l, struct request *r, struct model *m, size
 	l->answer.id = r->answer_id;
 	l->answer.model = r->model;
 	l->answer.fingerprint = m->fingerprint;
-	l->answer.context_tokens = m->engine ? engine_info(m->engine)->context_tokens : 0;
 	l->answer.created_s = r->created_s;
 	l->answer.begun_us = r->begun_us;
 	for (size_t i = 0; i < count; i++) {
@@ -387,14 +389,19 @@ int local_start(struct request *r, struct model *m, struct fault *fault)
 	struct buf messages = {0}, tools = {0}, schema = {0};
 
 	local_init(l, r, m, count);
-	m->requests++;
+	l->runs = model_enter(m);
+	if (l->runs && l->runs->engine)
+		l->answer.context_tokens = engine_info(l->runs->engine)->context_tokens;
+	lora_name(m, l->adapter, sizeof(l->adapter));
+	p.adapter = str_from(l->adapter);
 	api_request_messages(&r->in, &messages);
 	api_request_tools(&r->in, &tools);
 	api_request_schema(&r->in, &schema);
 	p.messages_json = buf_str(&messages);
 	p.tools_json = buf_str(&tools);
 	p.json_schema = buf_str(&schema);
-	int rc = m->engine ? local_submit(l, &p, &fault->err) : error_set(&fault->err, E_UNAVAILABLE, "%s", m->error);
+	int rc = l->runs && l->runs->engine ? local_submit(l, &p, &fault->err)
+	                                    : error_set(&fault->err, E_UNAVAILABLE, "%s", m->error);
 	buf_fini(&messages);
 	buf_fini(&tools);
 	buf_fini(&schema);

@@ -42,6 +42,27 @@ static void on_state(void *arg, enum engine_state state, const struct error *err
 	gateway_changed(m->g);
 }
 
+/* The template has a list, "MODEL=ngram, OTHER=/its/draft.gguf"; what it says of this model. */
+static void set_speculation(const struct model *m, struct engine_options *options)
+{
+	struct str rest = options->speculate;
+
+	options->speculate = (struct str){0};
+	while (rest.len) {
+		struct str way, name = str_cut(str_cut(rest, ',', &rest), '=', &way);
+		char with_tag[LIMIT_NAME + 16];
+		name = str_trim(name);
+		way = str_trim(way);
+		snprintf(with_tag, sizeof(with_tag), "%.*s%s", (int)(name.len < LIMIT_NAME ? name.len : LIMIT_NAME),
+		         name.base, memchr(name.base, ':', name.len) ? "" : ":latest");
+		if (!str_equal(name, str_from(m->name)) && strcmp(with_tag, m->name) != 0)
+			continue;
+		bool path = memchr(way.base, '/', way.len);
+		options->speculate = path ? STR("draft") : way;
+		options->draft_path = path ? way : (struct str){0};
+	}
+}
+
 int model_start(struct model *m, struct error *err)
 {
 	struct gateway *g = m->g;
@@ -53,6 +74,7 @@ int model_start(struct model *m, struct error *err)
 	snprintf(m->fingerprint, sizeof(m->fingerprint), "fp_%.10s", hex.len ? hex.base : "0000000000");
 	options.model_path = str_from(m->path);
 	options.model_name = str_from(m->name);
+	set_speculation(m, &options);
 	if (options.kv_tokens == 0)
 		options.kv_tokens = m->fit.kv_tokens;
 	m->waits = false;
@@ -62,7 +84,10 @@ int model_start(struct model *m, struct error *err)
 	m->misfit = m->gives_way = false;
 	m->wanted_us = 0;
 	m->begun_us = loop_now_us(g->loop);
+	struct lora_list adapters;
+	lora_list_init(&adapters, m, &options);
 	int rc = engine_new(g->loop, &options, on_state, m, &m->engine, &own);
+	lora_list_fini(&adapters);
 	if (rc < 0) {
 		m->engine = NULL;
 		m->state = MODEL_FAILED;
@@ -77,6 +102,7 @@ void model_stop(struct model *m)
 {
 	engine_free(m->engine);
 	m->engine = NULL;
+	lora_forget(m);
 }
 
 static void model_free(struct model *m)
@@ -117,6 +143,8 @@ struct model *model_find(const struct gateway *g, struct str name)
 
 bool model_answers(const struct model *m)
 {
+	if (m->fit.adapter)
+		return lora_runs(m) != NULL;
 	return m->state == MODEL_READY && m->engine && !m->yielding_us && !m->gives_way;
 }
 
@@ -124,6 +152,8 @@ bool model_comes(const struct model *m)
 {
 	if (m->removing || model_answers(m))
 		return false;
+	if (m->fit.adapter)
+		return lora_comes(m);
 	return m->state == MODEL_CACHED || m->state == MODEL_LOADING || m->yielding_us || m->gives_way;
 }
 
@@ -184,6 +214,7 @@ void models_settle(struct gateway *g)
 		model_settle(m);
 	}
 	room_settle(g, changed);
+	lora_settle(g);
 	changed = leaving_free(g) || changed;
 	requests_unpark(g);
 	if (changed)
@@ -214,7 +245,7 @@ void models_free(struct gateway *g)
 	}
 }
 
-static struct model *model_new(struct gateway *g, struct str name, struct str digest, struct str path)
+static struct model *model_new(struct gateway *g, struct str name, struct str digest, struct str path, struct str base)
 {
 	struct model *m = NEW(struct model), *same = model_find_exact(g, name);
 
@@ -222,14 +253,17 @@ static struct model *model_new(struct gateway *g, struct str name, struct str di
 	str_copy(name, m->name, sizeof(m->name));
 	str_copy(digest, m->digest, sizeof(m->digest));
 	m->path = str_dup(path);
+	if (base.len < sizeof(m->base))
+		str_copy(base, m->base, sizeof(m->base));
 	m->metrics = same ? same->metrics : NEW(struct model_metrics);
 	m->metrics->users++;
 	return m;
 }
 
-static int model_add_new(struct gateway *g, struct str name, struct str digest, struct str path, struct error *err)
+static int model_add_new(struct gateway *g, struct str name, struct str digest, struct str path, struct str base,
+                         struct error *err)
 {
-	struct model *m = model_new(g, name, digest, path);
+	struct model *m = model_new(g, name, digest, path, base);
 
 	m->following = g->models;
 	g->models = m;
@@ -242,13 +276,13 @@ static int model_add_new(struct gateway *g, struct str name, struct str digest, 
 }
 
 /* Another version of m's name. */
-static void model_add_next(struct model *m, struct str digest, struct str path)
+static void model_add_next(struct model *m, struct str digest, struct str path, struct str base)
 {
 	if (m->next && m->next->state != MODEL_FAILED && str_equal(str_from(m->next->digest), digest))
 		return;
 	bool gone = m->yielding_us && !m->engine;
 	model_next_drop(m);
-	m->next = model_new(m->g, str_from(m->name), digest, path);
+	m->next = model_new(m->g, str_from(m->name), digest, path, base);
 	m->next->waits = true;
 	model_measure(m->next);
 	if (gone)
@@ -268,7 +302,19 @@ static void model_take_back(struct model *m)
 	models_settle_soon(m->g);
 }
 
+void model_renew(struct model *m)
+{
+	if (!m->next && !m->removing)
+		model_add_next(m, str_from(m->digest), str_from(m->path), str_from(m->base));
+}
+
 int gateway_model_add(struct gateway *g, struct str name_tag, struct str digest, struct str path, struct error *err)
+{
+	return gateway_model_add_on(g, name_tag, digest, path, STR(""), err);
+}
+
+int gateway_model_add_on(struct gateway *g, struct str name_tag, struct str digest, struct str path, struct str base,
+                         struct error *err)
 {
 	struct model *m = model_find_exact(g, name_tag);
 	size_t count = 0;
@@ -282,10 +328,10 @@ int gateway_model_add(struct gateway *g, struct str name_tag, struct str digest,
 	if (!m && count >= LIMIT_NODE_MODELS)
 		return error_set(err, E_LIMIT, "this node holds %d models, its limit; remove some", LIMIT_NODE_MODELS);
 	if (!m)
-		return model_add_new(g, name_tag, digest, path, err);
+		return model_add_new(g, name_tag, digest, path, base, err);
 	m->removing = false;
 	if (!str_equal(str_from(m->digest), digest) || m->state == MODEL_FAILED) {
-		model_add_next(m, digest, path);
+		model_add_next(m, digest, path, base);
 		return 0;
 	}
 	/* It answers already, or did and was to be replaced, or is on disk. */
@@ -353,13 +399,14 @@ void model_fill_report(const struct model *m, struct model_report *r)
 	r->ttft_sum_us = m->sums.ttft_us;
 	r->tokens = m->sums.tokens;
 	r->decode_sum_us = m->sums.decode_us;
-	if (m->state != MODEL_READY || !m->engine)
+	const struct model *runs = m->fit.adapter ? lora_runs(m) : m;
+	if (m->state != MODEL_READY || !runs || !runs->engine)
 		return;
-	const struct engine_load load = engine_load(m->engine);
+	const struct engine_load load = engine_load(runs->engine);
 	r->running = load.running;
 	r->waiting = load.waiting;
 	r->slots = load.slots;
-	r->context_tokens = engine_info(m->engine)->context_tokens;
+	r->context_tokens = engine_info(runs->engine)->context_tokens;
 	r->kv_usage = load.kv_usage;
 	r->tokens_to_prefill = load.tokens_to_prefill;
 	r->prefill_tokens_per_s = load.prefill_tokens_per_s;

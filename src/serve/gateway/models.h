@@ -5,6 +5,7 @@
  *   models_switch.c  one version after another
  *   models_room.c    memory: loading on demand, who goes for whom, unloading the idle
  *   models_fit.c     what a model needs, read from its file before it is loaded
+ *   models_lora.c    LoRA adapters: models that another one's engine answers
  *   models_list.c    what clients and operators see
  *   waiting.c        requests that wait until a model is loaded
  *
@@ -78,6 +79,10 @@ struct model {
 	int64_t load_us;             /* how long the last loading took; 0: never loaded */
 	int64_t used_us;             /* a request came or ended; 0: none yet */
 	int64_t used_wall_us;
+	/* LoRA adapters */
+	char base[NODE_TEXT_SIZE]; /* what it was made from, as its version says; matters to adapters only */
+	char **adapters;           /* that its engine has read */
+	size_t adapter_count;
 };
 struct model *model_find(const struct gateway *g,
                          struct str name);    /* "name" is "name:latest"; not those being removed */
@@ -85,6 +90,7 @@ struct model *model_pick(struct model *m);    /* it, or the next version when th
 bool model_answers(const struct model *m);    /* now */
 bool model_comes(const struct model *m);      /* it does not, but requests may wait for it */
 bool model_takes_hops(const struct model *m); /* it answers, or others cannot know yet that it yields */
+struct model *model_enter(struct model *m);   /* one request more; whose engine answers: it, or its base. NULL: none */
 void model_leave(struct model *m);            /* one request less */
 void model_fill_report(const struct model *m, struct model_report *ret_report);
 double model_progress(const struct model *m); /* of its loading, 0..1 */
@@ -98,6 +104,7 @@ void models_free(struct gateway *g);
 /* ---- models_switch.c ---------------------------------------------------------------------------- */
 
 void model_settle(struct model *m);          /* goes on with the switch to m->next, if there is one */
+void model_renew(struct model *m);           /* loads the same version once more, in its place */
 bool model_switching(const struct model *m); /* another version is on its way to its place */
 void model_next_drop(struct model *m);       /* there is no next version any more */
 void model_depart(struct model *m);          /* out of the list already; freed when idle */
@@ -126,6 +133,22 @@ void room_tick(struct gateway *g);
 void room_fini(struct gateway *g);
 int64_t model_load_us(const struct model *m); /* until it answers if asked now; 0: it does not come */
 uint64_t model_memory(const struct model *m); /* that it takes now */
+
+/* ---- models_lora.c ------------------------------------------------------------------------------ */
+
+#define LORA_KEY_SIZE (NODE_TEXT_SIZE + 73)
+struct lora_list { /* what an engine is told; names are the model's */
+	struct str *names, *paths;
+};
+void lora_list_init(struct lora_list *list, struct model *base, struct engine_options *options);
+void lora_list_fini(struct lora_list *list);
+void lora_forget(struct model *base); /* its engine goes */
+void lora_settle(struct gateway *g);
+uint64_t lora_bytes(const struct model *base); /* of all its adapters */
+struct model *lora_base(const struct model *m);
+struct model *lora_runs(const struct model *m);               /* who answers for an adapter now; NULL: nobody */
+bool lora_comes(const struct model *m);                       /* somebody will */
+void lora_name(const struct model *m, char *to, size_t size); /* for its requests; "": no adapter */
 
 /* ---- models_list.c ------------------------------------------------------------------------------ */
 

@@ -243,16 +243,18 @@ void fit_choose(struct model_fit *f, const struct engine_options *options, uint6
 	f->need = add(other, mul(tokens, cost));
 }
 
-static double gib(uint64_t bytes)
+static unsigned long long mib(uint64_t bytes)
 {
-	return (double)bytes / (1 << 30);
+	return bytes >> 20;
 }
 
 void fit_describe(const struct model_fit *f, uint64_t budget, char *to, size_t size)
 {
-	uint64_t kv = mul((uint64_t)f->kv_tokens, f->kv_per_token);
+	uint64_t kv = mul((uint64_t)f->kv_tokens, f->kv_per_token), rest = f->need - f->weights;
 
-	snprintf(to, size, "it needs %.2f GiB (weights %.2f, KV cache %.2f, computing %.2f); models here may take %.2f",
-	         gib(f->need), gib(f->weights), gib(kv), gib(f->need - f->weights - (f->need > kv ? kv : 0)),
-	         gib(budget));
+	kv = kv < rest ? kv : rest;
+
+	snprintf(to, size,
+	         "it needs %llu MiB (weights %llu, KV cache %llu, computing %llu) and models here may take %llu MiB",
+	         mib(f->need), mib(f->weights), mib(kv), mib(f->need - f->weights - kv), mib(budget));
 }

@@ -247,6 +247,7 @@ enum residence room_make(struct model *m, const struct model *instead, bool evic
 
 	if (is_llama(g))
 		fit_choose(&m->fit, &g->engine, budget);
+	m->fit.need += is_llama(g) ? lora_bytes(m) : 0;
 	enum residence r = residence_plan(t.residents, t.count, budget, m->fit.need);
 	snprintf(why, sizeof(why), "room for %s", m->name);
 	for (size_t i = 0; r == RESIDENCE_FITS && i < t.count; i++) {
@@ -269,7 +270,7 @@ void room_refuse(struct model *m, enum residence why)
 	m->state = MODEL_FAILED;
 	m->misfit = true;
 	snprintf(m->error, sizeof(m->error),
-	         "%s GiB%s; lower `context` or `slots`, raise `memory_max`, or place it elsewhere", figures,
+	         "%s%s; lower `context` or `slots`, raise `memory_max`, or place it elsewhere", figures,
 	         why == RESIDENCE_PINNED ? ", pinned models included" : "");
 	log_error(ROOM, "model %s cannot be used: %s", m->name, m->error);
 	gateway_changed(m->g);
@@ -279,6 +280,8 @@ void room_refuse(struct model *m, enum residence why)
 
 void model_want(struct model *m)
 {
+	if (m->fit.adapter)
+		m = lora_base(m); /* there is one, or nobody could wait */
 	m->asked_us = now_us(m->g);
 	if (m->state != MODEL_CACHED && !m->gives_way)
 		return;
@@ -307,7 +310,8 @@ static void look_at_new(struct model *m)
 {
 	enum residence r;
 
-	if (m->engine || m->measuring || m->removing || (m->state != MODEL_LOADING && !m->misfit) || model_switching(m))
+	if (m->fit.adapter || m->engine || m->measuring || m->removing || (m->state != MODEL_LOADING && !m->misfit) ||
+	    model_switching(m))
 		return;
 	r = room_make(m, NULL, false);
 	if (m->misfit && (r == RESIDENCE_NEVER || r == RESIDENCE_PINNED))
@@ -405,6 +409,8 @@ static int64_t load_guess_us(const struct model *m)
 
 int64_t model_load_us(const struct model *m)
 {
+	if (m->fit.adapter)
+		return m->state != MODEL_READY && lora_comes(m) ? model_load_us(lora_base(m)) : 0;
 	int64_t us = load_guess_us(m);
 
 	if (m->removing || model_switching(m) || m->came_after)

@@ -147,6 +147,12 @@ void model_settle(struct model *m)
 
 	if (!next || next->measuring)
 		return;
+	if (next->fit.adapter) { /* no engine of its own: lora_settle looks at its state */
+		next->waits = false;
+		if (next->state == MODEL_READY || next->state == MODEL_CACHED)
+			model_succeed(m);
+		return;
+	}
 	if (next->waits && !m->yielding_us)
 		next_begin(m);
 	if (m->yielding_us && next->waits && m->requests == 0 && now_us(m) - m->yielding_us >= YIELD_HOPS_US)
