@@ -78,6 +78,7 @@ int engine_remote_new(const struct engine_options *options, struct engine **ret_
 	e->url = str_dup(url);
 	e->key = str_dup(options->remote_key);
 	e->model = str_dup(options->remote_model.len ? options->remote_model : options->model_name);
+	e->model_given = options->remote_model.len > 0;
 	int32_t slots = options->slots > 0 ? options->slots : 64;
 	e->base.info = (struct engine_info){
 	    .architecture = "remote",

@@ -30,6 +30,7 @@ enum { REMOTE_URL_MAX = 1024, REMOTE_HEADERS_MAX = 8 };
 struct remote {
 	struct engine base;
 	char *url, *key, *model; /* url without "/v1" and slashes at the end */
+	bool model_given;        /* by the operator: else it is looked up among the server's */
 	struct tls_context *tls;
 	struct http_client *client;
 	struct remote_request *queue; /* sorted */

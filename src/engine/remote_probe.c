@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/limits.h"
 #include "engine/remote_chunk.h"
 
 #include <stdio.h>
@@ -287,24 +288,41 @@ static enum server_kind kind_by_owner(yyjson_val *owner)
 	return SERVER_UNKNOWN;
 }
 
+/* Which of the server's models is ours: by its name, by its name without the tag, or because there is no other. */
+static yyjson_val *model_choose(const struct remote *e, yyjson_val *data)
+{
+	struct str name = str_from(e->model), tag, bare = str_cut(name, ':', &tag);
+	yyjson_val *item, *by_bare = NULL;
+	size_t i, n;
+
+	yyjson_arr_foreach(data, i, n, item)
+	{
+		yyjson_val *id = yyjson_obj_get(item, "id");
+		if (yyjson_equals_strn(id, name.base, name.len))
+			return item;
+		if (yyjson_equals_strn(id, bare.base, bare.len) && str_equal(tag, STR("latest")))
+			by_bare = item;
+	}
+	return by_bare ? by_bare : yyjson_arr_size(data) == 1 ? yyjson_arr_get_first(data) : NULL;
+}
+
 /* vLLM, SGLang and we tell max_model_len, llama-server meta.n_ctx. */
 static void probe_learn(struct remote *e, struct str body)
 {
 	yyjson_doc *doc;
-	yyjson_val *item;
-	size_t i, n;
 	int64_t context = 0;
+	struct str id = {0};
 
 	if (json_parse(body, &doc, NULL) < 0)
 		return;
-	yyjson_val *data = yyjson_obj_get(yyjson_doc_get_root(doc), "data");
-	yyjson_arr_foreach(data, i, n, item)
-	{
-		if (n > 1 && !yyjson_equals_str(yyjson_obj_get(item, "id"), e->model))
-			continue;
-		json_i64(item, "max_model_len", 1, INT32_MAX, &context, NULL);
-		json_i64(yyjson_obj_get(item, "meta"), "n_ctx", 1, INT32_MAX, &context, NULL);
-		e->probe.kind = kind_by_owner(yyjson_obj_get(item, "owned_by"));
+	yyjson_val *data = yyjson_obj_get(yyjson_doc_get_root(doc), "data"), *ours = model_choose(e, data);
+	json_i64(ours, "max_model_len", 1, INT32_MAX, &context, NULL);
+	json_i64(yyjson_obj_get(ours, "meta"), "n_ctx", 1, INT32_MAX, &context, NULL);
+	json_str(ours, "id", &id, NULL);
+	e->probe.kind = kind_by_owner(yyjson_obj_get(ours ? ours : yyjson_arr_get_first(data), "owned_by"));
+	if (id.len && id.len <= LIMIT_NAME * 4 && !e->model_given) {
+		free(e->model);
+		e->model = str_dup(id);
 	}
 	yyjson_doc_free(doc);
 	if (!e->probe.context_given && context)

@@ -91,7 +91,7 @@ static void begin(struct driver *d, struct fake *f, const struct reply *replies)
 	                                     .handler = fake_handler,
 	                                     .handler_arg = f,
 	                                     .room = "test"};
-	struct engine_options options = {.kind = STR("remote"), .model_name = STR("m"), .slots = 8};
+	struct engine_options options = {.kind = STR("remote"), .model_name = STR("m:latest"), .slots = 8};
 	struct error err = {0};
 
 	*d = (struct driver){0};
@@ -333,6 +333,7 @@ static void test_llama_server_embeds(void **state)
 	                                   .input_lengths = lengths,
 	                                   .input_count = 2,
 	                                   .dimensions = 2});
+	assert_non_null(strstr(f.body, "{\"model\":\"tiny.gguf\",")); /* the only one there */
 	assert_non_null(strstr(f.body, "\"dimensions\":2,\"input\":[[5,6],[7]]"));
 	g = ask(&d, (struct engine_params){
 			.task = ENGINE_TOKENIZE, .prompt = STR("the"), .plain_tokens = true, .pieces = true});
