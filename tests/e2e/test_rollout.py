@@ -102,8 +102,16 @@ def test_a_moved_tag_is_followed_without_a_failed_request(make_network, tiny, se
 
 
 def test_without_memory_for_two_versions_nodes_take_turns(make_network, tiny, second):
-    net = make_network(edge={"memory_max": "1M"})
+    net = make_network()
     net.push(tiny, "m:stable")
+    for edge in net.edges:  # room for one and a half
+        one = next(int(line.split()[-1]) for line in edge.get("/metrics").text.splitlines()
+                   if line.startswith("mdn_model_memory_bytes{"))
+        edge.stop()
+        edge.write_config(memory_max=str(one * 3 // 2))
+        edge.start()
+    net.wait_up()
+    net.wait_model("m:stable")
     with Load(net, "m:stable") as load:
         _, new = push(net, second, "m:stable")
         silent = []
