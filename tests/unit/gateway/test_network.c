@@ -167,6 +167,42 @@ static void test_the_body_travels_as_it_came_and_headers_do_not(void **state)
 	peer_double_stop(&p);
 }
 
+/* The path says the dialect; what headers said of urgency and tenant has been understood and goes on in our own. */
+static void test_a_hop_has_the_same_path_and_urgency(void **state)
+{
+	static const char body[] =
+	    "{\"model\":\"m\",\"max_tokens\":5,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
+	struct fixture *f = *state;
+	struct peer_double p;
+	struct reply r = {0};
+	const char *const headers[] = {"x-llm-d-inference-objective: bulk", "x-llm-d-inference-fairness-id: team-7",
+	                               "x-llm-d-slo-ttft-ms: 60000", "x-mdn-class: system", NULL};
+
+	peer_double_start(&f->w, &p, answer_shortly);
+	report(f, "n-p", "east", p.url);
+	follow(&f->a, &f->s);
+	reply_start(&f->w, &r, "POST", f->a.api, "/v1/messages", body, headers);
+	reply_wait(&r);
+	expect_node(&r, "n-p");
+	assert_string_equal(p.last_path, "/v1/messages");
+	assert_true(str_equal(buf_str(&p.last_body), str_from(body)));
+	assert_non_null(strcasestr(p.last_headers.base, "x-mdn-class: bulk\n"));
+	assert_non_null(strcasestr(p.last_headers.base, "x-mdn-tenant: anon:team-7\n"));
+	const char *left = strcasestr(p.last_headers.base, "x-mdn-deadline-us: ");
+	assert_non_null(left);
+	assert_in_range(strtol(left + strlen("x-mdn-deadline-us: "), NULL, 10), 30000000, 60000000);
+	reply_fini(&r);
+	static const char urgent[] =
+	    "{\"model\":\"m\",\"priority\":-3,\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
+	reply_start(&f->w, &r, "POST", f->a.api, CHAT, urgent, headers);
+	reply_wait(&r);
+	assert_string_equal(p.last_path, CHAT);
+	assert_non_null(strcasestr(p.last_headers.base, "x-mdn-class: interactive\n"));
+	assert_non_null(strcasestr(p.last_headers.base, "x-mdn-priority: -3\n"));
+	reply_fini(&r);
+	peer_double_stop(&p);
+}
+
 static void test_a_hop_is_answered_here_or_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -666,6 +702,7 @@ int main(void)
 	    TEST(test_a_request_goes_to_the_node_that_has_the_model),
 	    TEST(test_a_model_here_is_preferred),
 	    TEST(test_the_body_travels_as_it_came_and_headers_do_not),
+	    TEST(test_a_hop_has_the_same_path_and_urgency),
 	    TEST(test_a_hop_is_answered_here_or_refused),
 	    TEST(test_two_bad_nodes_are_passed_over_unseen),
 	    TEST(test_a_node_that_dies_before_its_first_token_is_replaced),

@@ -248,6 +248,7 @@ static void on_peer(void *arg, struct http_exchange *x)
 	p->requests++;
 	http_watch(x, NULL, peer_gone, p);
 	buf_clear(&p->last_headers);
+	str_copy(http_path(x), p->last_path, sizeof(p->last_path));
 	for (size_t i = 0; i < count; i++)
 		buf_printf(&p->last_headers, STR_FMT ": " STR_FMT "\n", STR_ARG(headers[i].name),
 		           STR_ARG(headers[i].value));

@@ -75,6 +75,7 @@ struct peer_double {
 	char url[96];
 	unsigned requests;
 	struct buf last_headers, last_body;
+	char last_path[64];
 	http_on_body *answer;
 };
 void peer_double_start(struct world *w, struct peer_double *p, http_on_body *answer);
