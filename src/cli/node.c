@@ -294,6 +294,8 @@ static int start_gateway(struct node *n, struct error *err)
 		    .cache_disk_bytes = c->prefix_cache_disk,
 		    .pooling = str_from(c->pooling),
 		    .mlock = c->mlock,
+		    .deterministic = c->deterministic,
+		    .speculate = str_from(c->speculate),
 		},
 	    .open = c->open,
 	    .access_log = c->access_log,

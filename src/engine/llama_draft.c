@@ -23,10 +23,9 @@ static bool slot_streams(const struct slot *slot)
 	return slot->request->thread.made && slot->request->token_count - slot->past == 1;
 }
 
-static bool slot_rests(const struct slot *slot)
+static bool slot_rests(const struct batch *b, const struct slot *slot)
 {
-	return !slot->request || slot_waits(slot) || atomic_load(&slot->request->paused) ||
-	       atomic_load(&slot->request->undelivered) >= UNDELIVERED_MAX;
+	return !slot_computes(slot) || slot_waits(slot) || !slot_has_turn(b, slot);
 }
 
 /* How many guesses each stream may have; 0: the batch has better things to compute. */
@@ -37,7 +36,7 @@ static int32_t drafts_most(const struct batch *b)
 	if (b->queue.waiting)
 		return 0;
 	for (const struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
-		if (slot_rests(slot))
+		if (slot_rests(b, slot))
 			continue;
 		if (!slot_streams(slot))
 			return 0;
@@ -80,12 +79,12 @@ void drafts_make(struct batch *b)
 	if (!most || !drafts_pay(b))
 		return;
 	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++)
-		if (!slot_rests(slot) && slot_most(b, slot, most) > 0)
+		if (!slot_rests(b, slot) && slot_most(b, slot, most) > 0)
 			speculate_want(b->speculate, slot_seq(b, slot), slot->request->tokens,
 			               slot->request->token_count, slot_most(b, slot, most));
 	speculate_run(b->speculate);
 	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++)
-		if (!slot_rests(slot))
+		if (!slot_rests(b, slot))
 			slot->drafted = speculate_get(b->speculate, slot_seq(b, slot), slot->draft);
 }
 

@@ -269,7 +269,8 @@ static void on_settle(void *arg)
 static void copy_engine_options(struct gateway *g, const struct engine_options *from)
 {
 	struct str *texts[] = {&g->engine.kind,         &g->engine.remote_url, &g->engine.remote_key,
-	                       &g->engine.remote_model, &g->engine.pooling,    &g->engine.cache_folder};
+	                       &g->engine.remote_model, &g->engine.pooling,    &g->engine.cache_folder,
+	                       &g->engine.speculate};
 
 	g->engine = *from;
 	g->engine.model_path = g->engine.model_name = STR("");

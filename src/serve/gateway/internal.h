@@ -183,7 +183,7 @@ struct gateway {
 	struct http_client *client;
 	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE], domain[NODE_TEXT_SIZE];
 	struct engine_options engine;
-	char *engine_texts[6]; /* what `engine` points at */
+	char *engine_texts[7]; /* what `engine` points at */
 	bool open, access_log, plain_hops, draining;
 	int64_t first_token_timeout_us;
 	void (*on_change)(void *arg);

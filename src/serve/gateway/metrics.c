@@ -141,6 +141,14 @@ static void put_models(const struct gateway *g, struct buf *out)
 	           "%llu", (unsigned long long)load.prompt_computed_tokens_total);
 }
 
+static void put_guesses(const struct gateway *g, struct buf *out)
+{
+	EACH_MODEL("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed by speculative decoding.",
+	           "%llu", (unsigned long long)load.drafted_tokens_total);
+	EACH_MODEL("vllm:spec_decode_num_accepted_tokens_total", "counter", "Those of them that came true.", "%llu",
+	           (unsigned long long)load.accepted_tokens_total);
+}
+
 static void put_cache(const struct gateway *g, struct buf *out)
 {
 	EACH_MODEL("mdn_prefix_cache_cells_tokens_total", "counter",
@@ -205,6 +213,7 @@ void metrics_format(struct gateway *g, struct buf *out)
 	double age = g->map.received_us ? (double)(loop_now_us(g->loop) - g->map.received_us) / US_PER_S : -1;
 
 	put_models(g, out);
+	put_guesses(g, out);
 	put_cache(g, out);
 	put_finished(g, out);
 	for (int i = 0; i < MODEL_HISTOGRAMS; i++) {
