@@ -154,6 +154,44 @@ def test_a_json_schema_holds_even_for_random_weights(client):
     assert set(said) == {"yes", "count"} and isinstance(said["yes"], bool) and 0 <= said["count"] <= 99
 
 
+def test_a_prompt_may_be_token_ids(client, net):
+    told = httpx.post(net.edges[0].api_url + "/tokenize", json={"model": "tiny", "prompt": "Once upon a time"}).json()
+    ask = {"model": "tiny", "max_tokens": 8, "temperature": 0, "extra_body": FLAT}
+    text = client.completions.create(prompt="Once upon a time", **ask)
+    ids = client.completions.create(prompt=told["tokens"], **ask)
+    assert ids.choices[0].text == text.choices[0].text and ids.usage.prompt_tokens == text.usage.prompt_tokens
+    two = client.completions.create(prompt=[told["tokens"], told["tokens"][:2]], **ask)
+    assert [c.index for c in two.choices] == [0, 1] and two.choices[0].text == text.choices[0].text
+
+
+def test_the_best_of_several_is_given(client):
+    ask = {"model": "tiny", "prompt": "The sea", "max_tokens": 6, "seed": 3, "temperature": 1, "logprobs": 0,
+           "extra_body": FLAT}
+
+    def mean(choice):
+        return sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+    every = sorted(client.completions.create(n=4, **ask).choices, key=mean, reverse=True)
+    best = client.completions.create(n=2, best_of=4, **ask)
+    assert [c.text for c in best.choices] == [c.text for c in every[:2]] and best.usage.completion_tokens == 24
+
+
+def test_an_echo_has_log_probabilities_too(client):
+    choice = client.completions.create(model="tiny", prompt="Once upon a time", max_tokens=3, echo=True, logprobs=1,
+                                       temperature=0).choices[0]
+    assert choice.text.startswith("Once upon a time") and "".join(choice.logprobs.tokens) == choice.text
+    assert choice.logprobs.token_logprobs[0] is None and all(p <= 0 for p in choice.logprobs.token_logprobs[1:])
+    assert choice.logprobs.text_offset[0] == 0 and choice.logprobs.text_offset[-1] < len(choice.text)
+
+
+def test_urgency_is_a_class_a_number_or_a_tier(client):
+    for more in ({"priority": "bulk"}, {"priority": -5}, {"service_tier": "flex"}, {"cache_salt": "x"}):
+        assert chat(client, extra_body=FLAT | more).choices
+    for wrong in ("system", "soon"):
+        with pytest.raises(openai.BadRequestError) as e:
+            chat(client, extra_body={"priority": wrong})
+        assert e.value.param == "priority"
+
+
 LIGHT = {"type": "function", "function": {"name": "set_light", "description": "Switches the light.", "parameters": {
     "type": "object", "additionalProperties": False, "required": ["on"], "properties": {"on": {"type": "boolean"}}}}}
 
