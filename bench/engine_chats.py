@@ -27,6 +27,11 @@ def system_prompt():
     return "\n".join(lines)
 
 
+def question(chat, turn):
+    return (f"Ship {chat * 13 + 5} has {18 + chat * 2 + turn} metres and comes on day {(chat + turn) % 7}. "
+            f"Question {turn}: where may it lie?")
+
+
 class Turn(Answer):
     patience = 600
 
@@ -61,8 +66,7 @@ class Chats:
 
     def turn(self, number, shared):
         for i, messages in enumerate(self.messages):
-            messages.append({"role": "user", "content": f"Ship {i * 13 + 5} has {18 + i * 2 + number} metres and comes on "
-                                                        f"day {(i + number) % 7}. Question {number}: where may it lie?"})
+            messages.append({"role": "user", "content": question(i, number)})
         turns = [Turn(self.port, m) for m in self.messages]
         threads = [threading.Thread(target=t.ask) for t in turns]
         for t in threads:
@@ -92,8 +96,8 @@ def post(port, path, body):
 def shared_tokens(port):
     """What all first prompts begin with, told by llama-server."""
     lists = []
-    for first in "AB":
-        messages = [{"role": "system", "content": system_prompt()}, {"role": "user", "content": first}]
+    for chat in range(2):
+        messages = [{"role": "system", "content": system_prompt()}, {"role": "user", "content": question(chat, 0)}]
         text = post(port, "/apply-template", {"messages": messages})["prompt"]
         lists.append(post(port, "/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"])
     return next(i for i, (a, b) in enumerate(zip(*lists)) if a != b)

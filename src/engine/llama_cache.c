@@ -115,7 +115,7 @@ static struct disk_order *order_for(enum disk_kind kind, struct prefix_node *nod
 static void node_write(struct cache *cache, struct prefix_node *node, int32_t begin, struct kv_blob *blob,
                        double cost_us)
 {
-	if (!cache->disk)
+	if (!cache->disk || cache_salt_in_memory_only(prefix_salt_of(node)))
 		return;
 	struct disk_order *order = order_for(DISK_WRITE, node, begin);
 	order->file.cost_us = (uint64_t)cost_us;

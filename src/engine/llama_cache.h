@@ -24,6 +24,16 @@ struct cache_options {
 	void *arg;
 };
 
+/* One bit of a salt says that what is under it never goes to disk. */
+static inline void cache_salt_stays_in_memory(struct prefix_salt *salt, bool stays)
+{
+	salt->bytes[PREFIX_SALT_SIZE - 1] = (uint8_t)((salt->bytes[PREFIX_SALT_SIZE - 1] & 0xfe) | stays);
+}
+static inline bool cache_salt_in_memory_only(const struct prefix_salt *salt)
+{
+	return salt->bytes[PREFIX_SALT_SIZE - 1] & 1;
+}
+
 /* Always makes one; < 0: it has no disk, for this reason. */
 int cache_new(const struct cache_options *options, struct cache **ret_cache, struct error *err);
 void cache_free(struct cache *cache); /* what waits to be written is, within seconds; NULL is fine */

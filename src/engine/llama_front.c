@@ -4,6 +4,7 @@
  * Rendering a template and tokenizing a long prompt take milliseconds; both run in the job pool, so neither the loop
  * nor the batch waits for them. Answers with tool calls or reasoning are parsed here, on delivery, for the same reason.
  */
+#include "engine/llama_cache.h"
 #include "engine/llama_parts.h"
 
 #include "base/log.h"
@@ -179,6 +180,8 @@ static struct prefix_salt salt_of(const struct engine_params *p)
 	struct digest digest = digest_stream_end(s);
 	digest_stream_free(s);
 	memcpy(salt.bytes, digest.bytes, sizeof(salt.bytes));
+	/* The file of an adapter may change under its name. */
+	cache_salt_stays_in_memory(&salt, p->adapter.len > 0);
 	return salt;
 }
 

@@ -323,6 +323,43 @@ static void test_restart_finds_what_is_on_disk(void **state)
 	}
 }
 
+static void test_what_an_adapter_made_stays_in_memory(void **state)
+{
+	struct engine_options options = options_for("llama");
+	const struct str name = STR("other");
+	char file[4096];
+	struct buf prompt = {0};
+	struct ask first = {0}, again = {0}, plain = {0};
+	struct driver d;
+	(void)state;
+
+	snprintf(file, sizeof(file), "%s/adapter.gguf", getenv("MDN_TEST_MODELS"));
+	struct str adapter_path = str_from(file);
+	options.adapter_names = &name;
+	options.adapter_paths = &adapter_path;
+	options.adapter_count = 1;
+	options.cache_folder = str_from(folder);
+	options.cache_disk_bytes = 64 << 20;
+	words(&prompt, 1, 200);
+	start(&d, &options);
+	struct engine_params p = ask_for(&prompt, "", 4);
+	p.adapter = name;
+	say(&d, &first, p);
+	say(&d, &again, p);
+	assert_int_equal(again.cached_tokens, again.prompt_tokens - 1);
+	driver_fini(&d);
+	assert_int_equal(each_file(NULL), 0);
+	start(&d, &options);
+	say(&d, &plain, ask_for(&prompt, "", 4));
+	assert_int_equal(plain.cached_tokens, 0);
+	driver_fini(&d);
+	assert_true(each_file(NULL) > 0);
+	ask_fini(&first);
+	ask_fini(&again);
+	ask_fini(&plain);
+	buf_fini(&prompt);
+}
+
 static int spoil_at; /* from the end */
 static void spoil(const char *file)
 {
@@ -549,6 +586,7 @@ int main(void)
 	    cmocka_unit_test(test_many_that_begin_alike_compute_it_once),
 	    cmocka_unit_test(test_prompt_of_another_tenant_is_not_found_unless_salts_agree),
 	    cmocka_unit_test_setup_teardown(test_restart_finds_what_is_on_disk, make_folder, remove_folder),
+	    cmocka_unit_test_setup_teardown(test_what_an_adapter_made_stays_in_memory, make_folder, remove_folder),
 	    cmocka_unit_test_setup_teardown(test_damaged_and_foreign_files_are_refused_and_removed, make_folder,
 	                                    remove_folder),
 	    cmocka_unit_test_setup_teardown(test_memory_and_disk_stay_within_their_bounds, make_folder, remove_folder),
