@@ -5,6 +5,7 @@
 #include "base/limits.h"
 #include "cli/answers.h"
 #include "cli/model_watch.h"
+#include "cli/models_loaded.h"
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/push.h"
@@ -170,6 +171,10 @@ int cmd_models(const struct args *args)
 		return versions_search(args);
 	if (args_has(args, "watch") && !model)
 		return args_usage(args, "say which model to watch");
+	if (args_has(args, "loaded") && model)
+		return args_usage(args, "--loaded lists all models");
+	if (args_has(args, "loaded"))
+		return center_show(args, "/mdn/v1/nodes", models_loaded_print);
 	if (!model)
 		return center_show(args, "/mdn/v1/models", print_models);
 	buf_printf(&path, "/mdn/v1/models/%s%s", model, strchr(model, ':') ? "" : ":latest");

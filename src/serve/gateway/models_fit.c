@@ -181,7 +181,7 @@ static void fit_compute(struct model_fit *f, const struct header *h, const struc
 	    add(mul(LIVE_ROWS, embedding), add(mul(2 * or_one(h->experts_used), h->feed), mul(heads, add(key, value))));
 
 	f->kv_per_token = mul(mul(kv_heads, add(key, value)), 2);
-	f->compute_per_token = mul(rows, 4 + 2);
+	f->compute_per_token = mul(rows, 2); /* the mask, in 16 bits */
 	f->fixed = add(SPARE_BYTES, mul(mul(rows, width), 4));
 	f->fixed = add(f->fixed, mul(mul(sequences, vocabulary), 2 * 4));
 	if (h->ssm_inner) {
