@@ -3,9 +3,9 @@
  *
  * A model that pools is never asked for words, so its thread runs this loop in place of the batch's: many short inputs
  * make one batch, each a sequence of its own, whole (a model that looks both ways must see an input at once), and
- * nothing stays in the KV cache. Within a class requests take turns, an input each, so that one with two thousand texts
- * does not stand before one with a single text; the first in the queue always gets a place. Vectors leave with length
- * 1, ranks as the model's head gives them.
+ * nothing stays in the KV cache. Classes, and tenants within a class, go as at a model that generates, charged by the
+ * input; a tenant's requests take turns. None is paused: there is nothing but its end to be read. Vectors leave with
+ * length 1, ranks as the model's head gives them.
  *
  * It will not cut an input that is too long: what was cut would silently be missing from the vector.
  */
@@ -25,6 +25,7 @@ struct embed {
 	struct batch *b;
 	struct embed_place *places;
 	int32_t used;
+	uint64_t served; /* inputs, ever */
 };
 
 /* ---- in the job pool --------------------------------------------------------------------------- */
@@ -181,34 +182,51 @@ void llama_embed_fini(struct llama_embedding *e)
 
 /* ---- one batch --------------------------------------------------------------------------------- */
 
-static void embed_fail(struct batch *b, struct llama_request *r, const struct error *err)
+/* Out of the list and the queue. */
+static void embed_unlink(struct batch *b, struct llama_request *r)
 {
-	for (struct llama_request **at = &b->asks; *at; at = &(*at)->thread.next)
-		if (*at == r) {
-			*at = r->thread.next;
-			request_end(b, r, FINISH_ERROR, err);
-			return;
-		}
+	struct llama_request **at = &b->asks;
+
+	while (*at != r)
+		at = &(*at)->thread.next;
+	*at = r->thread.next;
+	request_queue_leave(&b->queue, &r->base.turn);
 }
 
-/* The request's next input into the batch; false: it has none, it rests, or there is no room. */
+/* Of the tenant whose turn it is (core/request_queue.h): among equals of that tenant the one served longest ago, so
+ * that a request with two thousand texts does not stand before one with a single text. */
+static struct llama_request *embed_next(const struct batch *b)
+{
+	const struct queued *first = request_queue_first(&b->queue);
+	struct llama_request *best = NULL;
+
+	for (struct llama_request *r = first ? b->asks : NULL; r; r = r->thread.next) {
+		const struct queued *turn = &r->base.turn;
+		if (turn->waits && turn->tenant == first->tenant && turn->service_class == first->service_class &&
+		    turn->priority == first->priority && (!best || r->embed.served < best->embed.served))
+			best = r;
+	}
+	return best;
+}
+
+/* The request's next input into the batch; false: there is no room. */
 static bool embed_place(struct embed *e, struct llama_request *r)
 {
 	struct batch *b = e->b;
 	struct llama_embedding *t = &r->embed;
-	size_t input = t->placed;
-
-	if (input == r->copy.params.input_count || atomic_load(&r->paused) || e->used == b->settings.slots)
-		return false;
 	/* One long input makes a batch larger than that of many short ones. */
-	int32_t held = llama_core_used(b->core), count = t->lengths[input];
-	if (held && held + count > b->settings.batch_tokens)
+	int32_t held = llama_core_used(b->core), count = t->lengths[t->placed];
+
+	if (e->used == b->settings.slots || (held && held + count > b->settings.batch_tokens))
 		return false;
 	for (int32_t i = 0; i < count; i++)
 		llama_core_add(b->core, r->tokens[t->token_at + i], i, e->used, true);
 	t->token_at += count;
-	t->placed++;
-	e->places[e->used++] = (struct embed_place){r, input};
+	t->served = ++e->served;
+	e->places[e->used++] = (struct embed_place){r, t->placed++};
+	request_queue_charge(&b->queue, &r->base.turn, FAIRNESS_INPUT * count);
+	if (t->placed == r->copy.params.input_count)
+		request_queue_begin(&b->queue, &r->base.turn);
 	if (!r->thread.started) {
 		r->thread.started = true;
 		event_new(b, r, LLAMA_STARTED, (struct str){0});
@@ -218,20 +236,12 @@ static bool embed_place(struct embed *e, struct llama_request *r)
 
 static void embed_fill(struct embed *e)
 {
-	struct batch *b = e->b;
-	struct llama_request *end;
+	struct llama_request *r;
 
-	llama_core_clear(b->core);
+	llama_core_clear(e->b->core);
 	e->used = 0;
-	for (struct llama_request *class = b->asks; class; class = end) {
-		bool placed;
-		do {
-			placed = false;
-			for (end = class; end && end->copy.params.service_class == class->copy.params.service_class;
-			     end = end->thread.next)
-				placed |= embed_place(e, end);
-		} while (placed);
-	}
+	while ((r = embed_next(e->b)) && embed_place(e, r))
+		;
 }
 
 /* As the cosine wants it: length 1. False: not numbers. */
@@ -273,16 +283,12 @@ static void embed_results(struct embed *e)
 		if (!embed_take(b, &e->places[seq], seq))
 			e->places[seq].request->thread.failed = true;
 	for (struct llama_request *r = b->asks, *next; r; r = next) {
+		bool done = r->embed.done == r->copy.params.input_count;
 		next = r->thread.next;
-		if (r->thread.failed) {
-			embed_fail(b, r, &nonsense);
-		} else if (r->embed.done == r->copy.params.input_count) {
-			struct llama_request **at = &b->asks;
-			while (*at != r)
-				at = &(*at)->thread.next;
-			*at = next;
-			request_end(b, r, FINISH_STOP, NULL);
-		}
+		if (!done && !r->thread.failed)
+			continue;
+		embed_unlink(b, r);
+		request_end(b, r, r->thread.failed ? FINISH_ERROR : FINISH_STOP, r->thread.failed ? &nonsense : NULL);
 	}
 }
 
@@ -305,8 +311,14 @@ static bool embed_step(struct embed *e)
 	if (rc != 0) {
 		struct error err;
 		error_set(&err, E_INTERNAL, "the model could not compute this batch (llama_decode: %d)", rc);
-		for (int32_t i = 0; i < e->used; i++)
-			embed_fail(b, e->places[i].request, &err);
+		for (int32_t i = 0; i < e->used; i++) {
+			struct llama_request *r = e->places[i].request;
+			if (r->thread.failed)
+				continue; /* it had several */
+			r->thread.failed = true;
+			embed_unlink(b, r);
+			request_end(b, r, FINISH_ERROR, &err);
+		}
 		return true;
 	}
 	embed_results(e);
@@ -321,27 +333,21 @@ static bool embed_step(struct embed *e)
 
 static void embed_accept(struct batch *b, struct llama_request *r)
 {
-	struct llama_request **at = &b->asks;
-
-	while (*at && engine_before(&(*at)->base, &r->base))
-		at = &(*at)->thread.next;
-	r->thread.next = *at;
-	*at = r;
+	r->thread.next = b->asks;
+	b->asks = r;
+	request_queue_join(&b->queue, &r->base.turn, r->copy.params.tenant, r->copy.params.tenant_weight);
 }
 
 static void embed_purge(struct batch *b)
 {
-	struct llama_request **at = &b->asks;
-
 	b->numbers.tokens_to_prefill = 0;
-	while (*at) {
-		struct llama_request *r = *at;
+	for (struct llama_request *r = b->asks, *next; r; r = next) {
+		next = r->thread.next;
 		if (atomic_load(&r->canceled)) {
-			*at = r->thread.next;
+			embed_unlink(b, r);
 			event_new(b, r, LLAMA_RELEASED, (struct str){0});
 		} else {
 			b->numbers.tokens_to_prefill += r->token_count - r->embed.token_at;
-			at = &r->thread.next;
 		}
 	}
 }
@@ -377,5 +383,7 @@ void llama_embed_run(struct batch *b)
 		idle = !embed_step(&e);
 		batch_send(b);
 	}
+	for (struct llama_request *r = b->asks; r; r = r->thread.next)
+		request_queue_leave(&b->queue, &r->base.turn);
 	free(e.places);
 }

@@ -146,6 +146,7 @@ struct llama_embedding {     /* what tasks need that do not generate; the job's,
 	int32_t *lengths;    /* tokens of each input */
 	size_t placed, done; /* inputs in batches so far, and computed */
 	int32_t token_at;    /* of the next to be placed */
+	uint64_t served;     /* when one of its was placed last; 0: never */
 	float *vectors;
 	size_t size;
 	struct buf text; /* detokenize: the answer; tokenize: what pieces point at */

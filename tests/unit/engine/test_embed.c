@@ -248,6 +248,43 @@ static void test_a_large_request_does_not_stand_before_a_small_one(void **state)
 	driver_fini(&d);
 }
 
+static void test_a_tenant_with_many_requests_gets_no_more_than_one_with_few(void **state)
+{
+	enum { MANY = 6, INPUTS = 700 };
+	struct driver d;
+	struct got flood[MANY] = {{0}}, quiet = {0}, urgent = {0};
+	struct str *inputs = mem_new(INPUTS * sizeof(*inputs));
+	(void)state;
+
+	start(&d, "bert");
+	for (int i = 0; i < INPUTS; i++)
+		inputs[i] = STR("the sea and the moon and a ship and more words than one");
+	struct engine_params p = embed(inputs, INPUTS);
+	p.tenant = STR("flood");
+	for (int i = 0; i < MANY; i++)
+		ask(&d, &flood[i], &p);
+	driver_turns(&d, 20 * 1000);
+	p = embed(inputs, 60);
+	p.tenant = STR("quiet");
+	ask(&d, &quiet, &p);
+	p.tenant = STR("flood");
+	p.service_class = ENGINE_INTERACTIVE;
+	p.input_count = 1;
+	ask(&d, &urgent, &p);
+	wait_for(&urgent);
+	assert_int_equal(quiet.done, 0); /* a class above goes first */
+	wait_for(&quiet);
+	for (int i = 0; i < MANY; i++) {
+		assert_int_equal(flood[i].done, 0);
+		engine_cancel(flood[i].request);
+		got_fini(&flood[i]);
+	}
+	got_fini(&quiet);
+	got_fini(&urgent);
+	free(inputs);
+	driver_fini(&d);
+}
+
 static void test_cancel_and_free_at_any_time(void **state)
 {
 	struct driver d;
@@ -606,6 +643,7 @@ int main(void)
 	    cmocka_unit_test(test_vectors_are_what_llama_cpp_computes),
 	    cmocka_unit_test(test_many_inputs_share_batches_and_keep_their_places),
 	    cmocka_unit_test(test_a_large_request_does_not_stand_before_a_small_one),
+	    cmocka_unit_test(test_a_tenant_with_many_requests_gets_no_more_than_one_with_few),
 	    cmocka_unit_test(test_cancel_and_free_at_any_time),
 	    cmocka_unit_test(test_ranks_are_the_models_of_query_and_document),
 	    cmocka_unit_test(test_tokens_in_place_of_text_give_the_same_vectors),
