@@ -27,7 +27,7 @@ def weights(models):
 @pytest.fixture(scope="module")
 def net(weights):
     folder = network_folder()
-    network = Network(folder, edges={"edge-1": "north", "edge-2": "north"})
+    network = Network(folder, edges={"edge-1": "north", "edge-2": "south"})  # apart, so that each prefers itself
     shared.append(network)
     try:
         network.up()
@@ -70,9 +70,9 @@ def engine_of(edge):
     return eventually(one, 30, f"{edge.name} has one engine")
 
 
-def settled(net):
-    """Both edges answer themselves: their reports have reached each other."""
-    for edge in net.edges:
+def settled(*edges):
+    """These edges answer themselves: their reports have reached each other."""
+    for edge in edges:
         def own():
             answer = ask(edge)
             return answer.status_code == 200 and answer.headers["x-mdn-node-name"] == edge.name
@@ -85,7 +85,7 @@ def ask(edge, messages=HELLO, max_tokens=4, timeout=60):
 
 
 def test_the_process_is_seen_with_its_model_and_may_do_little(net):
-    settled(net)
+    settled(net.edges[0])
     pid = engine_of(net.edges[0])
     assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[2] == b"base:latest"
     assert Path(f"/proc/{pid}/comm").read_text().strip() == "mdn-engine"
@@ -99,7 +99,7 @@ def test_the_process_is_seen_with_its_model_and_may_do_little(net):
 
 
 def test_killed_before_the_first_token_another_node_answers(net):
-    settled(net)
+    settled(*net.edges)
     edge, other = net.edges
     node, pid, result = edge.process.pid, engine_of(edge), {}
     os.kill(pid, signal.SIGSTOP)  # so that the request is surely there, and no token has left
@@ -114,12 +114,12 @@ def test_killed_before_the_first_token_another_node_answers(net):
     assert answer.headers["x-mdn-node-name"] == other.name
     assert edge.process.pid == node and edge.runs
     assert "the engine of base:latest ended by signal 9" in edge.log()
-    settled(net)
+    settled(edge)
     assert engine_of(edge) != pid
 
 
 def test_killed_in_the_middle_of_a_stream_it_is_said_and_the_node_stays(net, recovery):
-    settled(net)
+    settled(net.edges[0])
     edge, lines, killed = net.edges[0], [], None
     node, pid = edge.process.pid, engine_of(edge)
     with contextlib.suppress(httpx.RemoteProtocolError), httpx.stream(  # after the error it is cut
@@ -137,41 +137,41 @@ def test_killed_in_the_middle_of_a_stream_it_is_said_and_the_node_stays(net, rec
     assert edge.process.pid == node and edge.runs
     assert ask(edge).status_code == 200  # the other one, or this one again
     eventually(lambda: edge.get("/ready").status_code == 200, 30, "the edge is ready")
-    settled(net)
+    settled(edge)
     recovery("engine killed in a stream", time.monotonic() - killed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_engine_outlives_its_node(net, number):
-    settled(net)
     edge = net.edges[1]
+    settled(edge)
     pid = engine_of(edge)
     edge.signal(number)
     edge.process.wait(20)
     eventually(lambda: not alive(pid), 5, "its engine has ended, too")
     edge.start()
     net.wait_up()
-    settled(net)
+    settled(edge)
 
 
 def test_a_stop_of_the_whole_service_lets_streams_end(net):
     """A service manager signals every process of a service: the engine goes on until the node has drained."""
-    settled(net)
     edge, lines = net.edges[1], []
+    settled(edge)
     pid = engine_of(edge)
     with httpx.stream("POST", edge.api_url + "/v1/chat/completions", timeout=60, json={
             "model": "base", "messages": HELLO, "max_tokens": 200, "stream": True,
             "logit_bias": {"2": -100, "0": -100}}) as answer:
         for line in answer.iter_lines():
             lines += [line] if line else []
-            if len(lines) == 5:
+            if line and len(lines) == 5:  # once: a second signal stops the node at once
                 os.kill(pid, signal.SIGTERM)
                 edge.signal(signal.SIGTERM)
     assert lines[-1] == "data: [DONE]", lines[-1]
     edge.process.wait(40)
     edge.start()
     net.wait_up()
-    settled(net)
+    settled(edge)
 
 
 def test_without_isolation_there_is_no_process(make_network, weights):
