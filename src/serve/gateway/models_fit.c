@@ -4,8 +4,8 @@
  *
  *   KV a token   sum over layers of KV heads x (key length + value length) x 2 bytes; a sliding window takes less
  *   compute      ubatch x (embedding, feed-forward and attention rows that live at the same time) x 4 bytes, logits of
- *                one row a sequence, and a mask of ubatch x KV tokens. An upper estimate: tests compare it with what
- *                llama.cpp allocates.
+ *                one row a sequence, and a mask of ubatch x KV tokens. An upper estimate; docs/rooms/gateway.md has one
+ *                beside what llama.cpp allocates.
  *
  * The KV cache gets a third of the budget at most, as the engine itself would give, and less where the weights leave
  * less; the least is one whole context and a little for each slot. Numbers in the header are not believed: sums
