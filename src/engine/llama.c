@@ -17,11 +17,13 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 enum {
 	CROWD_BYTES = 64 * 1024,
+	HUGE_PAGE = 2 << 20,
 	DETERMINISTIC_CHUNK = 256,
 	EMBED_SEQUENCES = 64, /* in one batch; llama.cpp's own end is 256 */
 };
@@ -973,6 +975,18 @@ static void spare_clear(struct llama_core *core)
 	llama_memory_seq_rm(llama_get_memory(core->context), core->spare, -1, -1);
 }
 
+/* Page faults would cost more than the copy, so large ones ask for huge pages. */
+static uint8_t *blob_new(size_t size)
+{
+	void *blob = NULL;
+
+	if (!size || posix_memalign(&blob, size < HUGE_PAGE ? 64 : HUGE_PAGE, size) != 0)
+		return NULL;
+	if (size >= HUGE_PAGE)
+		madvise(blob, size, MADV_HUGEPAGE);
+	return blob;
+}
+
 uint8_t *llama_core_export(struct llama_core *core, int32_t seq, int32_t begin, int32_t end, size_t *ret_size)
 {
 	bool part = core->divisible;
@@ -981,7 +995,7 @@ uint8_t *llama_core_export(struct llama_core *core, int32_t seq, int32_t begin, 
 		llama_memory_seq_cp(llama_get_memory(core->context), seq, core->spare, begin, end);
 	int32_t from = part ? core->spare : seq;
 	size_t size = llama_state_seq_get_size(core->context, from);
-	uint8_t *blob = size ? malloc(size) : NULL;
+	uint8_t *blob = blob_new(size);
 	if (blob && llama_state_seq_get_data(core->context, blob, size, from) != size) {
 		free(blob);
 		blob = NULL;

@@ -290,6 +290,7 @@ static void batch_run(struct batch *b)
 		idle = !batch_step(b);
 		batch_publish(b);
 		batch_send(b);
+		idle = !slots_save_some(b) && idle;
 	}
 }
 

@@ -24,6 +24,7 @@ struct slot {
 	int32_t settled;                        /* while they are verified: tokens in the KV that are right */
 	uint64_t used;                          /* when it was last given back */
 	struct prefix_salt salt;                /* whose tokens these are */
+	bool saved;                             /* idle: its KV is in the cache, as far as that is possible */
 	/* Waiting for its beginning, in no batch: */
 	struct slot *leader; /* that computes it, for this request, up to there */
 	struct llama_request *led;
@@ -101,6 +102,7 @@ void slot_grew(struct batch *b, struct slot *slot);                  /* by what 
 void slots_follow(struct batch *b); /* ends the waiting of those whose leader is far enough */
 void slot_fetched(void *batch, uint64_t ticket);
 void slots_undo(struct batch *b);       /* what a batch that was broken off may have added */
+bool slots_save_some(struct batch *b);  /* of what idle ones hold, to the cache; false: all is there */
 void slots_save(struct batch *b);       /* the end: all KV to the cache, and none is left */
 int32_t kv_held(const struct batch *b); /* cells taken */
 int32_t kv_busy(const struct batch *b); /* those that requests use */

@@ -145,45 +145,49 @@ static bool node_save(struct cache *cache, struct prefix_node *node, int32_t seq
 	return true;
 }
 
-static bool save_whole(struct cache *cache, int32_t seq, struct prefix_node *node, double us_per_token)
+static int save_whole(struct cache *cache, int32_t seq, struct prefix_node *node, double us_per_token)
 {
 	struct prefix_node *before = prefix_parent(node);
 
 	if (node_has_copy(node))
-		return true;
+		return 0;
 	while (before && !node_has_copy(before))
 		before = prefix_parent(before);
 	int32_t tokens = prefix_end(node) - (before ? prefix_end(before) : 0);
-	return tokens >= SAVE_LEAST && node_save(cache, node, seq, 0, tokens * us_per_token);
+	return tokens >= SAVE_LEAST && node_save(cache, node, seq, 0, tokens * us_per_token) ? 0 : E_LIMIT;
 }
 
-static bool save_blocks(struct cache *cache, int32_t seq, struct prefix_node *last, double us_per_token)
+static int save_blocks(struct cache *cache, int32_t seq, struct prefix_node *last, double us_per_token, int32_t blocks)
 {
-	int32_t most = prefix_end(last) / BLOCK + 1;
-	struct prefix_node **nodes = mem_new((size_t)most * sizeof(*nodes));
+	int32_t most = prefix_end(last) / BLOCK + 1, saved = 0;
+	struct prefix_node **nodes = mem_new((size_t)most * sizeof(struct prefix_node *));
 	int32_t count = cache_path(cache, last, 0, nodes, most);
-	bool good = true;
+	int rc = 0;
 
-	for (int32_t i = 0; i < count && good; i++) {
+	for (int32_t i = 0; i < count && rc == 0; i++) {
 		int32_t begin = prefix_begin(nodes[i]), tokens = prefix_end(nodes[i]) - begin;
-		if (!node_has_copy(nodes[i]))
-			good = node_save(cache, nodes[i], seq, begin, tokens * us_per_token);
+		if (node_has_copy(nodes[i]))
+			continue;
+		if (blocks && saved++ == blocks)
+			rc = 1;
+		else if (!node_save(cache, nodes[i], seq, begin, tokens * us_per_token))
+			rc = E_LIMIT;
 	}
 	free(nodes);
-	return good;
+	return rc;
 }
 
-bool cache_save(struct cache *cache, int32_t seq, const struct prefix_salt *salt, const int32_t *tokens, int32_t count,
-                double us_per_token)
+int cache_save(struct cache *cache, int32_t seq, const struct prefix_salt *salt, const int32_t *tokens, int32_t count,
+               double us_per_token, int32_t blocks)
 {
 	struct prefix_node *node;
 
 	if (count < SAVE_LEAST || prefix_add(cache->tree, salt, tokens, count, &node) < 0)
-		return false;
-	bool good = llama_core_divisible(cache->core) ? save_blocks(cache, seq, node, us_per_token)
-	                                              : save_whole(cache, seq, node, us_per_token);
+		return E_LIMIT;
+	int rc = llama_core_divisible(cache->core) ? save_blocks(cache, seq, node, us_per_token, blocks)
+	                                           : save_whole(cache, seq, node, us_per_token);
 	prefix_unpin(cache->tree, node);
-	return good;
+	return rc;
 }
 
 /* ---- finding again ----------------------------------------------------------------------------- */

@@ -41,9 +41,9 @@ void cache_free(struct cache *cache); /* what waits to be written is, within sec
 struct prefix_match cache_find(const struct cache *cache, const struct prefix_salt *salt, const int32_t *tokens,
                                int32_t count);
 /* Takes what a sequence holds, its first `count` tokens, as far as it is not there yet; whole states: only if that is
- * worth it. False: not all is there now. */
-bool cache_save(struct cache *cache, int32_t seq, const struct prefix_salt *salt, const int32_t *tokens, int32_t count,
-                double us_per_token);
+ * worth it. `blocks`: at most so many at once, 0: all. > 0: there are more to be saved; < 0: it was not possible. */
+int cache_save(struct cache *cache, int32_t seq, const struct prefix_salt *salt, const int32_t *tokens, int32_t count,
+               double us_per_token, int32_t blocks);
 /* The copies that make up the match behind `past` tokens, first to last; at most `most` of them. */
 int32_t cache_path(const struct cache *cache, struct prefix_node *node, int32_t past, struct prefix_node **ret_nodes,
                    int32_t most);

@@ -11,9 +11,10 @@
  * states are saved on the way: where a prompt leaves what is known, where others wait, at the prompt's end. Batches end
  * there: slot_goal.
  *
- * An idle slot keeps its KV until a request with another beginning starts; then the cache gets what it lacks of it.
- * Idle KV is dropped before a busy request loses its own. One that is interrupted takes its KV with it into host
- * memory and brings it back into any slot, so nothing is computed twice: slot_leave, swap_in.
+ * An idle slot keeps its KV until a request with another beginning starts. Meanwhile the cache gets what it lacks of
+ * it, a little after each batch, so that nobody waits for a long copy. Idle KV is dropped before a busy request loses
+ * its own. One that is interrupted takes its KV with it into host memory and brings it back into any slot, so nothing
+ * is computed twice: slot_leave, swap_in.
  */
 #include "engine/llama_batch.h"
 
@@ -23,6 +24,7 @@
 enum {
 	WAIT_LEAST = 32, /* tokens; fewer are computed as fast as waited for or copied */
 	MARK_LEAST = 48,
+	SAVE_AT_ONCE = 2, /* blocks between two batches: streams wait for it */
 };
 
 int32_t slot_seq(const struct batch *b, const struct slot *slot)
@@ -72,10 +74,22 @@ void slot_empty(struct batch *b, struct slot *slot)
 	slot->tokens = NULL;
 }
 
-static bool slot_save(struct batch *b, const struct slot *slot)
+static void slot_save(struct batch *b, const struct slot *slot)
 {
-	return slot->past &&
-	       cache_save(b->cache, slot_seq(b, slot), &slot->salt, slot_tokens(slot), slot->past, us_per_token(b));
+	if (slot->past)
+		cache_save(b->cache, slot_seq(b, slot), &slot->salt, slot_tokens(slot), slot->past, us_per_token(b), 0);
+}
+
+bool slots_save_some(struct batch *b)
+{
+	for (struct slot *slot = b->slots; slot < b->slots + b->settings.slots; slot++) {
+		if (slot->request || slot->saved || !slot->past)
+			continue;
+		slot->saved = cache_save(b->cache, slot_seq(b, slot), &slot->salt, slot->tokens, slot->past,
+		                         us_per_token(b), SAVE_AT_ONCE) <= 0;
+		return true;
+	}
+	return false;
 }
 
 void slots_save(struct batch *b)
@@ -120,6 +134,7 @@ struct llama_request *slot_release(struct batch *b, struct slot *slot)
 	slot->request = NULL;
 	slot->tokens = r->tokens;
 	slot->used = ++b->releases;
+	slot->saved = false;
 	r->tokens = NULL;
 	request_leave(b, r);
 	if (!slot->past)
