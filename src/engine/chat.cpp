@@ -146,6 +146,25 @@ chat_prompt *face_of(std::unique_ptr<prompt_inside> in)
 	return &in.release()->face;
 }
 
+/* The library's grammar for a required call lets any words come before it, and a model may never stop talking. The one
+ * for a call that may come begins with the call, and binds from the first token on here. Not where the model thinks
+ * first. */
+void force_call(prompt_inside &in, const common_chat_templates *templates, common_chat_templates_inputs inputs)
+{
+	if (in.params.grammar.empty() || in.params.supports_thinking || !inputs.json_schema.empty())
+		return;
+	inputs.tool_choice = COMMON_CHAT_TOOL_CHOICE_AUTO;
+	auto may = common_chat_templates_apply(templates, inputs);
+	/* Its root may be empty; a call, where the format has that rule, begins with its mark. */
+	size_t root = may.grammar.find("root ::= "), end = may.grammar.find('\n', root);
+	if (!may.grammar_lazy || may.prompt != in.params.prompt || root == std::string::npos ||
+	    may.grammar.find("\ntool-call ::= \"") == std::string::npos)
+		return;
+	in.params.grammar = may.grammar.replace(root, end - root, "root ::= tool-call");
+	in.params.grammar_lazy = false;
+	in.prefill = false; /* it does not begin with the generation prompt */
+}
+
 std::string grammar_of(const std::string &schema)
 {
 	return json_schema_to_grammar(common_json::parse(schema));
@@ -198,6 +217,8 @@ try {
 	if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED && in->params.grammar.empty())
 		throw std::invalid_argument("it has no tool calls, and tool_choice asks for one");
 	in->prefill = true;
+	if (inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED)
+		force_call(*in, chat->templates.get(), inputs);
 	if (!inputs.json_schema.empty() && in->params.grammar.empty()) {
 		in->params.grammar = grammar_of(inputs.json_schema);
 		in->prefill = false;
@@ -340,7 +361,17 @@ struct chat_grammar {
 namespace
 {
 
-llama_sampler *lazy_rules(const common_chat_params &params, const llama_vocab *vocab)
+/* The library's rule for numbers lets exponents have 16 digits, and no reader takes 1e92110. */
+std::string tame_numbers(std::string grammar)
+{
+	const std::string any = "([eE] [-+]? integral-part)?", two = "([eE] [-+]? [0-9]{1,2})?";
+
+	for (size_t at = 0; (at = grammar.find(any, at)) != std::string::npos; at += two.size())
+		grammar.replace(at, any.size(), two);
+	return grammar;
+}
+
+llama_sampler *lazy_rules(const common_chat_params &params, const std::string &grammar, const llama_vocab *vocab)
 {
 	std::vector<std::string> patterns;
 	std::vector<const char *> pattern_texts;
@@ -364,7 +395,7 @@ llama_sampler *lazy_rules(const common_chat_params &params, const llama_vocab *v
 	}
 	for (const auto &pattern : patterns)
 		pattern_texts.push_back(pattern.c_str());
-	return llama_sampler_init_grammar_lazy_patterns(vocab, params.grammar.c_str(), "root", pattern_texts.data(),
+	return llama_sampler_init_grammar_lazy_patterns(vocab, grammar.c_str(), "root", pattern_texts.data(),
 	                                                pattern_texts.size(), tokens.data(), tokens.size());
 }
 
@@ -409,7 +440,7 @@ double mask_seconds(llama_sampler *rules, const llama_vocab *vocab, int32_t step
 bool is_affordable(const std::string &grammar, const llama_vocab *vocab)
 {
 	llama_sampler *rules = llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
-	bool affordable = !rules || (mask_seconds(rules, vocab, 64) < GRAMMAR_SECONDS_MAX / 128 &&
+	bool affordable = !rules || (mask_seconds(rules, vocab, 64) < GRAMMAR_SECONDS_MAX / 16 &&
 	                             mask_seconds(rules, vocab, 1) < GRAMMAR_SECONDS_MAX);
 	llama_sampler_free(rules);
 	return affordable;
@@ -427,12 +458,13 @@ try {
 	std::call_once(pieces->once, [&] { pieces->make(); });
 	g->pieces = pieces;
 
-	if (!is_affordable(params.grammar, vocab))
+	const std::string grammar = tame_numbers(params.grammar);
+	if (!is_affordable(grammar, vocab))
 		return error_set(err, E_LIMIT,
 		                 "the schema or the tools make a grammar too costly to follow: simplify them");
 	g->lazy = params.grammar_lazy;
 	g->rules =
-	    g->lazy ? lazy_rules(params, vocab) : llama_sampler_init_grammar(vocab, params.grammar.c_str(), "root");
+	    g->lazy ? lazy_rules(params, grammar, vocab) : llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
 	if (!g->rules)
 		return error_set(err, E_INVAL,
 		                 "the grammar made of the schema or the tools is not accepted; simplify them");

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the models of the engine's tests: models.py STAMP; they lie beside it.
 
-llama, qwen2, gemma3, llama-moe, mamba, lfm2: random weights. tools: with a template that has tool calls and reasoning. broken-template,
+llama, qwen2, gemma3, llama-moe, mamba, lfm2: random weights. tools: with a template that has tool calls and reasoning;
+tools-only: without the reasoning. broken-template,
 raising-template: templates that cannot be parsed, cannot be rendered. bert, nomic-bert, qwen3-embedding: they embed;
 bert-rank: it ranks. infill: it fills gaps; small-vocabulary: it cannot guess for the others. cut, text: files that are no whole model. adapter, merged: a LoRA adapter for llama, and llama with it.
 """
@@ -31,6 +32,9 @@ def main():
     tiny_gguf.make(path("small-vocabulary"), vocab=2000)
     with open(os.path.join(here, "tools.jinja"), encoding="utf-8") as f:
         tiny_gguf.make(path("tools"), chat_template=f.read())
+    with open(os.path.join(here, "tools.jinja"), encoding="utf-8") as f:
+        begin, rest = f.read().split("        {%- if message.reasoning_content %}")
+        tiny_gguf.make(path("tools-only"), chat_template=begin.rstrip() + rest.split("{%- endif %}", 1)[1])
     tiny_gguf.make(path("broken-template"), chat_template="{% for m in messages %}{{ m.content }")
     tiny_gguf.make(path("raising-template"), chat_template="{{ raise_exception('never') }}")
     tiny_gguf.make_adapter(path("adapter"), path("merged"), seed=5)
