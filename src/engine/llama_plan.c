@@ -11,7 +11,7 @@ int32_t llama_plan_budget(int32_t room, int32_t streams, double rows_per_s, doub
 {
 	if (streams > 0 && rows_per_s > 0) {
 		double target = (double)(target_us > 0 ? target_us : TARGET_US);
-		double tokens = rows_per_s * (target > 2 * decode_us ? target : 2 * decode_us) / 1e6 - streams;
+		double tokens = rows_per_s * (target > 3 * decode_us ? target : 3 * decode_us) / 1e6 - streams;
 		if (tokens < LEAST_TOKENS)
 			tokens = LEAST_TOKENS;
 		if (tokens < room)
