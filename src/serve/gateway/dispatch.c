@@ -264,11 +264,15 @@ void request_first_token(struct request *r)
 
 void request_name_node(struct request *r, struct str id, struct str name, struct str site)
 {
+	char ms[24];
+
 	http_add_header(r->x, "x-mdn-node", id);
 	if (name.len)
 		http_add_header(r->x, "x-mdn-node-name", name);
 	if (site.len)
 		http_add_header(r->x, "x-mdn-site", site);
+	snprintf(ms, sizeof(ms), "%lld", (long long)(clock_mono_us() - r->begun_us) / US_PER_MS);
+	http_add_header(r->x, "openai-processing-ms", str_from(ms)); /* until here: of a stream, its first token */
 }
 
 /* ---- decide and try -------------------------------------------------------------------------------------- */
