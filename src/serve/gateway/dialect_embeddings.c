@@ -12,7 +12,7 @@
 enum { NUMBER_BYTES = 24 };
 
 static const char input_words[] = "\"input\" must be a string, an array of strings, an array of token ids or an array "
-                                  "of arrays of token ids, none of "
+				  "of arrays of token ids, none of "
 				  "them empty";
 
 /* ---- reading ---------------------------------------------------------------------------------------- */
