@@ -46,7 +46,6 @@ struct remote {
 		bool identified;
 		size_t ability;        /* the next to be tried */
 		bool load_unsupported; /* it tells no metrics: asked again seldom */
-		bool context_given;    /* by the operator */
 	} probe;
 	struct remote_told told;
 	int64_t told_us; /* loop clock; 0: never */

@@ -234,7 +234,7 @@ static void identified(void *arg, int status, struct str body, const struct erro
 		yyjson_val *root = yyjson_doc_get_root(doc);
 		json_str(root, kind->key, &version, NULL);
 		/* Of a slot: what the model's entry tells is all of them together. */
-		if (e->probe.kind == SERVER_LLAMA && !e->probe.context_given)
+		if (e->probe.kind == SERVER_LLAMA)
 			json_i64(yyjson_obj_get(root, "default_generation_settings"), "n_ctx", 1, INT32_MAX, &context,
 			         NULL);
 	}
@@ -325,7 +325,7 @@ static void probe_learn(struct remote *e, struct str body)
 		e->model = str_dup(id);
 	}
 	yyjson_doc_free(doc);
-	if (!e->probe.context_given && context)
+	if (context)
 		e->base.info.context_tokens = (int32_t)context;
 }
 
@@ -371,7 +371,6 @@ void probe_start(struct remote *e)
 
 void probe_init(struct remote *e)
 {
-	e->probe.context_given = e->base.info.context_tokens > 0;
 	e->probe.timer = loop_timer_new(e->base.loop, probe_timer, e);
 	e->probe.load_timer = loop_timer_new(e->base.loop, load_start, e);
 	probe_start(e);
