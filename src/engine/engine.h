@@ -113,7 +113,7 @@ struct engine_event {
 	size_t vector_size, vector_count;
 	int32_t prompt_tokens, cached_tokens, completion_tokens; /* so far */
 	enum engine_finish finish;
-	int32_t stop;            /* DONE: which of the request's stops ended it, from 1; 0: none of them, or not known */
+	int32_t stop; /* DONE: which of the request's stops ended it, from 1; 0: none of them, or not known */
 	const struct error *err; /* FINISH_ERROR */
 };
 
@@ -130,7 +130,7 @@ struct engine_load {
 	double itl_us;               /* recent inter-token latency of one stream */
 	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
 	uint64_t drafted_tokens_total, accepted_tokens_total; /* speculative decoding: guessed; come true */
-	uint64_t expiries_total;               /* not begun in time */
+	uint64_t expiries_total;                              /* not begun in time */
 	uint64_t preemptions_total;            /* requests that lost their slot to others and went back to the queue */
 	uint64_t swaps_total;                  /* ... whose KV waited in host memory meanwhile */
 	uint64_t swapped_bytes;                /* KV that waits there now */

@@ -233,7 +233,8 @@ int llama_box_adapter(const struct llama_box *box, struct str name, int32_t *ret
 		if (!str_equal(str_from(box->adapters[i].name), name))
 			continue;
 		if (!box->adapters[i].lora)
-			return error_set(err, E_INVAL, "the LoRA adapter " STR_FMT " cannot be used with this model: %s",
+			return error_set(err, E_INVAL,
+			                 "the LoRA adapter " STR_FMT " cannot be used with this model: %s",
 			                 STR_ARG(name), box->adapters[i].why);
 		*ret_adapter = (int32_t)i + 1;
 		return 0;

@@ -45,7 +45,7 @@ bool gateway_model_drop(struct gateway *g, struct str name_tag, struct str diges
 bool gateway_model_report(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
 /* The same of the version that is to come in its place: LOADING, READY, FAILED, or CACHED while it waits for memory. */
 bool gateway_model_next(const struct gateway *g, struct str name_tag, struct model_report *ret_report);
-bool gateway_holds(const struct gateway *g, struct str digest);  /* some engine, also one on its way out, uses it */
+bool gateway_holds(const struct gateway *g, struct str digest); /* some engine, also one on its way out, uses it */
 /* Names that are never unloaded for others' sake; after so long without a request the others are unloaded, 0: never. */
 void gateway_set_residence(struct gateway *g, const struct str *pins, size_t pin_count, int64_t idle_unload_us);
 void gateway_set_memory(struct gateway *g, uint64_t memory_max); /* of all models together; 0: what the machine has */

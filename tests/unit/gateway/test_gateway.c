@@ -586,7 +586,8 @@ static void test_without_memory_for_two_requests_wait_for_the_new_version(void *
 
 	assert_int_equal(stat("/proc/self/exe", &st), 0);
 	gateway_set_memory(f->p.g, (uint64_t)st.st_size + 1);
-	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:ffff"), STR("/proc/self/exe"), &err), 0);
+	assert_int_equal(gateway_model_add(f->p.g, STR("m:latest"), STR("sha256:ffff"), STR("/proc/self/exe"), &err),
+	                 0);
 	world_wait(&f->w, 20 * US_PER_MS);
 	assert_true(gateway_model_next(f->p.g, STR("m"), &m));
 	/* the first has no file, so there is room beside it; for two with one there is not */
