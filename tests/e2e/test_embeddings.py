@@ -127,11 +127,20 @@ def test_tokens_there_and_back(placed, tiny):
         assert back == {"prompt": text}
         messages = [{"role": "user", "content": "Hi"}]
         whole = post(edge, "/tokenize", json={"model": "tiny", "messages": messages}).json()
-        bare = post(edge, "/tokenize", json={"model": "tiny", "messages": messages, "add_generation_prompt": False}).json()
+        bare = post(edge, "/tokenize", json={"model": "tiny", "messages": messages,
+                                             "add_generation_prompt": False}).json()
         assert whole["token_strs"] is None and whole["count"] > bare["count"]
         with edge.openai() as client:
             asked = client.chat.completions.create(model="tiny", messages=messages, max_tokens=1)
             assert asked.usage.prompt_tokens == whole["count"]
+
+
+def test_models_are_listed_with_what_they_are_for(placed):
+    here, elsewhere = ({m["id"]: m["mdn"] for m in edge.get("/v1/models").json()["data"]} for edge in
+                       (placed.edges[2], placed.edges[0]))
+    assert here["bert:latest"] == {"nodes": 1, "here": True, "task": "embed", "dimensions": 64}
+    assert here["rank:latest"]["task"] == "rerank" and here["tiny:latest"]["task"] == "generate"
+    assert elsewhere["bert:latest"] == {"nodes": 1, "here": False}
 
 
 def test_what_cannot_be_is_said_in_openais_words(placed):

@@ -74,14 +74,36 @@ static void list_fini(struct listing *l)
 	hash_index_fini(&l->index);
 }
 
+/* What a model that is loaded here is for; of others that is not known. */
+static void put_task(const struct gateway *g, const struct listed *m, struct buf *out)
+{
+	const struct model *own = m->here ? model_find(g, str_from(m->name)) : NULL;
+
+	if (!own || !own->engine || own->state != MODEL_READY)
+		return;
+	const struct engine_info *info = engine_info(own->engine);
+	buf_printf(out, ",\"task\":\"%s\"",
+	           !info->no_generation   ? "generate"
+	           : info->embedding_size ? "embed"
+	                                  : "rerank");
+	if (info->embedding_size)
+		buf_printf(out, ",\"dimensions\":%d", info->embedding_size);
+	if (info->server[0]) {
+		buf_append_str(out, STR(",\"server\":"));
+		buf_append_json(out, str_from(info->server));
+	}
+}
+
 static void put_model(const struct gateway *g, const struct listed *m, struct buf *out)
 {
 	buf_append_str(out, STR("{\"id\":"));
 	buf_append_json(out, str_from(m->name));
 	buf_printf(out,
 	           ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"mdn\",\"max_model_len\":%d,"
-	           "\"mdn\":{\"nodes\":%u,\"here\":%s}}",
+	           "\"mdn\":{\"nodes\":%u,\"here\":%s",
 	           (long long)g->begun_wall_s, m->context_tokens, m->nodes, m->here ? "true" : "false");
+	put_task(g, m, out);
+	buf_append_str(out, STR("}}"));
 }
 
 void models_list(struct gateway *g, struct buf *out)
