@@ -207,7 +207,8 @@ static void test_a_required_call_comes_at_once_and_fits(void **state)
 		ask_start(&a, &d, &p);
 		ask_wait(&a);
 		if (a.last.finish != FINISH_TOOL_CALLS || a.text.len)
-			fail_msg("%d after %d: %s | %s | %s", a.last.finish, a.last.completion_tokens, a.text.base, a.reasoning.base, a.tools.base);
+			fail_msg("%d after %d: %s | %s | %s", a.last.finish, a.last.completion_tokens, a.text.base,
+			         a.reasoning.base, a.tools.base);
 		if (json_parse(buf_str(&a.tools), &doc, &err) == 0) {
 			yyjson_val *function = yyjson_obj_get(yyjson_arr_get(yyjson_doc_get_root(doc), 0), "function");
 			assert_string_equal(yyjson_get_str(yyjson_obj_get(function, "name")), "get_weather");
