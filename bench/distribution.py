@@ -19,7 +19,8 @@ Scenarios, as arguments (default: crowd slow kill cut origin sites):
   sites     9 receivers on three sites, 20 ms apart by a WAN of 50 Mbit/s each: copies over each WAN link
   star      curl
 
-ROUNDS (3) of each; SIZE_MIB (256) and BIG_MIB (2048) for a quick look; PEERS=0 leaves out aria2 and the chain.
+ROUNDS (3) of each; SIZE_MIB (256) and BIG_MIB (2048) for a quick look; PEERS=0 leaves out aria2 and the chain; TRACE=1
+prints a time line of ours: each machine's Mbit/s out and in, second by second.
 """
 import contextlib
 import hashlib
@@ -59,6 +60,33 @@ def inside(name, *args):
 
 
 # ---- the network ---------------------------------------------------------------------------------
+
+TRACER = """
+import time
+while True:
+    print(time.monotonic(), *(f"{n.strip()}={v.split()[0]}/{v.split()[8]}" for n, v in
+          (line.split(":") for line in open("/proc/net/dev").readlines()[2:])), flush=True)
+    time.sleep(0.2)
+"""
+
+
+def tell_trace(names, began):
+    """A row a machine, a column a second: how full its way out was, then its way in. A port's rx is its machine's tx."""
+    looks = []
+    for line in (folder / "trace").read_text().splitlines():
+        at, *ports = line.split()
+        looks.append((float(at) - began, {n: [int(b) for b in v.split("/")] for n, v in (p.split("=") for p in ports)}))
+    for way, side in (("out", 0), ("in", 1)):
+        for name in names:
+            columns, last, due = [], None, 0
+            for at, ports in looks:
+                if at < due:
+                    continue
+                if last:
+                    columns.append(f"{(ports[name][side] - last[1]) * 8e-6 / (at - last[0]):3.0f}")
+                last, due = (at, ports[name][side]), max(due, int(at)) + 1
+            say(f"  {name:>7} {way:3} {' '.join(columns)}")
+
 
 class Net:
     """`origin` and r1..rN on a bridge; with sites, a bridge each, joined by emulated WAN links."""
@@ -123,6 +151,10 @@ class Net:
     def over_wan(self):
         """Of each site: bytes out, bytes in."""
         return [(self.bytes("switch", f"s{k}x", "tx"), self.bytes("switch", f"s{k}x", "rx")) for k in range(self.sites)]
+
+    def trace(self):
+        """A child that writes down what every wire carried, five times a second."""
+        return start(*inside("switch", sys.executable, "-c", TRACER), log="trace.log", stdout=open(folder / "trace", "w"))
 
     def down(self):
         for link in self.links:
@@ -207,11 +239,15 @@ class Network:
         if beside:
             beside.start()
         homes = {n: self.home / n for n in self.net.names[1:] if n not in missing}
+        tracer = os.environ.get("TRACE") and self.net.trace()
         spent = sum(cpu_s(n) for n in self.nodes.values())
         done = wait_files(homes, size, digest, began, 20 * floor_of(size))
         spent = sum(cpu_s(n) for n in self.nodes.values()) - spent
         say(f"  {spent:.1f} s of CPU, {spent / len(self.nodes) / size * 1e9:.2f} s a GB and node")
         copies = (self.net.sent_by_origin() - before) / (size * WIRE)
+        if tracer:
+            stop(tracer)
+            tell_trace(self.net.names, began)
         if beside:
             beside.join()
         return done, copies

@@ -17,6 +17,7 @@
 #define FLIGHT_MAX 256 /* requests at once; the caller's own limit is far below */
 #define AHEAD_MIN 2u   /* requests to a parent at once, in a stripe */
 #define AHEAD_MAX 8u
+#define AHEAD_LAG 4u      /* so many more while the stripe is behind others */
 #define LAG_CHUNKS 6u     /* behind counts only past this many */
 #define COMPARE_CHUNKS 4u /* and a part of all: stripes are compared over so many */
 #define IDLE_ASKS 2u      /* to somebody who is no parent */
@@ -430,13 +431,20 @@ static bool find_from_parent(struct chunk_plan *p, struct stripe *t, const struc
 	       find_open(p, t, NULL, ret_chunk);
 }
 
+/* TCP shares a line unevenly among many connections, for minutes: a stripe that gets less asks for more at once. */
+static uint32_t ahead_of(const struct chunk_plan *p, const struct stripe *t, const struct source *parent)
+{
+	uint32_t behind = most_held(p) - t->held, lag = t->begun && behind > t->way ? (behind - t->way) / 2 : 0;
+	return parent->ahead + (lag < AHEAD_LAG ? lag : AHEAD_LAG);
+}
+
 static bool next_from_parent(struct chunk_plan *p, int64_t now_us, struct chunk_request *ret_request)
 {
 	for (uint32_t k = 0; k < SPREAD_STRIPES; k++) {
 		uint32_t at = (p->turn + k) % SPREAD_STRIPES, chunk;
 		struct stripe *t = &p->stripes[at];
 		uint32_t parent = stripe_done(t) ? CHUNK_SOURCES_MAX : parent_now(p, t, now_us);
-		if (parent == CHUNK_SOURCES_MAX || flights_of(p, at, parent) >= p->sources[parent].ahead)
+		if (parent == CHUNK_SOURCES_MAX || flights_of(p, at, parent) >= ahead_of(p, t, &p->sources[parent]))
 			continue;
 		if (!find_from_parent(p, t, &p->sources[parent], now_us, &chunk))
 			continue;
@@ -593,6 +601,13 @@ static bool flight_find(const struct chunk_plan *p, uint32_t chunk, uint32_t sou
 		}
 	}
 	return false;
+}
+
+void chunk_plan_began(struct chunk_plan *p, uint32_t chunk, uint32_t source, int64_t now_us)
+{
+	uint32_t i;
+	if (flight_find(p, chunk, source, &i))
+		p->flights[i].started_us = now_us;
 }
 
 static void source_good(struct source *s, int64_t first_us, int64_t took_us)

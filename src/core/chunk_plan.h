@@ -54,6 +54,8 @@ bool chunk_plan_next(struct chunk_plan *p, int64_t now_us, struct chunk_request 
 int64_t chunk_plan_wait_us(const struct chunk_plan *p, int64_t now_us);
 /* Some stripe needs others than its parent: the plan should hear more often what they offer. */
 bool chunk_plan_in_need(const struct chunk_plan *p);
+/* Its first byte came: a source that was waited for has it now, and from here on it is to hurry. */
+void chunk_plan_began(struct chunk_plan *p, uint32_t chunk, uint32_t source, int64_t now_us);
 /* It came (verified by the caller). first_us: from asking to the first byte, 0 when it waited for the source; took_us:
  * without that wait. False when it was held already. */
 bool chunk_plan_arrived(struct chunk_plan *p, uint32_t chunk, uint32_t source, int64_t first_us, int64_t took_us,

@@ -40,7 +40,7 @@ struct line {
 	uint32_t *at;    /* place in the line -> member */
 	uint32_t *room;  /* of that place */
 	uint32_t *above; /* of that place: the place of its parent, or SPREAD_NONE */
-	uint32_t count, first, rooted, feeding;
+	uint32_t count, first, helper, rooted, feeding;
 };
 
 struct spread {
@@ -59,10 +59,9 @@ static uint64_t mix(uint64_t a, uint64_t b)
 
 uint32_t spread_stripe(uint32_t chunk)
 {
-	_Static_assert(SPREAD_STRIPES == 4, "the orders of four");
-	uint64_t turn = mix(7, chunk / 4);
-	uint32_t step = turn & 4 ? 1 : 3;
-	return (uint32_t)((turn + (uint64_t)step * (chunk % 4)) % 4);
+	_Static_assert((SPREAD_STRIPES & (SPREAD_STRIPES - 1)) == 0, "an odd step meets each stripe once");
+	uint64_t turn = mix(7, chunk / SPREAD_STRIPES), step = turn >> 32 | 1;
+	return (uint32_t)((turn + step * (chunk % SPREAD_STRIPES)) % SPREAD_STRIPES);
 }
 
 const uint32_t *spread_parents(const struct spread *s, size_t node, uint32_t stripe)
@@ -231,18 +230,18 @@ static void line_push(struct line *l, uint32_t member, uint32_t above, uint32_t 
 /* Room is out: somebody of another stripe who has some to spare helps; else the feeding ones take more than a share. */
 static void line_more(struct line *l)
 {
-	for (uint32_t i = l->rooted; i < l->count; i++) {
-		struct member *m = &l->members[l->at[i]];
+	for (; l->helper < l->count; l->helper++) {
+		struct member *m = &l->members[l->at[l->helper]];
 		if (m->spare == 0)
 			continue;
-		l->room[i] += m->spare;
-		m->spare = 0;
-		l->first = i;
+		m->spare--;
+		l->first = l->helper;
+		l->room[l->first]++;
 		return;
 	}
 	l->first = l->rooted < l->feeding ? l->rooted : 0; /* roots are spared */
 	for (uint32_t i = l->first; i < l->feeding; i++)
-		l->room[i]++;
+		l->room[i] += l->members[l->at[i]].rate < 1 ? 1 : (uint32_t)(l->members[l->at[i]].rate + 0.5);
 }
 
 /* The place that the next one hangs on: of the same rack near the front if there is one, else the first with room. */
@@ -268,11 +267,19 @@ static void line_add(struct line *l, uint32_t member, uint32_t room)
 	line_push(l, member, above, room);
 }
 
-/* Of the ways up in a stripe, by rate, what one with this rate gives; never more than `most` copies' worth. */
-static uint32_t room_of(double each, double rate, double mean, bool bounded)
+/* In how many stripes the i-th of so many feeds. */
+static uint32_t stripes_of(uint32_t i, uint32_t feeding)
 {
-	uint32_t share = (uint32_t)(each * rate + 0.999), most = (uint32_t)(SPREAD_STRIPES * rate / mean + 0.5);
-	return bounded && share > most ? most ? most : 1 : share;
+	return i < SPREAD_STRIPES && feeding < SPREAD_STRIPES ? (SPREAD_STRIPES - i + feeding - 1) / feeding : 1;
+}
+
+/* Of the ways up in a stripe, by rate, what one with this rate gives; never more than a copy's worth in all its
+ * stripes. */
+static uint32_t room_of(double each, double rate, double mean, uint32_t stripes)
+{
+	uint32_t share = (uint32_t)(each * rate + 0.999),
+		 most = (uint32_t)(SPREAD_STRIPES * rate / mean + 0.5) / stripes;
+	return share > most ? most ? most : 1 : share;
 }
 
 /* Members: roots first (`roots`), then those that may feed (up to `feeding`), then the others. Roots that are few give
@@ -280,11 +287,11 @@ static uint32_t room_of(double each, double rate, double mean, bool bounded)
 static void line_grow(struct line *l, struct member *members, uint32_t count, uint32_t roots, uint32_t feeding,
                       uint32_t stripe)
 {
-	bool few = roots < SPREAD_STRIPES && count > roots, bounded = feeding - roots >= SPREAD_STRIPES;
+	bool few = roots < SPREAD_STRIPES && count > roots;
 	uint32_t best = 0;
 	double sum = 0, all = 0;
 	l->members = members;
-	l->count = l->first = l->rooted = l->feeding = 0;
+	l->count = l->first = l->helper = l->rooted = l->feeding = 0;
 	for (uint32_t i = 1; few && i < roots; i++)
 		if (mix(members[i].key, stripe) > mix(members[best].key, stripe))
 			best = i;
@@ -297,11 +304,11 @@ static void line_grow(struct line *l, struct member *members, uint32_t count, ui
 	       mean = all / (feeding - (few ? roots : 0) + 1e-9);
 	for (uint32_t i = 0; i < roots; i++)
 		if (few ? i == best : feeds(members, i, 0, roots, stripe))
-			line_push(l, i, SPREAD_NONE, few ? 1 : room_of(each, members[i].rate, mean, true));
-	l->rooted = l->feeding = l->count;
+			line_push(l, i, SPREAD_NONE, few ? 1 : room_of(each, members[i].rate, mean, 1));
+	l->rooted = l->feeding = l->helper = l->count;
 	for (uint32_t i = roots; i < feeding; i++)
 		if (feeds(members, i, roots, feeding, stripe))
-			line_add(l, i, room_of(each, members[i].rate, mean, bounded));
+			line_add(l, i, room_of(each, members[i].rate, mean, stripes_of(i - roots, feeding - roots)));
 	l->feeding = l->count;
 	for (uint32_t i = roots; i < count; i++)
 		if (!feeds(members, i, roots, feeding, stripe)) {
@@ -311,24 +318,31 @@ static void line_grow(struct line *l, struct member *members, uint32_t count, ui
 		}
 }
 
-/* What each has left over from its own stripe. */
+/* What each has left over from its own stripes. */
 static void spare_count(struct member *members, uint32_t count, uint32_t roots, uint32_t feeding)
 {
 	double sums[SPREAD_STRIPES] = {0}, all = 0;
 	uint32_t left[SPREAD_STRIPES], need = count - roots - (roots < SPREAD_STRIPES && count > roots);
-	for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+	for (uint32_t s = 0; s < SPREAD_STRIPES; s++) {
 		left[s] = need;
-	for (uint32_t i = roots; i < feeding; i++) {
-		sums[members[i].stripe] += members[i].rate;
-		all += members[i].rate;
+		for (uint32_t i = roots; i < feeding; i++)
+			sums[s] += feeds(members, i, roots, feeding, s) ? members[i].rate : 0;
 	}
-	for (uint32_t i = roots; i < feeding && feeding - roots >= SPREAD_STRIPES; i++) {
-		double mean = all / (feeding - roots), each = need / sums[members[i].stripe];
-		uint32_t most = (uint32_t)(SPREAD_STRIPES * members[i].rate / mean + 0.5);
-		uint32_t share = room_of(each, members[i].rate, mean, true), *rest = &left[members[i].stripe];
-		share = share < *rest ? share : *rest;
-		*rest -= share;
-		members[i].spare = most > share ? most - share : 0;
+	for (uint32_t i = roots; i < feeding; i++)
+		all += members[i].rate;
+	for (uint32_t i = roots; i < feeding; i++) {
+		double mean = all / (feeding - roots);
+		uint32_t most = (uint32_t)(SPREAD_STRIPES * members[i].rate / mean + 0.5), given = 0;
+		for (uint32_t s = 0; s < SPREAD_STRIPES; s++) {
+			if (!feeds(members, i, roots, feeding, s))
+				continue;
+			uint32_t share =
+			    room_of(need / sums[s], members[i].rate, mean, stripes_of(i - roots, feeding - roots));
+			share = share < left[s] ? share : left[s];
+			left[s] -= share;
+			given += share;
+		}
+		members[i].spare = most > given ? most - given : 0;
 	}
 }
 

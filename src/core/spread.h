@@ -14,10 +14,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SPREAD_STRIPES 4u
+#define SPREAD_STRIPES 8u
 #define SPREAD_PARENTS 3u      /* the parent, then who stands in for it */
 #define SPREAD_NONE UINT32_MAX /* no such parent */
-#define SPREAD_VERSION 1       /* of the rule: nodes of different versions must not both compute */
+#define SPREAD_VERSION 2       /* of the rule: nodes of different versions must not both compute */
 
 struct spread_node {
 	uint64_t key, site, rack; /* unique; same number: near each other; rack 0: unknown */
@@ -36,7 +36,7 @@ void spread_free(struct spread *s);
 const uint32_t *spread_parents(const struct spread *s, size_t node, uint32_t stripe);
 /* How many would stand in for a dead head of the stripe before this node does. 0: it is the head. */
 uint32_t spread_rank(const struct spread *s, size_t node, uint32_t stripe);
-/* The stripe of a chunk: in every four that follow each other each stripe once, in changing order. */
+/* The stripe of a chunk: in every eight that follow each other each stripe once, in changing order. */
 uint32_t spread_stripe(uint32_t chunk);
 
 /* How far receivers are and how quick, and what follows. Late ones are far behind the middle of their site, and feed

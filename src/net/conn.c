@@ -259,10 +259,11 @@ static void writable(struct conn *c)
 		return;
 	if (left == 0 && c->finishing)
 		socket_finish(c);
-	bool tell = c->want_writable && (c->finishing ? left == 0 : left < LIMIT_WRITE_BUFFER / 2);
+	bool drained = c->finishing || c->want_drained;
+	bool tell = c->want_writable && (drained ? left == 0 : left < LIMIT_WRITE_BUFFER / 2);
 	if (!tell)
 		return;
-	c->want_writable = false;
+	c->want_writable = c->want_drained = false;
 	c->events->on_writable(c->arg);
 }
 
@@ -364,6 +365,11 @@ static void memory_write(struct conn *c, const struct str *parts, size_t count)
 	for (size_t i = 0; i < count; i++)
 		buf_append_str(&c->peer->inbox, parts[i]);
 	loop_task_add(c->peer->loop, &c->peer->pump_task);
+}
+
+void conn_want_drained(struct conn *c)
+{
+	c->want_writable = c->want_drained = true;
 }
 
 static bool conn_busy(const struct conn *c)

@@ -55,6 +55,7 @@ void conn_close_reset(struct conn *c); /* the peer sees an error, not an end */
 void conn_write(struct conn *c, const struct str *parts, size_t count);
 void conn_flush(struct conn *c);
 size_t conn_buffered(const struct conn *c);
+void conn_want_drained(struct conn *c); /* on_writable comes once nothing is buffered any more */
 /* Half-close once all is written; reading goes on. on_writable comes when everything is out. */
 void conn_finish(struct conn *c);
 void conn_pause(struct conn *c);
@@ -68,9 +69,9 @@ typedef void conn_file_done(void *arg, const struct error *err);
 void conn_send_file(struct conn *c, int fd, uint64_t offset, uint64_t length, conn_file_done *done, void *arg);
 bool conn_can_send_file(const struct conn *c);
 
-/* From now on it yields to other traffic, and sends at most so fast (0: as fast as it may). Sockets only; as far as the
- * system lets. */
-void conn_background(struct conn *c, uint64_t most_bytes_per_s);
+/* From now on it yields to other traffic, and sends at most so fast (0: as fast as it may). near: on a short line,
+ * where losses mean full queues. Sockets only; as far as the system lets. */
+void conn_background(struct conn *c, uint64_t most_bytes_per_s, bool near);
 
 bool conn_is_open(const struct conn *c);
 const char *conn_identity(const struct conn *c); /* verified SAN URI or "" */

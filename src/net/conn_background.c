@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Traffic that yields to all other: on the wire by DSCP 1, "lower effort" (RFC 8622), in this machine's queues by
  * SO_PRIORITY, at bottlenecks by a congestion control that gives way (TCP-LP, Kuzmanovic & Knightly 2003) where the
- * kernel has it, and evenly by pacing. All of it is advice: what the system refuses is left out.
+ * kernel has it, and evenly by pacing. On short lines without it one that takes losses for what they are there, full
+ * queues: a system that is set to BBR, which fills them, had sent one byte in fourteen in vain when many sent to many.
+ * All of it is advice: what the system refuses is left out.
  */
 #include "net/conn.h"
 
@@ -9,42 +11,51 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #define TOS_LOWER_EFFORT (1 << 2)
 #define PRIORITY_BULK 2 /* TC_PRIO_BULK: pfifo_fast's last band */
-#define YIELDING_CONTROL "lp"
 #define WAITS_LEAST 16384
+#define WAITS_USUAL 131072
 #define WAITS_MOST (4 << 20)
 
-static void set(int fd, int level, int option, const void *value, socklen_t size)
+static bool set(int fd, int level, int option, const void *value, socklen_t size)
 {
-	if (setsockopt(fd, level, option, value, size) < 0)
-		return; /* advice */
+	return setsockopt(fd, level, option, value, size) == 0;
 }
 
-void conn_background(struct conn *c, uint64_t most_bytes_per_s)
+static void control_choose(int fd, bool near)
+{
+	static const char *const names[] = {"lp", "cubic", "reno"};
+	for (size_t i = 0; i < (near ? 3 : 1); i++)
+		if (set(fd, IPPROTO_TCP, TCP_CONGESTION, names[i], (socklen_t)strlen(names[i])))
+			return;
+}
+
+void conn_background(struct conn *c, uint64_t most_bytes_per_s, bool near)
 {
 	uv_os_fd_t fd;
 	if (!c->socket || uv_fileno((uv_handle_t *)&c->socket->tcp, &fd) != 0)
 		return;
-	if (!c->is_background) {
+	bool was_background = c->is_background;
+	if (!was_background) {
 		const int tos = TOS_LOWER_EFFORT, priority = PRIORITY_BULK;
 		set(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
 		set(fd, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
 		set(fd, SOL_SOCKET, SO_PRIORITY, &priority, sizeof(priority)); /* after IP_TOS, which sets it, too */
-		set(fd, IPPROTO_TCP, TCP_CONGESTION, YIELDING_CONTROL, sizeof(YIELDING_CONTROL) - 1);
+		control_choose(fd, near);
 		c->is_background = true;
 	}
-	if (c->pacing == most_bytes_per_s)
+	if (was_background && c->pacing == most_bytes_per_s)
 		return;
 	c->pacing = most_bytes_per_s;
 	const uint64_t rate = most_bytes_per_s ? most_bytes_per_s : UINT64_MAX;
 	set(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate));
-	/* What is written but waits for the pace would be sent for seconds yet, and whoever counts who sends would be
-	 * wrong: so it is bounded, but not the buffer, which also holds what is on its way over a long line. */
+	/* What is written but waits would be sent for seconds yet, and whoever counts who sends would be wrong: so it
+	 * is bounded, but not the buffer, which also holds what is on its way over a long line. */
 	const uint64_t waits = most_bytes_per_s / 50;
-	const int most = most_bytes_per_s == 0 ? 0 /* as usual */
+	const int most = most_bytes_per_s == 0 ? WAITS_USUAL
 	                 : waits > WAITS_MOST  ? WAITS_MOST
 	                 : waits < WAITS_LEAST ? WAITS_LEAST
 	                                       : (int)waits;

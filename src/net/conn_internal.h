@@ -36,7 +36,7 @@ struct conn {
 	struct buf cipher_rest; /* what a pause left over */
 	struct buf cipher_out;
 	bool open; /* on_open was told, or accepted without TLS */
-	bool paused, ended, peer_done, finishing, want_writable;
+	bool paused, ended, peer_done, finishing, want_writable, want_drained;
 	struct error error; /* code 0: the end is a goodbye */
 	struct loop_task flush_task, end_task, pump_task, free_task;
 	struct loop_timer *timer;

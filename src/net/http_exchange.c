@@ -151,10 +151,10 @@ struct str http_path(const struct http_exchange *x)
 {
 	return x->path;
 }
-void http_background(struct http_exchange *x, uint64_t most_bytes_per_s)
+void http_background(struct http_exchange *x, uint64_t most_bytes_per_s, bool near)
 {
 	if (x->session && x->session->conn)
-		conn_background(x->session->conn, most_bytes_per_s);
+		conn_background(x->session->conn, most_bytes_per_s, near);
 }
 uint64_t http_connection(const struct http_exchange *x)
 {

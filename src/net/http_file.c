@@ -3,7 +3,8 @@
  *
  * Large parts over plain TCP go with sendfile (conn_file.c). Otherwise a piece at a time is read and written, the next
  * only when the connection has room; small files so leave in one write with their head. What lies in the page cache is
- * read at once, a few pieces in a row; for all else a job reads, for the disk may be slow. The file belongs to us from
+ * read at once, a few pieces in a row; for all else a job reads, for the disk may be slow. A large part is over when
+ * the kernel has all of it: who takes turns by it means what goes out, not what was read. The file belongs to us from
  * the call on and is closed on every way out.
  */
 #include "net/http_server_internal.h"
@@ -23,7 +24,7 @@ struct http_file {
 	int fd;
 	struct http_source source; /* in place of fd; read NULL: none */
 	uint64_t offset, left;
-	bool in_job, by_sendfile;
+	bool in_job, by_sendfile, large;
 	ssize_t got;
 	size_t size;
 	char piece[];
@@ -91,7 +92,10 @@ static bool file_write(struct http_file *f)
 	bool room = http_write(f->x, (struct str){f->piece, (size_t)f->got});
 	if (f->left)
 		return room;
-	file_over(f, true);
+	if (f->large && f->x->session && conn_buffered(f->x->session->conn))
+		conn_want_drained(f->x->session->conn);
+	else
+		file_over(f, true);
 	return false;
 }
 
@@ -118,8 +122,13 @@ static void file_next(struct http_file *f)
 
 void http_file_writable(struct http_exchange *x)
 {
-	if (x->file && !x->file->in_job && !x->file->by_sendfile)
-		file_next(x->file);
+	struct http_file *f = x->file;
+	if (!f || f->in_job || f->by_sendfile)
+		return;
+	if (f->left)
+		file_next(f);
+	else
+		file_over(f, true);
 }
 
 void http_file_detach(struct http_exchange *x)
@@ -149,8 +158,14 @@ void http_respond_source(struct http_exchange *x, int status, const char *conten
 	}
 	size_t size = length < PIECE_BYTES ? (size_t)length : PIECE_BYTES;
 	struct http_file *f = mem_resize(NULL, sizeof(*f) + size, 1); /* the piece need not be zeros */
-	*f = (struct http_file){
-	    .x = x, .loop = x->loop, .fd = -1, .source = *source, .offset = offset, .left = length, .size = size};
+	*f = (struct http_file){.x = x,
+	                        .loop = x->loop,
+	                        .fd = -1,
+	                        .source = *source,
+	                        .offset = offset,
+	                        .left = length,
+	                        .size = size,
+	                        .large = length > PIECE_BYTES};
 	x->file = f;
 	file_next(f);
 }
@@ -173,6 +188,7 @@ void http_respond_file(struct http_exchange *x, int status, const char *content_
 	                        .offset = offset,
 	                        .left = length,
 	                        .by_sendfile = by_sendfile,
+	                        .large = length > PIECE_BYTES,
 	                        .size = size};
 	x->file = f;
 	if (by_sendfile)

@@ -15,7 +15,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#define FLIGHTS 16u /* fetch_parallel */
+#define FLIGHTS 32 /* fetch_parallel */
 #define NONE UINT32_MAX
 #define POLL_US INT64_C(500000)
 #define POLL_NEEDY_US INT64_C(100000)

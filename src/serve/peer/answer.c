@@ -7,7 +7,6 @@
 #include "serve/peer/room.h"
 
 #include "net/http_range.h"
-#include "store/blob_answer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +20,7 @@ static void answer_not_held(struct http_exchange *x)
 	http_respond_error(x, &err);
 }
 
-bool answer_held(struct http_exchange *x, const struct fetch *f)
+bool answer_held(struct turns *turns, struct http_exchange *x, const struct fetch *f)
 {
 	const struct chunk_list *list;
 	const struct chunk_plan *plan;
@@ -36,7 +35,7 @@ bool answer_held(struct http_exchange *x, const struct fetch *f)
 	if (fetch_file(f, &file, &err))
 		http_respond_error(x, &err);
 	else
-		blob_answer(x, file, true, from, length);
+		turns_answer(turns, x, file, true, from, length);
 	return true;
 }
 
@@ -48,7 +47,7 @@ bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *
 	if (blob_file_open(p->o.store, d, &file, &err)) {
 		struct fetch *f = err.code == E_NOTFOUND ? peer_fetch(p, d) : NULL;
 		if (f || err.code == E_NOTFOUND)
-			return f && answer_held(x, f);
+			return f && answer_held(&p->turns, x, f);
 		http_respond_error(x, &err);
 		return true;
 	}
@@ -60,7 +59,7 @@ bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *
 		http_respond_error(x, &err);
 		return true;
 	}
-	blob_answer(x, file, range == HTTP_RANGE_PART, from, length);
+	turns_answer(&p->turns, x, file, range == HTTP_RANGE_PART, from, length);
 	return true;
 }
 
@@ -165,7 +164,8 @@ bool peer_handle(struct peer *p, struct http_exchange *x)
 	} else if (asks_have) {
 		answer_have_blob(p, x, &d);
 	} else {
-		sends_begin(&p->sends, x, peer_sends_to(p, http_peer_identity(x)), loop_now_us(p->loop));
+		struct str identity = http_peer_identity(x);
+		sends_begin(&p->sends, x, peer_sends_to(p, identity), peer_is_near(p, identity), loop_now_us(p->loop));
 		answer_blob(p, x, &d);
 	}
 	return true;

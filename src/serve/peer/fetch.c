@@ -635,6 +635,8 @@ static bool on_chunk_head(void *arg, struct http_call *call, int status)
 	c->first_us = loop_now_us(c->fetch->peer->loop) - c->started_us;
 	c->refused = status != 206;
 	c->missing = status == 404;
+	if (!c->refused && c->at.wait)
+		chunk_plan_began(c->fetch->plan, c->at.chunk, c->at.source, c->started_us + c->first_us);
 	return !c->refused;
 }
 

@@ -55,6 +55,7 @@ int peer_new(struct loop *loop, const struct peer_options *options, struct peer 
 	}
 	p->self_key = key_of(options->self_id);
 	rng_init(&p->rng, rng_seed());
+	turns_init(&p->turns, loop);
 	p->tick = loop_timer_new(loop, on_tick, p);
 	rate_set(&p->rate, p->o.rate_max);
 	rate_tick(&p->rate, TICK_US);
@@ -78,6 +79,7 @@ void peer_free(struct peer *p)
 		fetch_abandon(p->fetches);
 	while (p->dropped)
 		fetch_abandon(p->dropped);
+	turns_fini(&p->turns);
 	sends_fini(&p->sends);
 	loop_timer_free(p->tick);
 	versions_free(p->versions, p->version_count);
@@ -134,19 +136,24 @@ void peer_set_send_rates(struct peer *p, uint64_t rate_max, const struct peer_cl
 }
 
 /* Of somebody who is not known here, or whose connection says no name, no site is known: then it is another one. */
+static const char *site_of(const struct peer *p, struct str identity)
+{
+	const char *slash = identity.len ? memrchr(identity.base, '/', identity.len) : NULL;
+	struct str id = slash ? (struct str){slash + 1, (size_t)(identity.base + identity.len - slash - 1)} : identity;
+	for (size_t i = 0; i < p->known_count; i++)
+		if (str_equal(str_from(p->known[i].id), id))
+			return p->known[i].site;
+	return "";
+}
+
+bool peer_is_near(const struct peer *p, struct str identity)
+{
+	return strcmp(site_of(p, identity), p->site) == 0;
+}
+
 uint32_t peer_sends_to(const struct peer *p, struct str identity)
 {
-	const char *slash = identity.len ? memrchr(identity.base, '/', identity.len) : NULL, *site = "";
-	if (!p->sends_by_class)
-		return 1;
-	struct str id = slash ? (struct str){slash + 1, (size_t)(identity.base + identity.len - slash - 1)} : identity;
-	for (size_t i = 0; i < p->known_count; i++) {
-		if (str_equal(str_from(p->known[i].id), id)) {
-			site = p->known[i].site;
-			break;
-		}
-	}
-	return 1 | classes_of(p, p->send_classes, site) << 1;
+	return p->sends_by_class ? 1 | classes_of(p, p->send_classes, site_of(p, identity)) << 1 : 1;
 }
 
 /* ---- sources ---------------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 #include "serve/peer/peer.h"
 #include "serve/peer/rate.h"
 #include "serve/peer/sends.h"
+#include "serve/peer/turns.h"
 
 enum fetch_stage {
 	FETCH_CHECK,  /* is it on disk already? */
@@ -65,6 +66,7 @@ struct peer {
 	struct peer_class classes[PEER_CLASSES_MAX];
 	struct rate class_rates[PEER_CLASSES_MAX];
 	struct sends sends;
+	struct turns turns;
 	struct peer_class send_classes[PEER_CLASSES_MAX];
 	bool sends_by_class; /* some of those have a limit */
 	struct buffers buffers;
@@ -97,6 +99,7 @@ void fetch_wait_bytes(struct fetch *f, struct http_exchange *x, int64_t wait_us)
 
 /* peer.c */
 uint32_t peer_sends_to(const struct peer *p, struct str identity); /* rates (sends.h) that hold for that node */
+bool peer_is_near(const struct peer *p, struct str identity);      /* of this site, as far as is known */
 uint32_t peer_classes_of(const struct peer *p, const char *site);  /* bits of those a source of that site belongs to */
 struct fetch *peer_fetch(const struct peer *p, const struct digest *d); /* NULL: not on its way here */
 void peer_fetched(struct peer *p);                                      /* some fetch changed its stage */
@@ -109,7 +112,7 @@ uint32_t peer_parents(const struct peer *p, const struct fetch *f, uint32_t stri
 /* The bytes asked for, if they are here; else false, and nothing is answered. */
 bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *d);
 /* The chunks asked for, of a file on its way. False: not all are held. */
-bool answer_held(struct http_exchange *x, const struct fetch *f);
+bool answer_held(struct turns *turns, struct http_exchange *x, const struct fetch *f);
 void answer_have(struct http_exchange *x, const struct chunk_list *list, const struct chunk_plan *plan);
 
 #define TICK_US INT64_C(500000)

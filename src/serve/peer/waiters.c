@@ -29,7 +29,7 @@ static void waiter_answer(struct waiter *w, bool over)
 	struct fetch *f = w->fetch;
 	struct error err = {0};
 	/* While it is on its way there is no whole one to look for on the disk, each time that a chunk came. */
-	bool held = w->bytes && f->plan && answer_held(w->x, f);
+	bool held = w->bytes && f->plan && answer_held(&f->peer->turns, w->x, f);
 	if (held || (w->bytes && (over || !f->plan) && answer_bytes(f->peer, w->x, &f->file.digest))) {
 		/* answered */
 	} else if (w->bytes && !over) {
@@ -47,8 +47,11 @@ static void waiter_answer(struct waiter *w, bool over)
 static void wait_for(struct fetch *f, struct http_exchange *x, bool bytes, uint32_t after, int64_t wait_us)
 {
 	struct waiter *w = http_alloc(x, sizeof *w);
-	*w = (struct waiter){f, f->waiters, x, bytes, after, loop_now_us(f->peer->loop) + wait_us};
-	f->waiters = w;
+	struct waiter **tail = &f->waiters;
+	while (*tail) /* who asked first is answered first */
+		tail = &(*tail)->next;
+	*w = (struct waiter){f, NULL, x, bytes, after, loop_now_us(f->peer->loop) + wait_us};
+	*tail = w;
 	http_watch(x, NULL, on_waiter_gone, w);
 }
 
