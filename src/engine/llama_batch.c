@@ -315,9 +315,10 @@ static void batch_give_back(struct batch *b)
 /* How fast is this model here? Also brings its weights into memory. */
 static int batch_warm(struct batch *b, struct digest *ret_fingerprint, struct error *err)
 {
-	int32_t count = llama_core_room(b->core) < 64 ? llama_core_room(b->core) : 64;
+	static const int32_t tokens[] = {2, 16}; /* the weights come in; the rate: more would delay the model */
 
 	for (int round = 0; round < 2; round++) {
+		int32_t room = llama_core_room(b->core), count = room < tokens[round] ? room : tokens[round];
 		llama_core_clear(b->core);
 		for (int32_t i = 0; i < count; i++)
 			llama_core_add(b->core, i % b->scratch.vocab, i, 0, i == count - 1);
