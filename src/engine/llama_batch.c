@@ -385,7 +385,7 @@ static int batch_load(struct batch *b, struct error *err)
 	b->shares = mem_new((size_t)b->settings.slots * sizeof(*b->shares));
 	sample_scratch_init(&b->scratch, llama_box_vocab(b->box));
 	cells_init(&b->cells, b->settings.slots);
-	turns_init(b);
+	turns_start(b);
 	if ((rc = batch_warm(b, &fingerprint, err)) < 0)
 		return rc;
 	batch_make_cache(b, &fingerprint);

@@ -126,7 +126,7 @@ void drafts_measure(struct batch *b, int32_t streams, int32_t drafted, int32_t a
 
 /* ---- llama_turns.c ----------------------------------------------------------------------------- */
 
-void turns_init(struct batch *b);
+void turns_start(struct batch *b);
 void turns_next(struct batch *b); /* whose requests the next batch computes */
 void turns_used(struct batch *b, int64_t took_us);
 bool slot_has_turn(const struct batch *b, const struct slot *slot);

@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-void turns_init(struct batch *b)
+void turns_start(struct batch *b)
 {
 	b->turn_count = (int32_t)llama_box_adapters(b->box) + 1;
 	b->turns = mem_new((size_t)b->turn_count * sizeof(*b->turns));
