@@ -264,15 +264,53 @@ extern "C" void chat_prompt_free(chat_prompt *prompt)
  * begin with a token follow it up to its `end`, and a mask goes down the tree only where the grammar follows: where it
  * wants a quotation mark, some hundred tokens are tried instead of all. Control tokens may be known to a grammar by
  * number, so they begin nothing. */
+enum piece_kind : unsigned char {
+	PIECE_WHOLE,  /* characters */
+	PIECE_PART,   /* begins or ends amid one, or is none */
+	PIECE_HIDDEN, /* no text of an answer, unless its format shows it */
+	PIECE_END,
+};
+
 struct chat_pieces {
 	const llama_model *model;
 	std::once_flag once;
+	std::vector<piece_kind> kinds;
+	bool completes = false; /* what begins a character can be completed, byte by byte */
+	llama_token end_token = LLAMA_TOKEN_NULL;
 	std::vector<llama_token> order;
 	std::vector<size_t> end;
 	std::vector<llama_token> apart; /* tried each time */
 
 	void make();
+	void make_kinds(const llama_vocab *vocab, const std::vector<std::string> &texts);
 };
+
+/* Where its bytes are UTF-8 up to a character that may still come whole. A NUL is none: the library reads up to it. */
+static bool is_utf8(const std::string &text, size_t *ret_whole)
+{
+	*ret_whole = utf8_valid_prefix(str_of(text));
+	str rest = {text.data() + *ret_whole, text.size() - *ret_whole};
+	return text.find('\0') == std::string::npos && rest.len < 4 && (!rest.len || utf8_complete_prefix(rest) == 0);
+}
+
+void chat_pieces::make_kinds(const llama_vocab *vocab, const std::vector<std::string> &texts)
+{
+	bool bytes[64] = {false};
+
+	for (llama_token t = 0; t < (llama_token)texts.size(); t++) {
+		const auto &text = texts[(size_t)t];
+		size_t whole;
+		piece_kind kind = is_utf8(text, &whole) && whole == text.size() ? PIECE_WHOLE : PIECE_PART;
+		if (llama_vocab_is_eog(vocab, t))
+			end_token = t, kind = PIECE_END;
+		else if (llama_vocab_get_attr(vocab, t) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_UNKNOWN))
+			kind = PIECE_HIDDEN;
+		else if (text.size() == 1 && ((unsigned char)text[0] & 0xc0) == 0x80)
+			bytes[text[0] & 0x3f] = true;
+		kinds.push_back(kind);
+	}
+	completes = std::find(bytes, bytes + 64, false) == bytes + 64;
+}
 
 void chat_pieces::make()
 {
@@ -290,6 +328,7 @@ void chat_pieces::make()
 		else
 			order.push_back(t);
 	}
+	make_kinds(vocab, texts);
 	std::sort(order.begin(), order.end(),
 	          [&](llama_token a, llama_token b) { return texts[(size_t)a] < texts[(size_t)b]; });
 	std::vector<size_t> open;
@@ -321,12 +360,16 @@ extern "C" void chat_pieces_free(chat_pieces *pieces)
 
 /* ---- grammar: as common/sampling.cpp does it -------------------------------------------------- */
 
+/* Besides the library's rules: it reads lone, overlong and surrogate bytes as characters, and control tokens as their
+ * names, but what clients get of these is U+FFFD and nothing. */
 struct chat_grammar {
 	const chat_pieces *pieces = nullptr;
 	llama_sampler *rules = nullptr;
 	/* Follows thinking marks: a lazy grammar must sleep while the model thinks. */
 	llama_sampler *thinking = nullptr;
-	bool lazy = false;
+	bool lazy = false, awake = false;
+	std::vector<int32_t> shown;
+	std::string cut; /* of the last character, what has come */
 
 	~chat_grammar()
 	{
@@ -342,32 +385,95 @@ struct chat_grammar {
 		return state == REASONING_BUDGET_IDLE || state == REASONING_BUDGET_DONE;
 	}
 
-	void accept(llama_token token)
+	bool follows(llama_token token) const
 	{
-		bool applied = applies();
-		if (thinking) {
-			llama_sampler_accept(thinking, token);
-			/* The end mark may be what wakes the grammar. */
-			if (!applied && common_reasoning_budget_get_state(thinking) == REASONING_BUDGET_DONE)
-				if (auto *end = common_reasoning_budget_get_end_match(thinking))
-					for (llama_token t : *end)
-						llama_sampler_accept(rules, t);
-		}
-		if (applied)
-			llama_sampler_accept(rules, token);
+		llama_token_data one = {token, 1.0f, 0.0f};
+		llama_token_data_array array = {&one, 1, -1, false};
+		llama_sampler_apply(rules, &array);
+		return one.logit != -INFINITY;
 	}
+
+	bool spells(llama_token token) const;
+	void spell(llama_token token);
+	void accept(llama_token token);
 };
+
+/* Is the answer's text UTF-8 with this token, and does the token show in it? */
+bool chat_grammar::spells(llama_token token) const
+{
+	size_t whole;
+
+	if (!awake)
+		return true;
+	switch (pieces->kinds[(size_t)token]) {
+	case PIECE_HIDDEN:
+		return cut.empty() && std::binary_search(shown.begin(), shown.end(), token);
+	case PIECE_PART: {
+		auto text = cut + common_token_to_piece(llama_model_get_vocab(pieces->model), token, true);
+		return is_utf8(text, &whole) && (pieces->completes || whole == text.size());
+	}
+	default:
+		return cut.empty();
+	}
+}
+
+void chat_grammar::spell(llama_token token)
+{
+	size_t whole;
+
+	if (pieces->kinds[(size_t)token] != PIECE_PART || !awake) {
+		cut.clear();
+		return;
+	}
+	cut += common_token_to_piece(llama_model_get_vocab(pieces->model), token, true);
+	is_utf8(cut, &whole);
+	cut.erase(0, whole);
+}
+
+void chat_grammar::accept(llama_token token)
+{
+	bool applied = applies();
+
+	/* The library would abort on an end that it refuses. */
+	if (applied && (!spells(token) || (pieces->kinds[(size_t)token] == PIECE_END && !follows(token))))
+		throw std::runtime_error("the model has no token that fits");
+	if (thinking) {
+		llama_sampler_accept(thinking, token);
+		/* The end mark may be what wakes the grammar. */
+		if (!applied && common_reasoning_budget_get_state(thinking) == REASONING_BUDGET_DONE)
+			if (auto *end = common_reasoning_budget_get_end_match(thinking))
+				for (llama_token t : *end)
+					llama_sampler_accept(rules, t);
+	}
+	if (!applied)
+		return;
+	llama_sampler_accept(rules, token);
+	spell(token);
+	/* Asleep it lets everything pass; awake it refuses an end until it is complete. */
+	if (!awake && pieces->end_token != LLAMA_TOKEN_NULL)
+		awake = !follows(pieces->end_token);
+}
 
 namespace
 {
 
-/* The library's rule for numbers lets exponents have 16 digits, and no reader takes 1e92110. */
-std::string tame_numbers(std::string grammar)
+/* What the library's rules take and no reader of JSON does: exponents of 16 digits (1e92110), halves of surrogate
+ * pairs, quotation marks for the dot of a pattern, and other slips. */
+std::string tame(std::string grammar)
 {
-	const std::string any = "([eE] [-+]? integral-part)?", two = "([eE] [-+]? [0-9]{1,2})?";
+	static const struct {
+		const char *wild, *tame;
+	} slips[] = {
+	    {R"(([eE] [-+]? integral-part)?)", R"(([eE] [-+]? [0-9]{1,2})?)"},
+	    {R"("u" [0-9a-fA-F]{4})",
+	     R"("u" ([0-9abcefABCEF] [0-9a-fA-F]{3} | [dD] ([0-7] [0-9a-fA-F]{2} | [89abAB] [0-9a-fA-F]{2} "\\u" [dD] [c-fC-F] [0-9a-fA-F]{2})))"},
+	    {R"([^\x0A\x0D])", R"([^"\\\x7F\x00-\x1F])"},
+	    {R"([^"\\] | "\\" ( ["\\/ bfnrt])", R"([^"\\\x00-\x1F] | "\\" ( ["\\/bfnrt])"},
+	};
 
-	for (size_t at = 0; (at = grammar.find(any, at)) != std::string::npos; at += two.size())
-		grammar.replace(at, any.size(), two);
+	for (const auto &slip : slips)
+		for (size_t at = 0; (at = grammar.find(slip.wild, at)) != std::string::npos; at += strlen(slip.tame))
+			grammar.replace(at, strlen(slip.wild), slip.tame);
 	return grammar;
 }
 
@@ -458,11 +564,13 @@ try {
 	std::call_once(pieces->once, [&] { pieces->make(); });
 	g->pieces = pieces;
 
-	const std::string grammar = tame_numbers(params.grammar);
+	const std::string grammar = tame(params.grammar);
 	if (!is_affordable(grammar, vocab))
 		return error_set(err, E_LIMIT,
 		                 "the schema or the tools make a grammar too costly to follow: simplify them");
 	g->lazy = params.grammar_lazy;
+	g->awake = !g->lazy;
+	g->shown = in.shown;
 	g->rules =
 	    g->lazy ? lazy_rules(params, grammar, vocab) : llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
 	if (!g->rules)
@@ -494,12 +602,7 @@ extern "C" void chat_grammar_free(chat_grammar *grammar)
 
 extern "C" bool chat_grammar_allows(chat_grammar *grammar, int32_t token)
 try {
-	if (!grammar->applies())
-		return true;
-	llama_token_data one = {token, 1.0f, 0.0f};
-	llama_token_data_array array = {&one, 1, -1, false};
-	llama_sampler_apply(grammar->rules, &array);
-	return one.logit != -INFINITY;
+	return !grammar->applies() || (grammar->spells(token) && grammar->follows(token));
 } catch (...) {
 	return false;
 }
@@ -516,8 +619,10 @@ try {
 	auto apply = [&] {
 		llama_token_data_array array = {some.data(), some.size(), -1, false};
 		llama_sampler_apply(grammar->rules, &array);
-		for (const auto &one : some)
+		for (auto &one : some) {
+			one.logit = grammar->spells(one.id) ? one.logit : -INFINITY;
 			masked[(size_t)one.id] = one.logit;
+		}
 	};
 	for (llama_token t : tree.apart)
 		some.push_back(llama_token_data{t, logits[t], 0.0f});

@@ -37,6 +37,10 @@ static const struct vector {
     {"{\"enum\":[1,\"b\",null,true]}", {"1", "\"b\"", "null", "true"}, {"2", "\"a\"", "false"}},
     {"{\"const\":{\"a\":[1,2]}}", {"{\"a\":[1,2]}"}, {"{\"a\":[1]}", "{}", "1"}},
     {"{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}", {"\"ab\"", "\"abc\""}, {"\"a\"", "\"abcd\"", "\"\""}},
+    {"{\"type\":\"string\",\"minLength\":1,\"maxLength\":1}",
+     {"\"\xf0\x9f\x98\x80\"", "\"\\ud83d\\ude00\"", "\"\\uD7ff\"", "\"\xed\x9f\xbf\""},
+     {"\"\\ud83d\"", "\"\\ude00\"", "\"\\ud83dx\"", "\"\\u12\"", "\"\t\""}},
+    {"{\"type\":\"string\",\"pattern\":\"^.{2}$\"}", {"\"ab\"", "\"\xc3\xa9 \""}, {"\"\"\"\"", "\"a\\\"", "\"a\""}},
     {"{\"type\":\"string\",\"pattern\":\"^[a-c]{2}-[0-9]+$\"}",
      {"\"ab-1\"", "\"cc-123\""},
      {"\"ad-1\"", "\"a-1\"", "\"ab-\"", "\"xab-1\""}},
@@ -141,6 +145,9 @@ static void test_the_mask_is_what_each_token_says_for_itself(void **state)
 {
 	static const char *const begun[] = {
 	    "", "{", "{\"a\":", "{\"a\":-1", "{\"a\":12,", "{\"a\":3,\"b\":\"x", "{\"a\":3,\"b\":\"\xc3"};
+	static const char bound[] =
+	    "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\"},\"b\":{\"type\":\"string\"}},"
+	    "\"required\":[\"a\"],\"additionalProperties\":false}";
 	struct llama_box *box = box_open();
 	int32_t vocab = llama_box_vocab(box), *tokens, count;
 	float *logits = mem_new((size_t)vocab * sizeof(float));
@@ -151,7 +158,7 @@ static void test_the_mask_is_what_each_token_says_for_itself(void **state)
 		struct chat_prompt *prompt;
 		struct chat_grammar *grammar;
 		int32_t allowed = 0;
-		assert_int_equal(chat_constrain(llama_box_model(box), str_from(vectors[16].schema), &prompt, &err), 0);
+		assert_int_equal(chat_constrain(llama_box_model(box), str_from(bound), &prompt, &err), 0);
 		assert_int_equal(chat_grammar_new(prompt, llama_box_pieces(box), &grammar, &err), 0);
 		if (begun[i][0]) {
 			assert_int_equal(
@@ -175,6 +182,110 @@ static void test_the_mask_is_what_each_token_says_for_itself(void **state)
 		chat_prompt_free(prompt);
 	}
 	free(logits);
+	llama_box_unref(box);
+}
+
+/* The token of one byte; -1: the vocabulary has none, as for some that are in no text. */
+static int32_t token_of_byte(struct llama_box *box, unsigned char byte)
+{
+	struct buf piece = {0};
+	int32_t found = -1;
+
+	for (int32_t t = 0; t < llama_box_vocab(box) && found < 0; t++) {
+		struct str text = llama_box_piece(box, t, false, &piece);
+		if (text.len == 1 && (unsigned char)text.base[0] == byte)
+			found = t;
+	}
+	buf_fini(&piece);
+	return found;
+}
+
+/* Byte by byte in a string: how many of them come before the first that is refused. */
+static size_t bytes_taken(struct llama_box *box, const char *bytes)
+{
+	struct chat_prompt *prompt;
+	struct chat_grammar *grammar;
+	struct error err;
+	size_t n = 0;
+
+	assert_int_equal(chat_constrain(llama_box_model(box), STR("{\"type\":\"string\"}"), &prompt, &err), 0);
+	assert_int_equal(chat_grammar_new(prompt, llama_box_pieces(box), &grammar, &err), 0);
+	assert_int_equal(chat_grammar_accept(grammar, token_of_byte(box, '"'), &err), 0);
+	for (; bytes[n]; n++) {
+		int32_t token = token_of_byte(box, (unsigned char)bytes[n]);
+		bool allowed = token >= 0 && chat_grammar_allows(grammar, token);
+		if (token >= 0 && (chat_grammar_accept(grammar, token, &err) == 0) != allowed)
+			fail_msg("byte %zu of %s is taken otherwise than it is allowed", n, bytes);
+		if (!allowed)
+			break;
+	}
+	chat_grammar_free(grammar);
+	chat_prompt_free(prompt);
+	return n;
+}
+
+static void test_bytes_that_are_no_characters_are_refused(void **state)
+{
+	static const struct {
+		const char *bytes;
+		size_t taken;
+	} cases[] = {
+	    {"\xc3\xa9\"", 3},
+	    {"\xe2\x82\xac\"", 4},
+	    {"\xf0\x9f\x98\x80\"", 5},
+	    {"\xf4\x8f\xbf\xbf\"", 5},
+	    {"\x80", 0},
+	    {"\xbf", 0},
+	    {"\xc0\x80", 0},
+	    {"\xc1\xbf", 0},
+	    {"\xe0\x80\x80", 1},
+	    {"\xe0\x9f\xbf", 1},
+	    {"\xed\xa0\x80", 1},
+	    {"\xf0\x80\x80\x80", 1},
+	    {"\xf4\x90\x80\x80", 1},
+	    {"\xf5\x80\x80\x80", 0},
+	    {"\xf8\x88\x80\x80", 0},
+	    {"\xff", 0},
+	    {"\xe2\x82\"", 2},
+	    {"\xe2\x82\xc3", 2},
+	    {"\xc3\xc3", 1},
+	    {"\xf0\x9f\x98 ", 3},
+	};
+	struct llama_box *box = box_open();
+	(void)state;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		size_t taken = bytes_taken(box, cases[i].bytes);
+		if (taken != cases[i].taken)
+			fail_msg("case %zu: %zu bytes are taken, not %zu", i, taken, cases[i].taken);
+	}
+	llama_box_unref(box);
+}
+
+/* A control token's name would count as text for the library, but clients do not get it. */
+static void test_control_tokens_are_no_text(void **state)
+{
+	struct llama_box *box = box_open();
+	struct chat_prompt *prompt;
+	struct chat_grammar *grammar;
+	struct buf piece = {0};
+	struct error err;
+	int controls = 0;
+	(void)state;
+
+	assert_int_equal(chat_constrain(llama_box_model(box), STR("{\"type\":\"string\"}"), &prompt, &err), 0);
+	assert_int_equal(chat_grammar_new(prompt, llama_box_pieces(box), &grammar, &err), 0);
+	assert_int_equal(chat_grammar_accept(grammar, token_of_byte(box, '"'), &err), 0);
+	for (int32_t t = 0; t < llama_box_vocab(box); t++) {
+		if (llama_box_piece(box, t, false, &piece).len || !llama_box_piece(box, t, true, &piece).len)
+			continue;
+		controls++;
+		assert_false(chat_grammar_allows(grammar, t));
+	}
+	assert_true(controls > 2);
+	buf_fini(&piece);
+	chat_grammar_free(grammar);
+	chat_prompt_free(prompt);
 	llama_box_unref(box);
 }
 
@@ -373,6 +484,16 @@ static bool value_fits(const struct schema *s, yyjson_val *v)
 	}
 }
 
+/* An answer that max_tokens cut must be what a right one can begin with, as far as reading JSON tells. */
+static bool is_begun(struct str text)
+{
+	yyjson_read_err err;
+	yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)text.base, text.len, 0, NULL, &err);
+
+	yyjson_doc_free(doc);
+	return doc || err.code == YYJSON_READ_ERROR_UNEXPECTED_END;
+}
+
 static void test_no_random_schema_is_answered_wrongly(void **state)
 {
 	const char *wanted = getenv("MDN_TEST_SCHEMAS");
@@ -410,6 +531,8 @@ static void test_no_random_schema_is_answered_wrongly(void **state)
 			if (asks[i].last.finish == FINISH_ERROR)
 				fail_msg("%.*s: %s", (int)texts[i].len, texts[i].base, asks[i].err.text);
 			cut += asks[i].last.finish == FINISH_LENGTH;
+			if (asks[i].last.finish == FINISH_LENGTH && !is_begun(buf_str(&asks[i].text)))
+				fail_msg("%.*s was cut at %s", (int)texts[i].len, texts[i].base, asks[i].text.base);
 			if (asks[i].last.finish == FINISH_STOP && (json_parse(buf_str(&asks[i].text), &doc, &err) < 0 ||
 			                                           !value_fits(all[i], yyjson_doc_get_root(doc))))
 				fail_msg("%.*s was answered by %s %s", (int)texts[i].len, texts[i].base,
@@ -430,6 +553,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_schemas_take_and_refuse_what_the_standard_says),
 	    cmocka_unit_test(test_the_mask_is_what_each_token_says_for_itself),
+	    cmocka_unit_test(test_bytes_that_are_no_characters_are_refused),
+	    cmocka_unit_test(test_control_tokens_are_no_text),
 	    cmocka_unit_test(test_a_required_call_comes_at_once_and_fits),
 	    cmocka_unit_test(test_no_random_schema_is_answered_wrongly),
 	};
