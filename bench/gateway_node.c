@@ -5,6 +5,7 @@
  *   gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS [KEY...]   answers it with an engine of its own, a
  *                                                                 process; each API key is a tenant
  *   gateway_node API-PORT llama-inside MODEL FILE ...               the same in this process
+ *   gateway_node API-PORT synthetic MODEL FILE STREAMS ITL-MS       no arithmetic: each stream has a token every ITL-MS
  *
  * To forward, it follows a map like any edge: a scheduler that knows one node publishes it once a second on the same
  * loop. Hops are plain HTTP here so that proxies without TLS to their upstream can be compared.
@@ -129,10 +130,12 @@ int main(int argc, char **argv)
 	bool inside = argc >= 8 && strcmp(argv[2], "llama-inside") == 0;
 	bool llama = inside || (argc >= 8 && strcmp(argv[2], "llama") == 0);
 	struct error err;
-	if (!forward && !llama) {
+	bool synthetic = argc == 7 && strcmp(argv[2], "synthetic") == 0;
+	if (!forward && !llama && !synthetic) {
 		fprintf(stderr,
 		        "usage: gateway_node API-PORT forward MODEL URL\n"
-		        "       gateway_node API-PORT llama|llama-inside MODEL FILE SLOTS CONTEXT THREADS [KEY...]\n");
+		        "       gateway_node API-PORT llama|llama-inside MODEL FILE SLOTS CONTEXT THREADS [KEY...]\n"
+		        "       gateway_node API-PORT synthetic MODEL FILE STREAMS ITL-MS\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
@@ -155,9 +158,14 @@ int main(int argc, char **argv)
 		options.engine.context_tokens = atoi(argv[6]);
 		options.engine.threads = atoi(argv[7]);
 	}
+	if (synthetic) {
+		options.engine.slots = atoi(argv[5]);
+		options.engine.itl_base_us = atoi(argv[6]) * (int64_t)1000;
+		options.engine.itl_slope_us = options.engine.prefill_us_per_token = -1;
+	}
 	if (gateway_new(bench.loop, &options, &bench.gateway, &err) < 0)
 		die(&err);
-	if (llama &&
+	if (!forward &&
 	    gateway_model_add(bench.gateway, str_from(argv[3]), STR("sha256:bench"), str_from(argv[4]), &err) < 0)
 		die(&err);
 	if (llama)

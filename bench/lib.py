@@ -43,6 +43,16 @@ def need(*programs):
         raise SystemExit(f"bench: {', '.join(missing)} missing; run: tools/setup bench")
 
 
+def mind_nice():
+    """Linux weighs sessions against each other (autogroups), and nice only within one: so the session gets our nice."""
+    nice = os.nice(0)
+    with contextlib.suppress(OSError):
+        if nice:
+            Path("/proc/self/autogroup").write_text(str(nice))
+
+
+mind_nice()
+
 # ---- children ------------------------------------------------------------------------------------
 
 children = []
@@ -57,6 +67,7 @@ def start(*args, core=None, log=None, env=None, **more):
     def setup():
         if cores:
             os.sched_setaffinity(0, cores)
+        mind_nice()
     child = subprocess.Popen([str(a) for a in args], stdin=more.pop("stdin", subprocess.DEVNULL), stdout=more.pop("stdout", out), stderr=out,
                              preexec_fn=setup, env=os.environ | (env or {}), start_new_session=True, **more)
     out.close()

@@ -5,8 +5,8 @@
  *
  * One thread, epoll. The first requests are spread over START_SPREAD of the time, so that the clients do not march in
  * step, and answers that began before WARM of it has passed do not count. TTFT is from the first byte sent to the first
- * byte of the body received. Prints one JSON object. Bodies are ended by the last chunk: our servers send those in one
- * piece.
+ * byte of the body received. Events are those of streams that came in the time that counts, whether or not their answer
+ * ended in it. Prints one JSON object. Bodies are ended by the last chunk: our servers send those in one piece.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -41,7 +41,7 @@ static struct {
 	size_t request_len;
 	int epoll;
 	int64_t began_ns, warm_ns, end_ns;
-	uint64_t done, errors;
+	uint64_t done, errors, events;
 	size_t samples;
 	float *ttft_us, *total_us;
 } load;
@@ -149,6 +149,10 @@ static bool client_take(struct client *c, const char *data, size_t len)
 			return false;
 		c->first_ns = now_ns();
 	}
+	if (now_ns() >= load.warm_ns)
+		for (const char *at = data, *end = data + len; (at = memmem(at, (size_t)(end - at), "\ndata:", 6));
+		     at += 6)
+			load.events++;
 	for (size_t i = len > 7 ? len - 7 : 0; i < len; i++) {
 		memmove(c->tail, c->tail + 1, 6);
 		c->tail[6] = data[i];
@@ -251,8 +255,8 @@ int main(int argc, char **argv)
 	load.warm_ns = load.began_ns + (int64_t)(seconds * WARM * 1e9);
 	load.end_ns = load.began_ns + (int64_t)(seconds * 1e9);
 	run(clients, count);
-	printf("{\"requests\": %lu, \"errors\": %lu, \"seconds\": %.3f", load.done, load.errors,
-	       (double)(load.end_ns - load.warm_ns) / 1e9);
+	printf("{\"requests\": %lu, \"errors\": %lu, \"events\": %lu, \"seconds\": %.3f", load.done, load.errors,
+	       load.events, (double)(load.end_ns - load.warm_ns) / 1e9);
 	print_percentiles("ttft_us", load.ttft_us);
 	print_percentiles("total_us", load.total_us);
 	printf("}\n");
