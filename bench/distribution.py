@@ -70,13 +70,14 @@ while True:
 """
 
 
-def tell_trace(names, began):
-    """A row a machine, a column a second: how full its way out was, then its way in. A port's rx is its machine's tx."""
+def tell_trace(names, began, out=0):
+    """A row a machine, a column a second: how full its way out was, then its way in. A port's rx is its machine's tx;
+    of a site's end of the WAN it is what comes in (`out` 1)."""
     looks = []
     for line in (folder / "trace").read_text().splitlines():
         at, *ports = line.split()
         looks.append((float(at) - began, {n: [int(b) for b in v.split("/")] for n, v in (p.split("=") for p in ports)}))
-    for way, side in (("out", 0), ("in", 1)):
+    for way, side in (("out", out), ("in", 1 - out)):
         for name in names:
             columns, last, due = [], None, 0
             for at, ports in looks:
@@ -248,6 +249,7 @@ class Network:
         if tracer:
             stop(tracer)
             tell_trace(self.net.names, began)
+            tell_trace([f"s{k}x" for k in range(len(self.net.links))], began, out=1)
         if beside:
             beside.join()
         return done, copies

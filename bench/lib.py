@@ -65,6 +65,9 @@ def start(*args, core=None, log=None, env=None, **more):
     out = open(folder / (log or Path(str(args[0])).name + ".log"), "ab")
 
     def setup():
+        if os.nice(0) < 0:  # each session is a scheduling group of its own, in which alone its nice counts
+            with contextlib.suppress(OSError):
+                Path("/proc/self/autogroup").write_text(str(os.nice(0)))
         if cores:
             os.sched_setaffinity(0, cores)
         mind_nice()
