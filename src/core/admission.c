@@ -29,6 +29,16 @@ enum admission admission_check(int32_t limit, int service_class, int32_t waiting
 	return of_tenant >= TENANT_SHARE * room ? ADMISSION_TENANT_FULL : ADMISSION_YES;
 }
 
+/* The next is let in while of_tenant + k < TENANT_SHARE x (room - k), k having come before it. */
+int32_t admission_room(int32_t limit, int service_class, int32_t waiting, int32_t of_tenant)
+{
+	int32_t room = admission_ceiling(limit, service_class) - waiting;
+	int32_t most = (TENANT_SHARE * room - of_tenant + TENANT_SHARE) / (TENANT_SHARE + 1);
+
+	most = most < room ? most : room;
+	return most > 0 ? most : 0;
+}
+
 int64_t admission_deadline(int64_t now_us, int service_class, int64_t given_us, int64_t limit_us)
 {
 	if (given_us > 0)

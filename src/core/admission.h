@@ -18,6 +18,8 @@ enum admission { ADMISSION_YES, ADMISSION_CLASS_FULL, ADMISSION_TENANT_FULL };
 int32_t admission_ceiling(int32_t limit, int service_class); /* requests that may wait before this class is refused */
 /* waiting: all that wait now; of_tenant: those of the same tenant. */
 enum admission admission_check(int32_t limit, int service_class, int32_t waiting, int32_t of_tenant);
+/* How many more would be let in if they came now, one after the other, and none left. */
+int32_t admission_room(int32_t limit, int service_class, int32_t waiting, int32_t of_tenant);
 /* False: however many of these are one tenant's, the answer is the same; no need to count. */
 bool admission_counts_tenants(int32_t limit, int service_class, int32_t waiting);
 /* When a request that came now must have begun; INT64_MAX: no limit. given_us: its own deadline, 0 none. limit_us: the

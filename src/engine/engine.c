@@ -229,6 +229,16 @@ static int engine_admit(const struct engine *engine, const struct engine_params 
 	return 0;
 }
 
+void engine_room(const struct engine *engine, enum engine_class service_class, struct str tenant, int32_t *ret_most,
+                 int32_t *ret_left)
+{
+	int index = class_index(service_class);
+	int32_t of_tenant = engine->waiting ? engine_count_waiting(engine, hash_str(tenant)) : 0;
+
+	*ret_most = admission_ceiling(LIMIT_QUEUE, index);
+	*ret_left = admission_room(LIMIT_QUEUE, index, engine->waiting, of_tenant);
+}
+
 int engine_submit(struct engine *engine, const struct engine_params *params, engine_on_event *on_event, void *arg,
                   struct engine_request **ret_request, struct error *err)
 {

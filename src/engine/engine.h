@@ -119,6 +119,8 @@ struct engine_event {
 
 typedef void engine_on_event(void *arg, const struct engine_event *event);
 
+enum { ENGINE_BATCH_SIZES = 14 };
+
 /* What the node reports, and what /metrics shows; cheap, loop thread. */
 struct engine_load {
 	int32_t running, waiting, slots;
@@ -129,7 +131,8 @@ struct engine_load {
 	double decode_tokens_per_s;  /* all streams together, EWMA */
 	double itl_us;               /* recent inter-token latency of one stream */
 	uint64_t prompt_tokens_total, cached_tokens_total, generation_tokens_total, requests_total, cancels_total;
-	uint64_t drafted_tokens_total, accepted_tokens_total; /* speculative decoding: guessed; come true */
+	uint64_t drafts_total;                                /* speculative decoding: guesses, of one token or more */
+	uint64_t drafted_tokens_total, accepted_tokens_total; /* ... guessed; come true */
 	uint64_t expiries_total;                              /* not begun in time */
 	uint64_t preemptions_total;            /* requests that lost their slot to others and went back to the queue */
 	uint64_t swaps_total;                  /* ... whose KV waited in host memory meanwhile */
@@ -138,6 +141,9 @@ struct engine_load {
 	/* llama: cached_tokens_total by where they were, and what the copies take. */
 	uint64_t cached_cells_total, cached_memory_total, cached_disk_total, cache_memory_bytes, cache_disk_bytes;
 	double load_progress; /* while LOADING: 0..1, as far as the kind knows */
+	/* llama: tokens a batch, prompt and answers: batches of at most 1, 8, 16, 32 ... 16384 tokens, and larger ones.
+	 */
+	uint64_t batch_tokens_total, batches[ENGINE_BATCH_SIZES];
 };
 
 struct engine_info {
@@ -149,9 +155,10 @@ struct engine_info {
 	bool infill;
 	int32_t embedding_size; /* 0: does not embed */
 	bool rerank;
-	bool no_generation;         /* embeds or ranks only */
-	char server[64];            /* remote: what it is, "vllm 0.32.0"; empty: unknown */
-	bool no_tools, no_logprobs; /* remote: it refused them when it was tried */
+	bool no_generation;          /* embeds or ranks only */
+	char server[64];             /* remote: what it is, "vllm 0.32.0"; empty: unknown */
+	bool no_tools, no_logprobs;  /* remote: it refused them when it was tried */
+	int32_t kv_tokens, kv_block; /* tokens the KV cache holds; the least that is kept of a prompt; 0: not known */
 };
 
 enum engine_state { ENGINE_LOADING, ENGINE_READY, ENGINE_FAILED };
@@ -204,6 +211,9 @@ struct engine_load engine_load(const struct engine *engine);
  * engine's). On 0 events will come and *ret_request is valid until ENGINE_DONE's callback returned or engine_cancel. */
 int engine_submit(struct engine *engine, const struct engine_params *params, engine_on_event *on_event, void *arg,
                   struct engine_request **ret_request, struct error *err);
+/* How many requests of the class may wait, and how many more this tenant could submit now. */
+void engine_room(const struct engine *engine, enum engine_class service_class, struct str tenant, int32_t *ret_most,
+                 int32_t *ret_left);
 void engine_cancel(struct engine_request *request);
 void engine_pause(struct engine_request *request); /* a reader is slow: stop generating for it soon */
 void engine_continue(struct engine_request *request);

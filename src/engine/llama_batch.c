@@ -172,12 +172,23 @@ static void ewma(double *value, double sample, double weight)
 	*value = *value > 0 ? *value + weight * (sample - *value) : sample;
 }
 
+static void batch_count(struct llama_numbers *n, int32_t tokens)
+{
+	size_t i = 0;
+
+	for (int32_t most = 1; i < ENGINE_BATCH_SIZES - 1 && tokens > most; most = most == 1 ? 8 : 2 * most)
+		i++;
+	n->batches[i]++;
+	n->batch_tokens += (uint64_t)tokens;
+}
+
 static void batch_measure(struct batch *b, int32_t streams, int32_t prompt, int32_t accepted, int64_t took_us)
 {
 	struct llama_numbers *n = &b->numbers;
 	double took = (double)(took_us > 0 ? took_us : 1);
 
 	n->steps++;
+	batch_count(n, prompt + streams + accepted);
 	if (streams && !prompt) {
 		ewma(&b->decode_us, took, 0.1);
 		ewma(&n->decode_rate, (streams + accepted) * 1e6 / took, 0.05);
@@ -406,6 +417,10 @@ void *llama_thread(void *arg)
 		llama_box_info(b.box, &event->info);
 		event->info.slots = b.settings.slots;
 		event->info.context_tokens = b.settings.context_tokens;
+		if (!llama_box_embeds(b.box)) {
+			event->info.kv_tokens = b.settings.kv_tokens;
+			event->info.kv_block = CACHE_BLOCK;
+		}
 		event->info.memory_bytes += llama_core_kv_bytes(b.core);
 		llama_box_ref(b.box);
 		event->box = b.box;

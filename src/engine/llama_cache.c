@@ -7,7 +7,6 @@
 #include <stdlib.h>
 
 enum {
-	BLOCK = 32,
 	NODES_MAX = 1 << 16,
 	SAVE_LEAST = 16,         /* tokens behind the state before; fewer are computed again as fast */
 	DISK_BYTES_PER_US = 200, /* until measured */
@@ -51,7 +50,7 @@ static void on_drop(void *arg, enum prefix_tier tier, void *handle)
 int cache_new(const struct cache_options *o, struct cache **ret_cache, struct error *err)
 {
 	struct cache *cache = NEW(struct cache);
-	struct prefix_options options = {.block = BLOCK,
+	struct prefix_options options = {.block = CACHE_BLOCK,
 	                                 .chained = llama_core_divisible(o->core),
 	                                 .nodes_max = NODES_MAX,
 	                                 .bytes_max = {o->memory_bytes, o->folder ? o->disk_bytes : 0},
@@ -159,7 +158,7 @@ static int save_whole(struct cache *cache, int32_t seq, struct prefix_node *node
 
 static int save_blocks(struct cache *cache, int32_t seq, struct prefix_node *last, double us_per_token, int32_t blocks)
 {
-	int32_t most = prefix_end(last) / BLOCK + 1, saved = 0;
+	int32_t most = prefix_end(last) / CACHE_BLOCK + 1, saved = 0;
 	struct prefix_node **nodes = mem_new((size_t)most * sizeof(struct prefix_node *));
 	int32_t count = cache_path(cache, last, 0, nodes, most);
 	int rc = 0;

@@ -3,14 +3,16 @@
  *
  * Idle KV in the unified cache slows every batch, since each row looks at the cells of all sequences; copied out it
  * costs nothing, and copying it back is hundreds of times faster than computing it. core/prefix says what is there and
- * what goes, llama_disk.h reads and writes. Where the model's KV is divisible, copies are of BLOCK tokens each, so what
- * many prompts begin with is kept once; else a copy is a whole state at one place.
+ * what goes, llama_disk.h reads and writes. Where the model's KV is divisible, copies are of CACHE_BLOCK tokens each,
+ * so what many prompts begin with is kept once; else a copy is a whole state at one place.
  */
 #ifndef MDN_ENGINE_LLAMA_CACHE_H
 #define MDN_ENGINE_LLAMA_CACHE_H
 
 #include "core/prefix.h"
 #include "engine/llama_disk.h"
+
+enum { CACHE_BLOCK = 32 };
 
 struct llama_core;
 struct cache;

@@ -113,6 +113,7 @@ int32_t drafts_verify(struct batch *b, struct slot *slot)
 	drafts_settle(b, slot);
 	if (drafted) {
 		speculate_tell(b->speculate, slot_seq(b, slot), accepted);
+		b->numbers.drafts++;
 		b->numbers.drafted += (uint64_t)drafted;
 		b->numbers.accepted += (uint64_t)accepted;
 	}

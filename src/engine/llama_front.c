@@ -481,6 +481,7 @@ static void llama_load(const struct engine *engine, struct engine_load *load)
 	load->prefill_tokens_per_s = n.prefill_rate;
 	load->decode_tokens_per_s = n.decode_rate;
 	load->itl_us = n.itl_us;
+	load->drafts_total = n.drafts;
 	load->drafted_tokens_total = n.drafted;
 	load->accepted_tokens_total = n.accepted;
 	load->preemptions_total = n.preemptions;
@@ -492,6 +493,8 @@ static void llama_load(const struct engine *engine, struct engine_load *load)
 	load->cached_disk_total = n.cached_disk;
 	load->cache_memory_bytes = n.cache_memory_bytes;
 	load->cache_disk_bytes = n.cache_disk_bytes;
+	load->batch_tokens_total = n.batch_tokens;
+	memcpy(load->batches, n.batches, sizeof(load->batches));
 	for (const struct engine_request *q = engine->requests; q; q = q->next) {
 		const struct llama_request *r = (const struct llama_request *)q;
 		if (r->stage != LLAMA_HANDED) /* not tokenized yet: four bytes a token */

@@ -217,10 +217,11 @@ struct llama_numbers { /* what the thread publishes */
 	double kv_usage, prefill_rate, decode_rate, itl_us;
 	uint64_t cached_cells, cached_memory, cached_disk; /* prompt tokens found there */
 	uint64_t cache_memory_bytes, cache_disk_bytes;
-	uint64_t drafted, accepted;                 /* tokens guessed; those that came true */
+	uint64_t drafts, drafted, accepted;         /* guesses; tokens guessed; those that came true */
 	uint64_t steps, prefill_steps, mixed_steps; /* batches; those with prompt tokens; those with both kinds */
 	uint64_t prompt_computed;                   /* tokens */
 	uint64_t preemptions, swaps, swapped_bytes; /* see struct engine_load */
+	uint64_t batch_tokens, batches[ENGINE_BATCH_SIZES];
 };
 
 struct llama_mail {

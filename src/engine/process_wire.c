@@ -239,6 +239,7 @@ static const struct field load_fields[] = {
     ULONG(generation_tokens_total),
     ULONG(requests_total),
     ULONG(cancels_total),
+    ULONG(drafts_total),
     ULONG(drafted_tokens_total),
     ULONG(accepted_tokens_total),
     ULONG(expiries_total),
@@ -252,14 +253,29 @@ static const struct field load_fields[] = {
     ULONG(cache_memory_bytes),
     ULONG(cache_disk_bytes),
     AMOUNT(load_progress),
+    ULONG(batch_tokens_total),
+    ULONG(batches[0]),
+    ULONG(batches[1]),
+    ULONG(batches[2]),
+    ULONG(batches[3]),
+    ULONG(batches[4]),
+    ULONG(batches[5]),
+    ULONG(batches[6]),
+    ULONG(batches[7]),
+    ULONG(batches[8]),
+    ULONG(batches[9]),
+    ULONG(batches[10]),
+    ULONG(batches[11]),
+    ULONG(batches[12]),
+    ULONG(batches[13]),
 };
 #undef STRUCT
 
 #define STRUCT engine_info
 static const struct field info_fields[] = {
-    CHARS(architecture), COUNT(context_tokens), COUNT(slots),          ULONG(memory_bytes),
-    BOOL(chat),          BOOL(infill),          COUNT(embedding_size), BOOL(rerank),
-    BOOL(no_generation), CHARS(server),         BOOL(no_tools),        BOOL(no_logprobs),
+    CHARS(architecture), COUNT(context_tokens), COUNT(slots),     ULONG(memory_bytes), BOOL(chat),
+    BOOL(infill),        COUNT(embedding_size), BOOL(rerank),     BOOL(no_generation), CHARS(server),
+    BOOL(no_tools),      BOOL(no_logprobs),     COUNT(kv_tokens), COUNT(kv_block),
 };
 #undef STRUCT
 

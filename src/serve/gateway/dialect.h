@@ -17,6 +17,7 @@ struct dialect {
 	const char *id_prefix;    /* of an answer's id */
 	const char *stream_type;  /* content type of a stream; NULL: never streams */
 	const char *prompt_field; /* to blame for a prompt that is too long */
+	const char *id_header;    /* what its clients look for the request's id in; NULL: x-request-id only */
 	enum engine_task task;
 	bool keeps; /* what a stream has said is gathered too, because its last events repeat it */
 

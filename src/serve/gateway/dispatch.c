@@ -97,6 +97,8 @@ static void take_ids(struct request *r)
 		join(r->id, sizeof(r->id), (const char *const[]){"req-", random, NULL});
 	}
 	http_add_header(r->x, "x-request-id", str_from(r->id));
+	if (r->dialect->id_header)
+		http_add_header(r->x, r->dialect->id_header, str_from(r->id));
 	take_trace(r);
 }
 
@@ -233,6 +235,7 @@ void request_fail(struct request *r, const struct fault *fault)
 	if ((status == 429 || status == 503) && told.retry_after_s == 0)
 		told.retry_after_s = 1;
 	r->g->metrics.errors[-told.err.code]++;
+	reply_tell_dropped(r, &told);
 	request_finish(r, status);
 	respond_fault(x, r->dialect, &told);
 }
@@ -260,19 +263,6 @@ void request_first_token(struct request *r)
 	r->first_us = clock_mono_us();
 	if (r->ticket)
 		ledger_first_token(r->ticket);
-}
-
-void request_name_node(struct request *r, struct str id, struct str name, struct str site)
-{
-	char ms[24];
-
-	http_add_header(r->x, "x-mdn-node", id);
-	if (name.len)
-		http_add_header(r->x, "x-mdn-node-name", name);
-	if (site.len)
-		http_add_header(r->x, "x-mdn-site", site);
-	snprintf(ms, sizeof(ms), "%lld", (long long)(clock_mono_us() - r->begun_us) / US_PER_MS);
-	http_add_header(r->x, "openai-processing-ms", str_from(ms)); /* until here: of a stream, its first token */
 }
 
 /* ---- decide and try -------------------------------------------------------------------------------------- */
@@ -400,7 +390,7 @@ static int request_decide(struct request *r, bool for_client, struct route_decis
 /* The node is going away: the client had better talk to another one from now on. */
 static bool request_redirect(struct request *r)
 {
-	struct fault fault = {.retry_after_s = 1};
+	struct fault fault = {.retry_after_s = 1, .dropped = "rejected-shutting-down"};
 	struct route_decision d = {0};
 	char url[NODE_URL_SIZE + 32];
 	bool found = request_decide(r, true, &d, &fault) == 0;
@@ -482,6 +472,7 @@ void request_answer_hop(struct request *r)
 
 	if (!g->draining && m && !model_takes_hops(m) && model_comes(m) && request_wait(r, m, false))
 		return;
+	fault.dropped = g->draining ? "rejected-shutting-down" : NULL;
 	if (g->draining)
 		error_set(&fault.err, E_UNAVAILABLE, "node %s is being drained", g->name);
 	else if (!m)

@@ -47,6 +47,13 @@ static void get_ready(struct gateway *g, struct http_exchange *x)
 	                           : STR("{\"status\":\"no model is ready\"}"));
 }
 
+/* Where vLLM tells its own: by it routers know what to look for in /metrics. */
+static void get_version(struct gateway *g, struct http_exchange *x)
+{
+	(void)g;
+	http_respond(x, 200, "application/json", STR("{\"version\":\"" MDN_VERSION "\",\"server\":\"mdn\"}"));
+}
+
 static void get_metrics(struct gateway *g, struct http_exchange *x)
 {
 	struct buf out = {0};
@@ -110,6 +117,7 @@ static const struct route_line {
     {"/health", .get = true, .answer = get_health},
     {"/ready", .get = true, .answer = get_ready},
     {"/metrics", .get = true, .answer = get_metrics},
+    {"/version", .get = true, .answer = get_version},
     {"/", .get = true, .answer = get_root},
 };
 

@@ -6,7 +6,8 @@
  *   answer.c    what is answered                 forward.c   answered by another node
  *   fields.c    how fields are read              dialect_*.c one API each: JSON in, JSON and events out
  *   models.h    engines of this node             map.c       the schedulers' map, own entry, evidence
- *   keys.c      API keys, node identities        metrics.c   Prometheus text; access.c one log line a request
+ *   keys.c      API keys, node identities        metrics*.c  Prometheus text; access.c one log line a request
+ *   reply.c     headers of answers
  *
  * A request is born in dispatch.c when its head is there and dies in on_gone of its exchange, whatever happened.
  * request_finish is the one exit: it cancels what still works for it, closes its ledger ticket, counts, logs. It comes
@@ -37,12 +38,29 @@ struct histogram {
 	uint64_t counts[HISTOGRAM_BOUNDS_MAX + 1]; /* each bucket alone; summed up when shown */
 	double sum;
 };
-enum model_histogram { H_TTFT, H_ITL, H_E2E, H_QUEUE, H_PREFILL, H_DECODE, MODEL_HISTOGRAMS };
+enum model_histogram {
+	H_TTFT,
+	H_ITL,
+	H_TPOT,
+	H_E2E,
+	H_QUEUE,
+	H_INFERENCE,
+	H_PREFILL,
+	H_DECODE,
+	H_PROMPT,
+	H_GENERATION,
+	H_LONGEST,
+	H_N,
+	H_MAX_TOKENS,
+	H_COMPUTED,
+	MODEL_HISTOGRAMS
+};
 struct model_metrics {  /* of a name, over all its versions */
 	uint32_t users; /* versions that count into it */
 	struct histogram histograms[MODEL_HISTOGRAMS];
 	uint64_t finished[4]; /* by enum engine_finish */
 	uint64_t aborted;
+	uint32_t running; /* requests an engine has begun */
 	uint64_t prompt_tokens, cached_tokens, generation_tokens;
 };
 enum route { ROUTE_NONE, ROUTE_LOCAL, ROUTE_FORWARD, ROUTES };
@@ -52,7 +70,7 @@ struct gateway_metrics {
 	uint64_t forwards, hops, retries, broken; /* broken: ended after the first token */
 	struct histogram forward_ttft;
 };
-void histogram_add(struct histogram *h, enum model_histogram which, double seconds);
+void histogram_add(struct histogram *h, enum model_histogram which, double value);
 void metrics_format(struct gateway *g, struct buf *out);
 
 /* Each model of the list, in order of names, with one of its reports; here: this node has it too. */
@@ -86,7 +104,6 @@ size_t map_live_count(const struct gateway *g); /* schedulers that speak to us n
 bool map_is_removed(const struct gateway *g, struct str id);
 /* Load as told by a node's own answer (ORCA), newer than its last report. */
 void map_feed_orca(struct gateway *g, struct str node, struct str model, struct str header, uint64_t dispatched);
-void map_format_orca(const struct model *m, struct buf *out);
 
 /* ---- keys.c -------------------------------------------------------------------------------------- */
 
@@ -104,6 +121,7 @@ struct request {
 	struct request *prev, *next;
 	struct http_exchange *x;
 	bool hop, parsed, finished;
+	bool worked;       /* an engine here has begun it */
 	bool waits;        /* for a model to be loaded (waiting.c) */
 	bool head_sent;    /* a stream that was told of the loading: only this node can answer it now */
 	int64_t parked_us; /* since when it waits, or waited; 0: it did not */
@@ -145,7 +163,11 @@ void request_retry(struct request *r, const struct fault *fault);
 void request_break(struct request *r, const struct error *err, bool event);
 /* The first bytes of an answer are about to go out. */
 void request_first_token(struct request *r);
-/* Headers that tell which node answers; once, before responding. */
+/* ---- reply.c */
+void reply_tell_limits(struct request *r, const struct engine *engine);
+void reply_pass_limits(struct request *r, const struct http_call *call); /* as another node told them */
+void reply_tell_dropped(struct request *r, const struct fault *fault);   /* if it was */
+/* Headers that tell which node answers, and its load; once, before responding. */
 void request_name_node(struct request *r, struct str id, struct str name, struct str site);
 /* status 499: the client left. */
 void request_finish(struct request *r, int status);

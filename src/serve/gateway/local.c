@@ -27,14 +27,14 @@ struct local {
 	struct choice choices[];
 };
 
-static double seconds(int64_t us)
+static void tally(struct local *l, enum model_histogram which, double value)
 {
-	return (double)us / US_PER_S;
+	histogram_add(&l->model->metrics->histograms[which], which, value);
 }
 
 static void measure(struct local *l, enum model_histogram which, int64_t us)
 {
-	histogram_add(&l->model->metrics->histograms[which], which, seconds(us > 0 ? us : 0));
+	tally(l, which, (double)(us > 0 ? us : 0) / US_PER_S);
 }
 
 void local_cancel(struct local *l)
@@ -49,6 +49,8 @@ void local_cancel(struct local *l)
 			l->model->metrics->aborted++;
 		}
 	}
+	if (l->answer.started_us)
+		l->model->metrics->running--;
 	api_answer_fini(&l->answer);
 	if (l->runs && l->runs != l->model)
 		model_leave(l->runs);
@@ -84,12 +86,8 @@ static void local_head(struct local *l)
 	if (r->head_sent)
 		return;
 	request_name_node(r, str_from(g->id), str_from(g->name), str_from(g->site));
-	if (r->hop) {
-		struct buf orca = {0};
-		map_format_orca(l->model, &orca);
-		http_add_header(r->x, "endpoint-load-metrics", buf_str(&orca));
-		buf_fini(&orca);
-	}
+	if (l->runs && l->runs->engine)
+		reply_tell_limits(r, l->runs->engine);
 	if (!r->in.stream)
 		return;
 	http_add_header(r->x, "cache-control", STR("no-cache"));
@@ -133,6 +131,26 @@ static void stream_begin(struct choice *c)
 
 /* ---- ends --------------------------------------------------------------------------------------------------- */
 
+/* What only requests that generate have. */
+static void count_answers(struct local *l, int64_t now)
+{
+	const struct request *r = l->r;
+	int32_t tokens = l->answer.usage.completion_tokens, longest = 0;
+
+	if (r->in.task != ENGINE_CHAT && r->in.task != ENGINE_COMPLETION)
+		return;
+	for (size_t i = 0; i < l->answer.count; i++)
+		if (l->answer.choices[i].usage.completion_tokens > longest)
+			longest = l->answer.choices[i].usage.completion_tokens;
+	tally(l, H_GENERATION, tokens);
+	tally(l, H_LONGEST, longest);
+	tally(l, H_N, r->in.n);
+	if (r->in.max_tokens >= 0)
+		tally(l, H_MAX_TOKENS, r->in.max_tokens);
+	if (longest > 1 && r->first_us)
+		measure(l, H_TPOT, (now - r->first_us) / (longest - 1));
+}
+
 static void local_count(struct local *l)
 {
 	const struct api_usage *usage = &l->answer.usage;
@@ -150,6 +168,11 @@ static void local_count(struct local *l)
 	measure(l, H_E2E, now - r->begun_us);
 	if (r->first_us)
 		measure(l, H_DECODE, now - r->first_us);
+	if (l->answer.started_us)
+		measure(l, H_INFERENCE, now - l->answer.started_us);
+	tally(l, H_PROMPT, usage->prompt_tokens);
+	tally(l, H_COMPUTED, usage->prompt_tokens - usage->cached_tokens);
+	count_answers(l, now);
 }
 
 static void local_end_stream(struct local *l)
@@ -215,6 +238,8 @@ static void on_started(struct choice *c, const struct engine_event *e)
 	if (l->answer.started_us)
 		return;
 	l->answer.started_us = clock_mono_us();
+	l->model->metrics->running++;
+	l->r->worked = true;
 	measure(l, H_QUEUE, l->answer.started_us - l->submitted_us);
 }
 
@@ -265,6 +290,7 @@ static void on_done(struct choice *c, const struct engine_event *e)
 
 	c->engine = NULL;
 	if (e->finish == FINISH_ERROR) {
+		l->model->metrics->finished[FINISH_ERROR]++;
 		local_failed(l, e->err);
 		return;
 	}

@@ -259,17 +259,6 @@ void map_refresh_self(struct gateway *g)
 /* ---- load in answers (ORCA) ---------------------------------------------------------------------------------------
  */
 
-void map_format_orca(const struct model *m, struct buf *out)
-{
-	struct model_report r;
-
-	model_fill_report(m, &r);
-	buf_printf(out,
-	           "JSON {\"named_metrics\":{\"kv_cache_usage_perc\":%.4f,\"num_requests_running\":%d,"
-	           "\"num_requests_waiting\":%d,\"tokens_to_prefill\":%lld}}",
-	           r.kv_usage, r.running, r.waiting, (long long)r.tokens_to_prefill);
-}
-
 /* On a busy path replies come faster than their numbers are worth; a millisecond old is new enough. */
 #define ORCA_PAUSE_US (1 * US_PER_MS)
 

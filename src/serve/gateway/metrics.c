@@ -1,114 +1,63 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How: counters and histograms live where they are counted; this page prints them in Prometheus' text form. vllm:*
- * names and buckets are those of vLLM, so that what reads a vLLM server reads a node; mdn_* is what only we have.
- * Labels come from our own tables and model names, never from a request.
+/* How: counters and histograms live where they are counted; this page prints them in Prometheus' text form: vllm:* in
+ * metrics_vllm.c, here mdn_*, which is what only we have. Labels come from our own tables and model names, never from a
+ * request.
  */
-#include "serve/gateway/internal.h"
+#include "serve/gateway/metrics.h"
 
 #include <stdio.h>
 
-static const double ttft_bounds[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
-                                     1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640, 2560};
-static const double itl_bounds[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
-                                    0.75, 1,     2.5,  5,     7.5, 10,   20,  40,  80};
-static const double e2e_bounds[] = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
-                                    30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
-
-static const struct histogram_kind {
-	const char *name, *help;
-	const double *bounds;
-	size_t count;
-} kinds[MODEL_HISTOGRAMS] = {
-#define BOUNDS(list) list, sizeof(list) / sizeof(list[0])
-    [H_TTFT] = {"vllm:time_to_first_token_seconds", "Time to first token.", BOUNDS(ttft_bounds)},
-    [H_ITL] = {"vllm:inter_token_latency_seconds", "Time between tokens of one answer.", BOUNDS(itl_bounds)},
-    [H_E2E] = {"vllm:e2e_request_latency_seconds", "Time from request to last token.", BOUNDS(e2e_bounds)},
-    [H_QUEUE] = {"vllm:request_queue_time_seconds", "Time spent waiting for a slot.", BOUNDS(e2e_bounds)},
-    [H_PREFILL] = {"vllm:request_prefill_time_seconds", "Time from slot to first token.", BOUNDS(e2e_bounds)},
-    [H_DECODE] = {"vllm:request_decode_time_seconds", "Time from first to last token.", BOUNDS(e2e_bounds)},
-#undef BOUNDS
-};
-
-void histogram_add(struct histogram *h, enum model_histogram which, double seconds)
-{
-	const struct histogram_kind *k = &kinds[which];
-	size_t i = 0;
-
-	while (i < k->count && seconds > k->bounds[i])
-		i++;
-	h->counts[i]++;
-	h->sum += seconds;
-}
-
-static void put_head(struct buf *out, const char *name, const char *type, const char *help)
+void put_head(struct buf *out, const char *name, const char *type, const char *help)
 {
 	buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-/* label: `model_name="..."`, or empty. */
-static void put_histogram(struct buf *out, const char *name, const char *label, const struct histogram *h,
-                          enum model_histogram which)
+static void number_of(double value, char to[static 32])
 {
-	const struct histogram_kind *k = &kinds[which];
-	const char *comma = label[0] ? "," : "";
-	uint64_t sum = 0;
+	snprintf(to, 32, value < 1e6 && value == (double)(int64_t)value ? "%.1f" : "%g", value);
+}
 
-	for (size_t i = 0; i <= k->count; i++) {
-		sum += h->counts[i];
-		if (i < k->count)
-			buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", name, label, comma, k->bounds[i],
-			           (unsigned long long)sum);
-		else
-			buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, label, comma,
-			           (unsigned long long)sum);
+void put_histogram(struct buf *out, const char *name, const char *label, const double *bounds, size_t count,
+                   const uint64_t *counts, double sum)
+{
+	const char *comma = label[0] ? "," : "";
+	uint64_t total = 0;
+	char number[32];
+
+	for (size_t i = 0; i < count; i++) {
+		total += counts[i];
+		number_of(bounds[i], number);
+		buf_printf(out, "%s_bucket{%s%sle=\"%s\"} %llu\n", name, label, comma, number,
+		           (unsigned long long)total);
 	}
-	buf_printf(out, label[0] ? "%s_sum{%s} %.6f\n" : "%s_sum%s %.6f\n", name, label, h->sum);
-	buf_printf(out, label[0] ? "%s_count{%s} %llu\n" : "%s_count%s %llu\n", name, label, (unsigned long long)sum);
+	total += counts[count];
+	buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, label, comma, (unsigned long long)total);
+	buf_printf(out, label[0] ? "%s_sum{%s} %.6f\n" : "%s_sum%s %.6f\n", name, label, sum);
+	buf_printf(out, label[0] ? "%s_count{%s} %llu\n" : "%s_count%s %llu\n", name, label, (unsigned long long)total);
 }
 
 /* Model names are ours, but may hold any byte a label must escape. */
-static void model_label(const struct model *m, char *to, size_t size)
+void put_escaped(struct buf *out, const char *text)
 {
-	size_t at = (size_t)snprintf(to, size, "model_name=\"");
-
-	for (const char *c = m->name; *c && at + 4 < size; c++) {
-		if (*c == '"' || *c == '\\')
-			to[at++] = '\\';
-		to[at++] = (unsigned char)*c < ' ' ? '_' : *c;
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			buf_append(out, "\\", 1);
+		buf_append(out, (unsigned char)*text < ' ' ? "_" : text, 1);
 	}
-	snprintf(to + at, size - at, "\"");
 }
 
-enum { LABEL_SIZE = 2 * NODE_TEXT_SIZE + 16 };
+void put_label(const char *metric, const struct model *m, char to[static LABEL_SIZE])
+{
+	struct buf out = {0};
 
-/* One line a model of what an expression on (m, load) says. */
-#define EACH_MODEL(name, type, help, format, value) \
-	do { \
-		put_head(out, name, type, help); \
-		for (const struct model *m = g->models; m; m = m->following) { \
-			struct engine_load load = {0}; \
-			char label[LABEL_SIZE]; \
-			if (m->state == MODEL_READY && m->engine) \
-				load = engine_load(m->engine); \
-			model_label(m, label, sizeof(label)); \
-			buf_printf(out, "%s{%s} " format "\n", name, label, value); \
-			(void)load; \
-		} \
-	} while (0)
+	put_escaped(&out, m->name);
+	snprintf(to, LABEL_SIZE, "model_name=\"" STR_FMT "\"%s", STR_ARG(text_or_empty(&out)),
+	         str_starts(str_from(metric), STR("vllm:")) ? ",engine=\"0\"" : "");
+	buf_fini(&out);
+}
 
 static void put_models(const struct gateway *g, struct buf *out)
 {
-	EACH_MODEL("vllm:num_requests_running", "gauge", "Requests being computed.", "%d", load.running);
-	EACH_MODEL("vllm:num_requests_waiting", "gauge", "Requests waiting for a slot.", "%d", load.waiting);
-	EACH_MODEL("vllm:kv_cache_usage_perc", "gauge", "KV cache in use, 0 to 1.", "%.6f", load.kv_usage);
-	EACH_MODEL("vllm:prompt_tokens_total", "counter", "Prompt tokens of answered requests.", "%llu",
-	           (unsigned long long)m->metrics->prompt_tokens);
-	EACH_MODEL("vllm:generation_tokens_total", "counter", "Tokens generated in answered requests.", "%llu",
-	           (unsigned long long)m->metrics->generation_tokens);
-	EACH_MODEL("vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the KV cache.", "%llu",
-	           (unsigned long long)m->metrics->prompt_tokens);
-	EACH_MODEL("vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the KV cache.", "%llu",
-	           (unsigned long long)m->metrics->cached_tokens);
 	EACH_MODEL("mdn_model_ready", "gauge", "1 when the model can answer here.", "%d", m->state == MODEL_READY);
 	EACH_MODEL("mdn_model_memory_bytes", "gauge", "Memory it takes; on disk: that it would.", "%llu",
 	           (unsigned long long)(m->engine ? model_memory(m) : m->fit.need));
@@ -131,22 +80,12 @@ static void put_models(const struct gateway *g, struct buf *out)
 	           (unsigned long long)load.cancels_total);
 	EACH_MODEL("mdn_engine_expiries_total", "counter", "Requests that did not begin before their deadline.", "%llu",
 	           (unsigned long long)load.expiries_total);
-	EACH_MODEL("vllm:num_preemptions_total", "counter", "Requests that gave up their slot to others.", "%llu",
-	           (unsigned long long)load.preemptions_total);
 	EACH_MODEL("mdn_engine_swaps_total", "counter", "Preempted requests whose KV waited in host memory.", "%llu",
 	           (unsigned long long)load.swaps_total);
 	EACH_MODEL("mdn_engine_swapped_bytes", "gauge", "KV of preempted requests in host memory now.", "%llu",
 	           (unsigned long long)load.swapped_bytes);
 	EACH_MODEL("mdn_engine_prompt_computed_tokens_total", "counter", "Prompt tokens computed, again included.",
 	           "%llu", (unsigned long long)load.prompt_computed_tokens_total);
-}
-
-static void put_guesses(const struct gateway *g, struct buf *out)
-{
-	EACH_MODEL("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens guessed by speculative decoding.",
-	           "%llu", (unsigned long long)load.drafted_tokens_total);
-	EACH_MODEL("vllm:spec_decode_num_accepted_tokens_total", "counter", "Those of them that came true.", "%llu",
-	           (unsigned long long)load.accepted_tokens_total);
 }
 
 static void put_cache(const struct gateway *g, struct buf *out)
@@ -162,25 +101,6 @@ static void put_cache(const struct gateway *g, struct buf *out)
 	           (unsigned long long)load.cache_memory_bytes);
 	EACH_MODEL("mdn_prefix_cache_disk_bytes", "gauge", "Copies of KV on disk.", "%llu",
 	           (unsigned long long)load.cache_disk_bytes);
-}
-
-static void put_finished(const struct gateway *g, struct buf *out)
-{
-	static const char *const reasons[] = {
-	    [FINISH_STOP] = "stop", [FINISH_LENGTH] = "length", [FINISH_TOOL_CALLS] = "tool_calls"};
-	static const char name[] = "vllm:request_success_total";
-
-	put_head(out, name, "counter", "Answers by finish reason.");
-	for (const struct model *m = g->models; m; m = m->following) {
-		char label[LABEL_SIZE];
-
-		model_label(m, label, sizeof(label));
-		for (size_t i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++)
-			buf_printf(out, "%s{%s,finished_reason=\"%s\"} %llu\n", name, label, reasons[i],
-			           (unsigned long long)m->metrics->finished[i]);
-		buf_printf(out, "%s{%s,finished_reason=\"abort\"} %llu\n", name, label,
-		           (unsigned long long)m->metrics->aborted);
-	}
 }
 
 static void put_one(struct buf *out, const char *name, const char *type, const char *help, double value)
@@ -210,21 +130,13 @@ static void put_requests(const struct gateway *g, struct buf *out)
 
 void metrics_format(struct gateway *g, struct buf *out)
 {
+	size_t bound_count;
+	const double *bounds = histogram_bounds(H_TTFT, &bound_count);
 	double age = g->map.received_us ? (double)(loop_now_us(g->loop) - g->map.received_us) / US_PER_S : -1;
 
+	metrics_format_vllm(g, out);
 	put_models(g, out);
-	put_guesses(g, out);
 	put_cache(g, out);
-	put_finished(g, out);
-	for (int i = 0; i < MODEL_HISTOGRAMS; i++) {
-		put_head(out, kinds[i].name, "histogram", kinds[i].help);
-		for (const struct model *m = g->models; m; m = m->following) {
-			char label[LABEL_SIZE];
-
-			model_label(m, label, sizeof(label));
-			put_histogram(out, kinds[i].name, label, &m->metrics->histograms[i], (enum model_histogram)i);
-		}
-	}
 	put_requests(g, out);
 	put_one(out, "mdn_forwards_total", "counter", "Requests answered by another node.",
 	        (double)g->metrics.forwards);
@@ -234,7 +146,8 @@ void metrics_format(struct gateway *g, struct buf *out)
 	put_one(out, "mdn_broken_total", "counter", "Answers that ended in an error after the first token.",
 	        (double)g->metrics.broken);
 	put_head(out, "mdn_forward_ttft_seconds", "histogram", "Time to first token of forwarded requests.");
-	put_histogram(out, "mdn_forward_ttft_seconds", "", &g->metrics.forward_ttft, H_TTFT);
+	put_histogram(out, "mdn_forward_ttft_seconds", "", bounds, bound_count, g->metrics.forward_ttft.counts,
+	              g->metrics.forward_ttft.sum);
 	put_one(out, "mdn_model_loads_total", "counter", "Models loaded.", (double)g->room.loads);
 	put_one(out, "mdn_model_unloads_total", "counter", "Models unloaded, for others or because nobody asked.",
 	        (double)g->room.unloads);

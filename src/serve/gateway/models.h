@@ -37,6 +37,10 @@ struct model_fit {
 	int32_t trained_tokens;
 	bool read;    /* the header could be read; else only the weights count, and the engine will say what is wrong */
 	bool adapter; /* a LoRA adapter: needs a base */
+	/* what it is, as its header says */
+	uint64_t parameters;
+	char architecture[64], quantization[32];
+	bool calls_tools, thinks; /* by its chat template */
 	/* chosen for a budget */
 	int32_t kv_tokens; /* 0: as the engine likes */
 	uint64_t need;

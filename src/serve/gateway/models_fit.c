@@ -194,6 +194,19 @@ static void fit_compute(struct model_fit *f, const struct header *h, const struc
 	f->read = true;
 }
 
+/* A template that does something with tools has been made for a model that can call them. */
+static void fit_describe_model(struct model_fit *f, const struct gguf_info *info)
+{
+	struct str text = info->chat_template_text.base ? buf_str(&info->chat_template_text) : STR("");
+
+	f->parameters = info->parameters;
+	memcpy(f->architecture, info->architecture, sizeof(f->architecture));
+	memcpy(f->quantization, info->quantization, sizeof(f->quantization));
+	f->calls_tools = text.len && memmem(text.base, text.len, "tools", 5);
+	f->thinks = text.len &&
+	            (memmem(text.base, text.len, "<think>", 7) || memmem(text.base, text.len, "enable_thinking", 15));
+}
+
 void fit_read(struct model_fit *f, const char *path, const struct engine_options *options)
 {
 	struct header h = {.fd = open(path, O_RDONLY | O_CLOEXEC)};
@@ -205,6 +218,7 @@ void fit_read(struct model_fit *f, const char *path, const struct engine_options
 		return;
 	if (gguf_parse_keys(read_at, &h, size_of(path), on_key, NULL, &h, &info, NULL) == 0) {
 		fit_compute(f, &h, &info, options);
+		fit_describe_model(f, &info);
 		gguf_info_fini(&info);
 	}
 	close(h.fd);

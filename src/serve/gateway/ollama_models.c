@@ -10,20 +10,40 @@
 #define OLLAMA_LEVEL "0.13.0" /* of its API, which clients ask for before they use what is newer */
 #define NEVER "9999-12-31T23:59:59Z"
 
-static void put_details(struct buf *out, const char *architecture)
+/* As Ollama rounds: 7.6B, 134.52M, 812K. */
+static void put_count(struct buf *out, uint64_t count)
 {
-	put(out, "{\"parent_model\":\"\",\"format\":\"gguf\",\"family\":");
+	if (count >= 1000000000)
+		buf_printf(out, "%.1fB", (double)count / 1e9);
+	else if (count >= 1000000)
+		buf_printf(out, "%.2fM", (double)count / 1e6);
+	else if (count >= 1000)
+		buf_printf(out, "%lluK", (unsigned long long)(count / 1000));
+	else if (count)
+		buf_printf(out, "%llu", (unsigned long long)count);
+}
+
+/* m: NULL, of a model that is not here. What the engine calls an architecture wins: another server may run it. */
+static void put_details(struct buf *out, const struct model *m, const struct engine_info *info)
+{
+	const char *architecture = info && info->architecture[0] ? info->architecture : m ? m->fit.architecture : "";
+
+	put(out, "{\"parent_model\":");
+	buf_append_json(out, str_from(m && m->fit.adapter ? m->base : ""));
+	put(out, ",\"format\":\"gguf\",\"family\":");
 	buf_append_json(out, str_from(architecture));
 	put(out, ",\"families\":[");
 	if (architecture[0])
 		buf_append_json(out, str_from(architecture));
-	put(out, "],\"parameter_size\":\"\",\"quantization_level\":\"\"}");
+	put(out, "],\"parameter_size\":\"");
+	put_count(out, m ? m->fit.parameters : 0);
+	put(out, "\",\"quantization_level\":");
+	buf_append_json(out, str_from(m ? m->fit.quantization : ""));
+	put(out, "}");
 }
 
-static const struct engine_info *info_here(const struct gateway *g, const char *name)
+static const struct engine_info *info_of(const struct model *m)
 {
-	const struct model *m = model_find(g, str_from(name));
-
 	return m && m->engine && engine_state(m->engine) == ENGINE_READY ? engine_info(m->engine) : NULL;
 }
 
@@ -54,12 +74,12 @@ struct listing {
 static void list_one(void *arg, const struct model_report *r, bool here)
 {
 	struct listing *l = arg;
-	const struct engine_info *info = here ? info_here(l->g, r->name) : NULL;
+	const struct model *m = here ? model_find(l->g, str_from(r->name)) : NULL;
 
 	put(&l->out, l->count++ ? "," : "");
 	put_model(&l->out, r->name, r->digest, r->total_bytes);
 	buf_printf(&l->out, ",\"modified_at\":\"%s\",\"details\":", l->began);
-	put_details(&l->out, info ? info->architecture : "");
+	put_details(&l->out, m, info_of(m));
 	put(&l->out, "}");
 }
 
@@ -82,7 +102,7 @@ void ollama_ps(struct gateway *g, struct http_exchange *x)
 
 	put(&out, "{\"models\":[");
 	for (const struct model *m = g->models; m; m = m->following) {
-		const struct engine_info *info = info_here(g, m->name);
+		const struct engine_info *info = info_of(m);
 
 		if (!info)
 			continue;
@@ -90,7 +110,7 @@ void ollama_ps(struct gateway *g, struct http_exchange *x)
 		first = false;
 		put_model(&out, m->name, m->digest, info->memory_bytes);
 		put(&out, ",\"details\":");
-		put_details(&out, info->architecture);
+		put_details(&out, m, info);
 		buf_printf(&out, ",\"expires_at\":\"" NEVER "\",\"size_vram\":0,\"context_length\":%d}",
 		           info->context_tokens);
 	}
@@ -107,28 +127,33 @@ void ollama_version(struct gateway *g, struct http_exchange *x)
 
 /* ---- show ------------------------------------------------------------------------------------------------------ */
 
-static void put_capabilities(struct buf *out, const struct engine_info *info)
+/* Before a model is loaded its header tells; of one that another server runs, what was found when it was tried. */
+static void put_capabilities(struct buf *out, const struct model *m, const struct engine_info *info)
 {
+	bool remote = info && info->server[0], generates = !info || !info->no_generation;
+	const struct {
+		const char *name;
+		bool can;
+	} all[] = {
+	    {"completion", generates},
+	    {"tools", generates && (remote ? info->chat && !info->no_tools : m && m->fit.calls_tools)},
+	    {"insert", info && info->infill},
+	    {"thinking", generates && m && !remote && m->fit.thinks},
+	    {"embedding", info && info->embedding_size && info->no_generation},
+	};
 	const char *comma = "";
 
 	put(out, ",\"capabilities\":[");
-	if (!info || !info->no_generation) {
-		put(out, "\"completion\"");
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		if (!all[i].can)
+			continue;
+		buf_printf(out, "%s\"%s\"", comma, all[i].name);
 		comma = ",";
-	}
-	if (info && info->infill) {
-		put(out, comma);
-		put(out, "\"insert\"");
-		comma = ",";
-	}
-	if (info && info->embedding_size && info->no_generation) {
-		put(out, comma);
-		put(out, "\"embedding\"");
 	}
 	put(out, "]");
 }
 
-static void put_info(struct buf *out, const struct engine_info *info)
+static void put_info(struct buf *out, const struct model *m, const struct engine_info *info)
 {
 	put(out, ",\"model_info\":{");
 	if (info) {
@@ -137,6 +162,8 @@ static void put_info(struct buf *out, const struct engine_info *info)
 		buf_printf(out, ",\"%s.context_length\":%d", info->architecture, info->context_tokens);
 		if (info->embedding_size)
 			buf_printf(out, ",\"%s.embedding_length\":%d", info->architecture, info->embedding_size);
+		if (m->fit.parameters)
+			buf_printf(out, ",\"general.parameter_count\":%llu", (unsigned long long)m->fit.parameters);
 	}
 	put(out, "}");
 }
@@ -152,12 +179,13 @@ static void show(struct gateway *g, struct http_exchange *x, struct str name)
 		          (int)(name.len < LIMIT_NAME ? name.len : LIMIT_NAME), name.base ? name.base : "");
 		respond_fault(x, &dialect_ollama, &fault);
 	} else {
-		const struct engine_info *info = info_here(g, text);
+		const struct model *m = model_find(g, str_from(text));
+		const struct engine_info *info = info_of(m);
 
 		put(&out, "{\"modelfile\":\"\",\"parameters\":\"\",\"template\":\"\",\"details\":");
-		put_details(&out, info ? info->architecture : "");
-		put_info(&out, info);
-		put_capabilities(&out, info);
+		put_details(&out, m, info);
+		put_info(&out, m, info);
+		put_capabilities(&out, m, info);
 		put(&out, "}");
 		http_respond(x, 200, "application/json", buf_str(&out));
 	}

@@ -15,9 +15,10 @@
 struct fault {
 	struct error err;
 	int status;
-	char param[96];    /* the field to blame, or empty */
-	const char *code;  /* "model_not_found" and the like, or NULL; a constant */
-	int retry_after_s; /* 0: no Retry-After */
+	char param[96];      /* the field to blame, or empty */
+	const char *code;    /* "model_not_found" and the like, or NULL; a constant */
+	int retry_after_s;   /* 0: no Retry-After */
+	const char *dropped; /* why the request was not taken, in llm-d's words; NULL: as the status says; a constant */
 };
 
 struct dialect;

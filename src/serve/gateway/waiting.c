@@ -24,7 +24,7 @@ void request_wait_end(struct request *r)
 /* May end r. */
 static void refuse(struct request *r, const struct model *m)
 {
-	struct fault fault = {0};
+	struct fault fault = {.dropped = "rejected-saturated"};
 	int64_t us = model_load_us(m);
 
 	error_set(&fault.err, E_UNAVAILABLE, "The model '%s' is being loaded and %u requests wait for models already",

@@ -340,6 +340,22 @@ static void test_bulk_is_refused_first_and_a_flood_leaves_room(void **state)
 	assert_int_equal(admission_ceiling(1, 3), 1); /* a queue of one still takes one */
 }
 
+static void test_room_is_how_many_more_are_let_in(void **state)
+{
+	(void)state;
+
+	for (int c = 0; c < QUEUE_CLASSES; c++) {
+		for (int32_t waiting = 0; waiting <= 60; waiting++) {
+			for (int32_t mine = 0; mine <= waiting; mine++) {
+				int32_t more = 0;
+				while (admission_check(60, c, waiting + more, mine + more) == ADMISSION_YES)
+					more++;
+				assert_int_equal(admission_room(60, c, waiting, mine), more);
+			}
+		}
+	}
+}
+
 static void test_deadline_is_the_requests_own_or_the_engines(void **state)
 {
 	(void)state;
@@ -363,6 +379,7 @@ int main(void)
 	    cmocka_unit_test(test_a_line_keeps_its_order_through_anything),
 	    cmocka_unit_test(test_who_may_take_whose_place),
 	    cmocka_unit_test(test_bulk_is_refused_first_and_a_flood_leaves_room),
+	    cmocka_unit_test(test_room_is_how_many_more_are_let_in),
 	    cmocka_unit_test(test_deadline_is_the_requests_own_or_the_engines),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

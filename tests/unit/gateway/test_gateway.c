@@ -100,7 +100,7 @@ static double metric(struct fixture *f, const char *name)
 /* Pieces the engine has delivered: every one but the first is measured. */
 static int64_t gateway_spoken(struct fixture *f)
 {
-	return (int64_t)metric(f, "vllm:inter_token_latency_seconds_count{model_name=\"m:latest\"}") * 16;
+	return (int64_t)metric(f, "vllm:inter_token_latency_seconds_count{model_name=\"m:latest\",engine=\"0\"}") * 16;
 }
 
 /* Nothing is in flight when a test ends, or something leaks. */
@@ -162,6 +162,7 @@ static void test_a_chat_answer_has_every_field(void **state)
 	assert_string_equal(text, "n-1");
 	assert_true(reply_header(&r, "content-type", text, sizeof(text)));
 	assert_string_equal(text, "application/json");
+	assert_false(reply_header(&r, "endpoint-load-metrics", text, sizeof(text))); /* nobody asked */
 	yyjson_doc *doc = reply_doc(&r);
 	assert_int_equal(strncmp(yyjson_get_str(at(doc, "id")), "chatcmpl-", 9), 0);
 	assert_text(at(doc, "object"), "chat.completion");
@@ -639,6 +640,80 @@ static void test_freeing_a_busy_gateway_ends_everything(void **state)
 	world_fini(&w);
 }
 
+static void test_load_is_told_in_the_format_asked_for(void **state)
+{
+	static const struct {
+		const char *asked, *begins;
+	} cases[] = {{"TEXT", "TEXT named_metrics.kv_cache_usage_perc="},
+	             {"text", "TEXT named_metrics.kv_cache_usage_perc="},
+	             {"JSON", "JSON {\"named_metrics\":{\"kv_cache_usage_perc\":"},
+	             {"XML", NULL}};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct reply r = {0};
+		char header[64], text[256];
+
+		snprintf(header, sizeof(header), "endpoint-load-metrics-format: %s", cases[i].asked);
+		ask_with(&f->w, &r, f->p.api, CHAT, ASK(",\"max_tokens\":1"), header);
+		assert_int_equal(r.status, 200);
+		bool told = reply_header(&r, "endpoint-load-metrics", text, sizeof(text));
+		assert_int_equal(told, cases[i].begins != NULL);
+		if (told)
+			assert_int_equal(strncmp(text, cases[i].begins, strlen(cases[i].begins)), 0);
+		reply_fini(&r);
+	}
+}
+
+static long number_header(struct reply *r, const char *name)
+{
+	char text[32] = "-1";
+
+	reply_header(r, name, text, sizeof(text));
+	return strtol(text, NULL, 10);
+}
+
+/* The queue is the limit: full, what would be let in is none, and that is what a refusal says. */
+static void test_what_may_still_be_asked_is_what_the_queue_has_room_for(void **state)
+{
+	struct fixture *f = *state;
+	static struct reply waiting[20], r;
+	char text[64];
+	long most, left, before;
+	size_t count = 0;
+
+	ask(&f->w, &r, "POST", f->p.api, CHAT, ASK(",\"max_tokens\":1,\"priority\":\"bulk\""));
+	most = number_header(&r, "x-ratelimit-limit-requests");
+	left = number_header(&r, "x-ratelimit-remaining-requests");
+	assert_int_equal(most, 256);
+	assert_in_range(left, 1, most);
+	assert_true(reply_header(&r, "x-ratelimit-reset-requests", text, sizeof(text)));
+	assert_string_equal(text, "0s");
+	assert_false(reply_header(&r, "x-ratelimit-limit-tokens", text, sizeof(text)));
+	assert_false(reply_header(&r, "x-llm-d-request-dropped-reason", text, sizeof(text)));
+	reply_fini(&r);
+	for (; count < 20; count++) {
+		waiting[count].hold = true;
+		reply_start(&f->w, &waiting[count], "POST", f->p.api, CHAT,
+		            ASK(ENDLESS ",\"n\":16,\"priority\":\"bulk\""), NULL);
+	}
+	world_wait(&f->w, 300 * US_PER_MS);
+	before = (long)metric(f, "vllm:num_requests_waiting{model_name=\"m:latest\",engine=\"0\"}");
+	assert_in_range(before, left - 16, left); /* 16 at a time */
+	ask(&f->w, &r, "POST", f->p.api, CHAT, ASK(",\"max_tokens\":1,\"n\":16,\"priority\":\"bulk\""));
+	assert_int_equal(r.status, 429);
+	assert_in_range(number_header(&r, "x-ratelimit-remaining-requests"), 0, 15);
+	assert_int_equal(number_header(&r, "x-ratelimit-limit-requests"), most);
+	assert_true(reply_header(&r, "x-llm-d-request-dropped-reason", text, sizeof(text)));
+	assert_string_equal(text, "rejected-saturated");
+	reply_fini(&r);
+	while (count--) {
+		if (!waiting[count].done)
+			http_call_cancel(waiting[count].call);
+		reply_fini(&waiting[count]);
+	}
+}
+
 /* ---- what can be watched --------------------------------------------------------------------------------------------
  */
 
@@ -653,11 +728,24 @@ static void test_metrics_parse_and_count(void **state)
 	reply_fini(&r);
 	ask(&f->w, &r, "POST", f->p.api, CHAT, "{}");
 	reply_fini(&r);
-	assert_true(metric(f, "vllm:generation_tokens_total{model_name=\"m:latest\"}") == 6);
-	assert_true(metric(f, "vllm:time_to_first_token_seconds_count{model_name=\"m:latest\"}") == 1);
-	assert_true(metric(f, "vllm:e2e_request_latency_seconds_bucket{model_name=\"m:latest\",le=\"+Inf\"}") == 1);
-	assert_true(metric(f, "vllm:request_success_total{model_name=\"m:latest\",finished_reason=\"length\"}") == 1);
-	assert_true(metric(f, "vllm:num_requests_running{model_name=\"m:latest\"}") == 0);
+	assert_true(metric(f, "vllm:generation_tokens_total{model_name=\"m:latest\",engine=\"0\"}") == 6);
+	assert_true(metric(f, "vllm:time_to_first_token_seconds_count{model_name=\"m:latest\",engine=\"0\"}") == 1);
+	assert_true(
+	    metric(f, "vllm:e2e_request_latency_seconds_bucket{model_name=\"m:latest\",engine=\"0\",le=\"+Inf\"}") ==
+	    1);
+	assert_true(
+	    metric(f, "vllm:request_success_total{model_name=\"m:latest\",engine=\"0\",finished_reason=\"length\"}") ==
+	    1);
+	assert_true(metric(f, "vllm:num_requests_running{model_name=\"m:latest\",engine=\"0\"}") == 0);
+	assert_true(metric(f, "vllm:request_generation_tokens_sum{model_name=\"m:latest\",engine=\"0\"}") == 6);
+	assert_true(
+	    metric(f, "vllm:request_params_max_tokens_bucket{model_name=\"m:latest\",engine=\"0\",le=\"5.0\"}") == 0);
+	assert_true(
+	    metric(f, "vllm:request_params_max_tokens_bucket{model_name=\"m:latest\",engine=\"0\",le=\"10.0\"}") == 1);
+	assert_true(
+	    metric(f, "vllm:request_params_max_tokens_bucket{model_name=\"m:latest\",engine=\"0\",le=\"1e+06\"}") == 1);
+	assert_true(metric(f, "vllm:engine_sleep_state{model_name=\"m:latest\",engine=\"0\",sleep_state=\"awake\"}") ==
+	            1);
 	assert_true(metric(f, "mdn_requests_total{route=\"local\",status=\"2xx\"}") == 1);
 	assert_true(metric(f, "mdn_errors_total{error=\"invalid\"}") == 1);
 	ask(&f->w, &r, "GET", f->p.api, "/metrics", NULL);
@@ -773,6 +861,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_without_memory_for_two_requests_wait_for_the_new_version,
 	                                    setup_endless, teardown),
 	    ALONE(test_freeing_a_busy_gateway_ends_everything),
+	    TEST(test_load_is_told_in_the_format_asked_for),
+	    cmocka_unit_test_setup_teardown(test_what_may_still_be_asked_is_what_the_queue_has_room_for, setup_endless,
+	                                    teardown),
 	    TEST(test_metrics_parse_and_count),
 	    TEST(test_trace_goes_on_and_root_points_at_the_api),
 	    cmocka_unit_test(test_logs_hold_no_prompt_and_no_key),

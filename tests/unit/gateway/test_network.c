@@ -228,6 +228,8 @@ static void test_a_hop_is_answered_here_or_refused(void **state)
 	gateway_drain(f->a.g);
 	ask_with(&f->w, &r, f->a.url, CHAT, ASK(STREAM), "x-mdn-hop: 1");
 	assert_int_equal(r.status, 503);
+	assert_true(reply_header(&r, "x-llm-d-request-dropped-reason", orca, sizeof(orca)));
+	assert_string_equal(orca, "rejected-shutting-down");
 	reply_fini(&r);
 	o.plain_hops = false; /* as in a network: no certificate, no answer */
 	place_start(&f->w, &b, &o);
@@ -438,7 +440,7 @@ static void test_a_slow_or_leaving_client_reaches_the_far_engine(void **state)
 	for (int i = 0; i < 100 && tokens != before; i++) {
 		before = tokens;
 		world_wait(&f->w, 80 * US_PER_MS);
-		tokens = (int64_t)metric(f, &b, "vllm:inter_token_latency_seconds_count{model_name=\"m:latest\"}") * 16;
+		tokens = (int64_t)metric(f, &b, "vllm:inter_token_latency_seconds_count{model_name=\"m:latest\",engine=\"0\"}") * 16;
 	}
 	assert_int_equal(tokens, before);
 	assert_true(tokens > 0 && tokens < 1500000);
