@@ -4,7 +4,9 @@
 #include "net/child.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <uv.h>
 
 #define READ_SIZE 4096
@@ -142,6 +144,21 @@ static uv_stdio_container_t *descriptors(struct child *c, const struct child_opt
 	return all;
 }
 
+/* Linux weighs sessions against each other (autogroups) and nice only within one. The child leads a session of its own,
+ * so without this a niced node's children would run as if nothing had been said. */
+static void keep_nice(int pid)
+{
+	int nice = getpriority(PRIO_PROCESS, 0);
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/autogroup", pid);
+	FILE *f = nice ? fopen(path, "r+e") : NULL;
+	if (f) {
+		fprintf(f, "%d", nice);
+		fclose(f);
+	}
+}
+
 int child_start(struct loop *loop, const struct child_options *options, struct child **ret_child, struct error *err)
 {
 	uv_loop_t *uv = loop_uv(loop);
@@ -171,6 +188,7 @@ int child_start(struct loop *loop, const struct child_options *options, struct c
 		return error_set(err, E_IO, "cannot start %s: %s", options->file, uv_strerror(failed));
 	}
 	c->running = true;
+	keep_nice(c->process.pid);
 	uv_read_start((uv_stream_t *)&c->out, on_alloc, on_read);
 	uv_read_start((uv_stream_t *)&c->err, on_alloc, on_read);
 	*ret_child = c;

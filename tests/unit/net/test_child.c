@@ -6,6 +6,9 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -113,6 +116,22 @@ static void test_what_cannot_be_started_is_told(void **state)
 	child = NULL;
 }
 
+/* The last one: our own nice cannot be taken back. */
+static void test_a_niced_parent_has_niced_children(void **state)
+{
+	struct seen s = {0};
+
+	if (access("/proc/self/autogroup", R_OK) != 0)
+		skip(); /* this kernel has no autogroups */
+	assert_int_not_equal(nice(3), -1);
+	assert_int_equal(start(&s, "sleep 0.3; read -r group word nice < /proc/self/autogroup; echo $nice", NULL), 0);
+	loop_run(loop);
+	char expected[32];
+	snprintf(expected, sizeof(expected), "%d|", getpriority(PRIO_PROCESS, 0));
+	assert_true(str_equal(buf_str(&s.lines), str_from(expected)));
+	buf_fini(&s.lines);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -122,6 +141,7 @@ int main(void)
 	    TEST(test_much_output_is_bounded),
 	    TEST(test_who_is_let_go_says_nothing_more),
 	    TEST(test_what_cannot_be_started_is_told),
+	    TEST(test_a_niced_parent_has_niced_children),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
