@@ -3,6 +3,8 @@
  * keys that they do not know, so where two have two names for a thing both are sent. */
 #include "engine/remote_private.h"
 
+#include "base/digest.h"
+
 bool remote_task_streams(enum engine_task task)
 {
 	return task == ENGINE_CHAT || task == ENGINE_COMPLETION;
@@ -121,10 +123,26 @@ static void body_prompt(struct buf *b, const struct engine_params *p)
 		buf_printf(b, ",\"logprobs\":%d", p->logprobs);
 }
 
+/* Its cache of prompts is shared by all who ask it. Tenants must not find each other's there, nor who names another
+ * tenant as a salt: so it is a digest of which of the two it is, and of that. */
+static void body_salt(struct buf *b, const struct engine_params *p)
+{
+	struct str text = p->cache_salt.len ? p->cache_salt : p->tenant;
+	struct buf salt = {0};
+	char hex[2 * DIGEST_SIZE + 1];
+
+	if (!text.len)
+		return;
+	buf_append_str(&salt, p->cache_salt.len ? STR("salt:") : STR("tenant:"));
+	buf_append_str(&salt, text);
+	struct digest digest = digest_of(salt.base, salt.len);
+	buf_fini(&salt);
+	hex_encode(digest.bytes, DIGEST_SIZE, hex);
+	body_text(b, "cache_salt", str_from(hex));
+}
+
 static void body_generate(struct buf *b, const struct remote *e, const struct engine_params *p)
 {
-	struct str salt = p->cache_salt.len ? p->cache_salt : p->tenant;
-
 	buf_append_str(b, STR(",\"stream\":true,\"stream_options\":{\"include_usage\":true}"));
 	body_prompt(b, p);
 	if (p->tools_json.len) {
@@ -139,9 +157,8 @@ static void body_generate(struct buf *b, const struct remote *e, const struct en
 		buf_printf(b, ",\"max_tokens\":%d", p->max_tokens);
 	if (p->stop_count)
 		body_texts(b, "stop", p->stops, p->stop_count);
-	/* Its cache of prompts is shared by all who ask it: tenants must not find each other's there. */
-	if (salt.len && (e->probe.kind == SERVER_VLLM || e->probe.kind == SERVER_MDN))
-		body_text(b, "cache_salt", salt);
+	if (e->probe.kind == SERVER_VLLM || e->probe.kind == SERVER_MDN)
+		body_salt(b, p);
 }
 
 /* ---- what does not ----------------------------------------------------------------------------- */

@@ -266,15 +266,23 @@ static void test_tenants_do_not_share_prompts_on_vllm(void **state)
 	struct driver d;
 	struct fake f;
 	struct engine_params p = completion("x", 1);
+	char salts[4][80];
 	(void)state;
 
 	begin(&d, &f, vllm);
-	p.tenant = STR("acme");
+	for (int i = 0; i < 4; i++) {
+		p.tenant = i == 1 ? STR("globex") : STR("acme");
+		p.cache_salt = i == 2 ? STR("acme") : i == 3 ? STR("all") : (struct str){0};
+		ask(&d, p);
+		const char *at = strstr(f.body, "\"cache_salt\":\"");
+		assert_non_null(at);
+		assert_int_equal(sscanf(at, "\"cache_salt\":\"%64[0-9a-f]\"", salts[i]), 1);
+		for (int j = 0; j < i; j++)
+			assert_string_not_equal(salts[i], salts[j]); /* nor by a salt that is another's name */
+	}
+	p.tenant = STR("globex"); /* one salt is one, whoever sends it */
 	ask(&d, p);
-	assert_non_null(strstr(f.body, "\"cache_salt\":\"acme\""));
-	p.cache_salt = STR("all");
-	ask(&d, p);
-	assert_non_null(strstr(f.body, "\"cache_salt\":\"all\""));
+	assert_non_null(strstr(f.body, salts[3]));
 	end(&d, &f);
 }
 
