@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* dns_node.c - the DNS server of a scheduler alone, with nodes that report as live ones do.
  *
- *   dns_node PORT ZONES-FILE SITES
+ *   dns_node PORT ZONES-FILE SITES [THREADS]
  *
  * ZONES-FILE has a line PREFIX=SITE each. Each site "sNNN" has one node, 192.0.2.N, with one model; it reports once a
  * second, as JSON, with a load that changes: so answers are computed anew all the time. No own socket for reports:
@@ -79,12 +79,11 @@ static void load_zones(const char *path)
 
 int main(int argc, char **argv)
 {
-	struct dns_zone *zone;
 	struct dns_server *server;
 	struct error err = {0};
 	char address[32];
-	if (argc != 4) {
-		fprintf(stderr, "usage: dns_node PORT ZONES-FILE SITES\n");
+	if (argc != 4 && argc != 5) {
+		fprintf(stderr, "usage: dns_node PORT ZONES-FILE SITES [THREADS]\n");
 		return 2;
 	}
 	bench.sites = (unsigned)atoi(argv[3]);
@@ -94,9 +93,15 @@ int main(int argc, char **argv)
 	load_zones(argv[2]);
 	for (unsigned i = 0; i < bench.sites; i++)
 		report(i);
-	check(dns_zone_new(STR("mdn.test"), 20 * US_PER_S, bench.map, &zone, &err), &err);
 	snprintf(address, sizeof(address), "127.0.0.1:%s", argv[1]);
-	check(dns_server_new(bench.loop, str_from(address), zone, &server, &err), &err);
+	const struct dns_server_options options = {
+	    .address = str_from(address),
+	    .zone = STR("mdn.test"),
+	    .threads = argc > 4 ? (unsigned)atoi(argv[4]) : 1,
+	    .map = bench.map,
+	    .settings = {.ttl_us = 20 * US_PER_S, .why = true},
+	};
+	check(dns_server_new(bench.loop, &options, &server, &err), &err);
 	loop_timer_start(loop_timer_new(bench.loop, on_tick, NULL), 0, US_PER_S / bench.sites);
 	loop_run(bench.loop);
 	return 0;

@@ -42,6 +42,23 @@ void distances_fini(struct distances *d)
 	*d = (struct distances){0};
 }
 
+void distances_copy(const struct distances *d, struct distances *ret_copy)
+{
+	struct distances c = {
+	    .count = d->count, .cap = d->count, .pair_count = d->pair_count, .pair_cap = d->pair_count};
+	c.changes = d->changes;
+	c.rows = NEW(struct distance_rows);
+	c.names = mem_resize(NULL, c.count + 1, sizeof(*c.names));
+	for (uint32_t i = 0; i < c.count; i++)
+		c.names[i] = str_dup(str_from(d->names[i]));
+	c.pairs = mem_resize(NULL, c.pair_count + 1, sizeof(*c.pairs));
+	if (c.pair_count > 0)
+		memcpy(c.pairs, d->pairs, c.pair_count * sizeof(*c.pairs));
+	hash_index_copy(&d->by_name, &c.by_name);
+	hash_index_copy(&d->by_pair, &c.by_pair);
+	*ret_copy = c;
+}
+
 uint32_t distances_site_find(const struct distances *d, struct str name)
 {
 	uint32_t at;
@@ -66,6 +83,7 @@ int distances_site(struct distances *d, struct str name, uint32_t *ret_site, str
 			d->names = mem_resize(d->names, d->cap, sizeof(char *));
 		}
 		at = d->count++;
+		d->changes++;
 		d->names[at] = str_dup(name);
 		hash_index_add(&d->by_name, hash_str(name), at);
 		if (!d->rows)
@@ -143,12 +161,19 @@ void distances_measured(struct distances *d, uint32_t a, uint32_t b, int64_t rtt
 		p->least_us = rtt_us;
 	}
 	int64_t is_us = pair_us(p, a, b);
+	d->changes += is_us != was_us;
 	if (is_us == was_us || a >= d->rows->cap || b >= d->rows->cap)
 		return;
 	if (d->rows->rows[a])
 		d->rows->rows[a][b] = (uint32_t)is_us;
 	if (d->rows->rows[b])
 		d->rows->rows[b][a] = (uint32_t)is_us;
+}
+
+void distances_row(const struct distances *d, uint32_t site, uint32_t *ret_row)
+{
+	for (uint32_t i = 0; i < d->count; i++)
+		ret_row[i] = (uint32_t)distances_between(d, site, i);
 }
 
 const uint32_t *distances_from(const struct distances *d, uint32_t site)
@@ -230,6 +255,7 @@ int distances_configure(struct distances *d, const struct str *lines, size_t cou
 		if ((rc = line_parse(lines[i], &a, &b, &us, err)) < 0)
 			return rc;
 	}
+	d->changes++;
 	for (uint32_t i = 0; i < d->pair_count; i++)
 		d->pairs[i].configured_us = -1;
 	for (size_t i = 0; i < count && rc == 0; i++) {

@@ -33,15 +33,19 @@ struct distances {
 	uint32_t pair_count, pair_cap;
 	struct hash_index by_pair;
 	struct distance_rows *rows;
+	uint64_t changes; /* rises when a site or a distance does */
 };
 
 void distances_fini(struct distances *d);
+void distances_copy(const struct distances *d, struct distances *ret_copy);
 int distances_site(struct distances *d, struct str name, uint32_t *ret_site, struct error *err); /* found or made */
 uint32_t distances_site_find(const struct distances *d, struct str name);                        /* UINT32_MAX: none */
 struct str distances_site_name(const struct distances *d, uint32_t site);
 int distances_configure(struct distances *d, const struct str *lines, size_t count, struct error *err);
 void distances_measured(struct distances *d, uint32_t a, uint32_t b, int64_t rtt_us, int64_t now_us);
 int64_t distances_between(const struct distances *d, uint32_t a, uint32_t b);
+/* distances_between(d, site, i) for every i < count; for readers on other threads, which keep rows of their own. */
+void distances_row(const struct distances *d, uint32_t site, uint32_t *ret_row);
 /* One number per site; lives until the next change of d. */
 const uint32_t *distances_from(const struct distances *d, uint32_t site);
 void distances_format(const struct distances *d, struct buf *out); /* the configured ones, as in docs/wire.md */

@@ -4,51 +4,53 @@
  * worth naming while it is about as good as the best: resolvers shuffle, so each will get its share of the clients. */
 #include "core/dns_answer.h"
 
-#include "core/node_map_index.h"
-
 #define FAILING_US (60 * INT64_C(1000) * 1000) /* a node that is dead for longer is no news */
 #define EQUAL_US (2 * INT64_C(1000))           /* ranked alike: take turns */
 #define NAMED_US (20 * INT64_C(1000))          /* or a half more than the best: still named */
 #define IDLE_US (1000 * INT64_C(1000))         /* api.ZONE: a node without a ready model can only forward */
 
-enum tier { TIER_UP, TIER_SUSPECT, TIER_DRAINING, TIER_DOWN, TIER_NONE };
-
-struct choice {
-	struct ip ip;
-	enum tier tier;
-	int64_t cost_us;
-};
-
 struct choosing {
-	const struct node_map *map;
-	const uint32_t *row;
+	const struct dns_view *view;
+	const struct dns_wish *wish;
 	int64_t now_us;
-	unsigned bits;
-	struct choice best[DNS_CHOICES_MAX]; /* sorted */
+	struct dns_choice best[DNS_CHOICES_MAX]; /* sorted */
 	size_t count;
 	bool failing;
 };
 
-enum dns_place dns_locate(const struct node_map *m, const struct str *labels, int count, struct str *ret_model)
+const char *dns_tier_name(enum dns_tier tier)
+{
+	static const char *const names[] = {"up", "suspect", "draining", "down"};
+	return names[tier];
+}
+
+static enum dns_place model_place(const struct dns_view *v, struct str label, struct str *ret_model)
 {
 	size_t cursor = 0;
+	if (!dns_view_labelled(v, label, &cursor))
+		return DNS_PLACE_NOWHERE;
+	*ret_model = label;
+	return DNS_PLACE_MODEL;
+}
+
+enum dns_place dns_locate(const struct dns_view *v, const struct str *labels, int count, struct str *ret_model)
+{
 	if (count < 0)
 		return DNS_PLACE_OUTSIDE;
 	if (count == 0)
 		return DNS_PLACE_APEX;
 	if (count == 1 && str_equal(labels[0], STR("ns")))
 		return DNS_PLACE_NS;
+	if (count == 1 && str_starts(labels[0], STR("m-")))
+		return model_place(v, (struct str){labels[0].base + 2, labels[0].len - 2}, ret_model);
 	if (count > 2 || !str_equal(labels[count - 1], STR("api")))
 		return DNS_PLACE_NOWHERE;
 	if (count == 1)
 		return DNS_PLACE_API;
-	if (!map_model_labelled(m, labels[0], &cursor))
-		return DNS_PLACE_NOWHERE;
-	*ret_model = labels[0];
-	return DNS_PLACE_MODEL;
+	return model_place(v, labels[0], ret_model);
 }
 
-static bool is_before(const struct choice *a, const struct choice *b)
+static bool is_before(const struct dns_choice *a, const struct dns_choice *b)
 {
 	return a->tier != b->tier ? a->tier < b->tier : a->cost_us < b->cost_us;
 }
@@ -59,7 +61,7 @@ static bool same_address(const struct ip *a, const struct ip *b)
 }
 
 /* Insertion into a short sorted list; an address already there keeps its better rank. */
-static void keep(struct choosing *s, const struct choice *c)
+static void keep(struct choosing *s, const struct dns_choice *c)
 {
 	size_t at = s->count;
 	if (at == DNS_CHOICES_MAX && !is_before(c, &s->best[at - 1]))
@@ -84,59 +86,50 @@ static void keep(struct choosing *s, const struct choice *c)
 
 static void consider(struct choosing *s, const struct map_hot *h, int64_t queue_us)
 {
-	enum node_health health = map_health(s->map, h, s->now_us);
+	enum node_health health = map_hot_health(h, s->view->copy, s->now_us);
 	if (health != NODE_UP && s->now_us - h->received_us < FAILING_US)
 		s->failing = true;
-	if (h->api.bits != s->bits)
+	if (h->api.bits != s->wish->bits || (s->wish->tls && !h->api_tls))
 		return;
-	struct choice c = {.ip = h->api};
-	c.tier = health == NODE_DOWN          ? TIER_DOWN
-	         : h->draining || h->starting ? TIER_DRAINING
-	         : health == NODE_SUSPECT     ? TIER_SUSPECT
-	                                      : TIER_UP;
-	c.cost_us = (s->row ? s->row[h->site] : NODE_DISTANCE_UNKNOWN_US) + queue_us;
-	if (c.tier == TIER_DOWN) /* the one heard of last is the likeliest to be back */
+	struct dns_choice c = {.ip = h->api, .port = h->api_port, .site = h->site};
+	c.tier = health == NODE_DOWN          ? DNS_TIER_DOWN
+	         : h->draining || h->starting ? DNS_TIER_DRAINING
+	         : health == NODE_SUSPECT     ? DNS_TIER_SUSPECT
+	                                      : DNS_TIER_UP;
+	c.cost_us = (s->wish->row ? s->wish->row[h->site] : NODE_DISTANCE_UNKNOWN_US) + queue_us;
+	if (c.tier == DNS_TIER_DOWN) /* the one heard of last is the likeliest to be back */
 		c.cost_us = s->now_us - h->received_us;
 	keep(s, &c);
 }
 
-static void sweep_model(struct choosing *s, struct str label)
+static void sweep_model(struct choosing *s)
 {
-	const struct map_model *model;
-	for (size_t cursor = 0; (model = map_model_labelled(s->map, label, &cursor));) {
-		for (uint32_t i = 0; i < model->count; i++) {
-			const struct map_place *p = &model->places[i];
-			if (p->ready)
-				consider(s, &map_hots(s->map)[p->node], p->queue_us);
-		}
+	const struct view_label *l;
+	for (size_t cursor = 0; (l = dns_view_labelled(s->view, s->wish->label, &cursor));) {
+		for (uint32_t i = l->first; i < l->first + l->count; i++)
+			consider(s, &s->view->hots[s->view->places[i].node], s->view->places[i].queue_us);
 	}
 }
 
 static void sweep_all(struct choosing *s)
 {
-	size_t count = node_map_count(s->map);
-	const struct map_hot *hots = map_hots(s->map);
-	for (size_t i = 0; i < count; i++) {
-		if (hots[i].has_api)
-			consider(s, &hots[i], hots[i].least_queue_us >= 0 ? hots[i].least_queue_us : IDLE_US);
+	for (uint32_t i = 0; i < s->view->node_count; i++) {
+		const struct map_hot *h = &s->view->hots[i];
+		if (h->has_api)
+			consider(s, h, h->least_queue_us >= 0 ? h->least_queue_us : IDLE_US);
 	}
 }
 
-void dns_choose(const struct node_map *m, struct str model, unsigned bits, struct str client_site, int64_t now_us,
-                struct dns_choices *ret_choices)
+void dns_choose(const struct dns_view *v, const struct dns_wish *w, int64_t now_us, struct dns_choices *ret_choices)
 {
 	struct choosing s;
-	s.map = m;
-	s.row = NULL;
+	s.view = v;
+	s.wish = w;
 	s.now_us = now_us;
-	s.bits = bits;
 	s.count = 0;
 	s.failing = false;
-	uint32_t site = client_site.len > 0 ? map_site_find(m, client_site) : MAP_NONE;
-	if (site != MAP_NONE)
-		s.row = map_distances(m, site);
-	if (model.len > 0)
-		sweep_model(&s, model);
+	if (w->label.len > 0)
+		sweep_model(&s);
 	if (s.count == 0) /* nobody is ready with it: any API, which can forward or queue */
 		sweep_all(&s);
 
@@ -148,7 +141,7 @@ void dns_choose(const struct node_map *m, struct str model, unsigned bits, struc
 	int64_t named_us = best_us / 2 > NAMED_US ? best_us / 2 : NAMED_US;
 	for (size_t i = 0; i < s.count && s.best[i].tier == s.best[0].tier && s.best[i].cost_us <= best_us + named_us;
 	     i++) {
-		ret_choices->addresses[ret_choices->count++] = s.best[i].ip;
+		ret_choices->list[ret_choices->count++] = s.best[i];
 		ret_choices->equal += s.best[i].cost_us <= best_us + EQUAL_US;
 	}
 }

@@ -43,6 +43,18 @@ void hash_index_fini(struct hash_index *x)
 	*x = (struct hash_index){0};
 }
 
+void hash_index_copy(const struct hash_index *x, struct hash_index *ret_copy)
+{
+	struct hash_index c = {.cap = x->cap, .count = x->count};
+	if (x->cap > 0) {
+		c.hashes = mem_resize(NULL, c.cap, sizeof(*c.hashes));
+		c.values = mem_resize(NULL, c.cap, sizeof(*c.values));
+		memcpy(c.hashes, x->hashes, c.cap * sizeof(*c.hashes));
+		memcpy(c.values, x->values, c.cap * sizeof(*c.values));
+	}
+	*ret_copy = c;
+}
+
 static void place(struct hash_index *x, uint64_t hash, uint32_t value)
 {
 	size_t at = hash & (x->cap - 1);

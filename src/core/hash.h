@@ -25,6 +25,7 @@ static inline uint64_t hash_str(struct str s)
 uint64_t hash_join(uint64_t a, uint64_t b); /* of a pair; never 0 */
 
 void hash_index_fini(struct hash_index *x);
+void hash_index_copy(const struct hash_index *x, struct hash_index *ret_copy);
 void hash_index_add(struct hash_index *x, uint64_t hash, uint32_t value);
 void hash_index_remove(struct hash_index *x, uint64_t hash, uint32_t value); /* absent: nothing */
 /* Values under `hash`, one a call, while *cursor (start: 0) goes on; false at the end. */

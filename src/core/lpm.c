@@ -41,6 +41,7 @@ struct lpm {
 	uint32_t *jump, *blocks;
 	uint32_t block_count, block_cap;
 	bool sealed;
+	unsigned others; /* owners besides the first */
 };
 
 int ip_parse(struct str text, struct ip *ret_ip)
@@ -152,11 +153,17 @@ static void jumps_drop(struct lpm *l)
 
 void lpm_free(struct lpm *l)
 {
-	if (!l)
+	if (!l || l->others-- > 0)
 		return;
 	free(l->nodes);
 	jumps_drop(l);
 	free(l);
+}
+
+struct lpm *lpm_share(struct lpm *l)
+{
+	l->others++;
+	return l;
 }
 
 static uint32_t node_add(struct lpm *l, const struct ip_prefix *prefix, uint32_t value)

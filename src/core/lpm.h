@@ -32,6 +32,7 @@ bool ip_is_loopback(const struct ip *ip);
 struct lpm;
 struct lpm *lpm_new(void);
 void lpm_free(struct lpm *l);
+struct lpm *lpm_share(struct lpm *l); /* one more owner: each calls lpm_free, all on one thread; no lpm_set any more */
 /* Replaces; E_LIMIT past LIMIT_ZONES. Values are below UINT32_MAX - 1. */
 int lpm_set(struct lpm *l, const struct ip_prefix *prefix, uint32_t value);
 /* After the last lpm_set: makes lpm_find fast. Finding without it is correct but slow. */

@@ -190,9 +190,9 @@ bool model_label(struct str name, char ret_label[static MODEL_LABEL_SIZE])
 }
 
 /* The full label, and the short one of a model tagged latest; how many. */
-static size_t model_labels(const char *name, char ret_labels[2][MODEL_LABEL_SIZE])
+size_t map_model_labels(const struct map_model *model, char ret_labels[static 2][MODEL_LABEL_SIZE])
 {
-	struct str tag, full = str_from(name), bare = str_cut(full, ':', &tag);
+	struct str tag, full = str_from(model->name), bare = str_cut(full, ':', &tag);
 	size_t count = model_label(full, ret_labels[0]);
 	if (str_equal(tag, STR("latest")))
 		count += model_label(bare, ret_labels[count]);
@@ -204,7 +204,7 @@ const struct map_model *map_model_labelled(const struct node_map *m, struct str 
 	char labels[2][MODEL_LABEL_SIZE];
 	uint32_t at;
 	while (hash_index_next(&m->by_label, hash_str(label), cursor, &at)) {
-		for (size_t i = model_labels(m->models[at].name, labels); i-- > 0;) {
+		for (size_t i = map_model_labels(&m->models[at], labels); i-- > 0;) {
 			if (str_equal(str_from(labels[i]), label))
 				return &m->models[at];
 		}
@@ -216,7 +216,7 @@ static void model_index(struct node_map *m, uint32_t at, void (*change)(struct h
 {
 	char labels[2][MODEL_LABEL_SIZE];
 	change(&m->by_model, m->models[at].hash, at);
-	for (size_t i = model_labels(m->models[at].name, labels); i-- > 0;)
+	for (size_t i = map_model_labels(&m->models[at], labels); i-- > 0;)
 		change(&m->by_label, hash_str(str_from(labels[i])), at);
 }
 
@@ -342,22 +342,28 @@ static uint32_t node_add(struct node_map *m, struct str id)
 	return m->count++;
 }
 
-/* The host of a URL when it is an address. */
-static struct ip url_address(struct str url)
+/* The host of a URL when it is an address, and how it is spoken to. */
+static void hot_address(struct map_hot *h, struct str url)
 {
-	struct ip ip = {0};
-	struct str rest, host, after;
-	rest = str_starts(url, STR("https://"))  ? (struct str){url.base + 8, url.len - 8}
+	struct str rest, host, after, port = {0};
+	uint64_t number;
+	h->api_tls = str_starts(url, STR("https://"));
+	h->api_port = h->api_tls ? 443 : 80;
+	rest = h->api_tls                        ? (struct str){url.base + 8, url.len - 8}
 	       : str_starts(url, STR("http://")) ? (struct str){url.base + 7, url.len - 7}
 	                                         : (struct str){0};
 	host = str_cut(rest, '/', &after);
-	if (host.len > 0 && host.base[0] == '[')
+	if (host.len > 0 && host.base[0] == '[') {
 		host = str_cut((struct str){host.base + 1, host.len - 1}, ']', &after);
-	else
-		host = str_cut(host, ':', &after);
-	if (ip_parse(host, &ip) < 0)
-		ip.bits = 0;
-	return ip;
+		if (after.len > 0 && after.base[0] == ':')
+			port = (struct str){after.base + 1, after.len - 1};
+	} else {
+		host = str_cut(host, ':', &port);
+	}
+	if (port.len > 0 && str_to_u64(port, &number) == 0 && number > 0 && number < 65536)
+		h->api_port = (uint16_t)number;
+	if (ip_parse(host, &h->api) < 0)
+		h->api = (struct ip){0};
 }
 
 static void hot_update(struct node_map *m, uint32_t at)
@@ -373,7 +379,7 @@ static void hot_update(struct node_map *m, uint32_t at)
 	h->draining = e->report.state == NODE_DRAINING;
 	h->starting = e->report.state == NODE_STARTING;
 	h->has_api = e->report.api_url[0] != '\0';
-	h->api = url_address(str_from(e->report.api_url));
+	hot_address(h, str_from(e->report.api_url));
 	h->least_queue_us = -1;
 	for (size_t i = 0; i < m->nodes[at]->link_count; i++) {
 		const struct map_link *link = &m->nodes[at]->links[i];
@@ -592,12 +598,22 @@ const struct model_report *node_model(const struct node_entry *e, struct str nam
 
 enum node_health map_health(const struct node_map *m, const struct map_hot *h, int64_t now_us)
 {
+	return map_hot_health(h, m->copy, now_us);
+}
+
+bool map_is_copy(const struct node_map *m)
+{
+	return m->copy;
+}
+
+enum node_health map_hot_health(const struct map_hot *h, bool copy, int64_t now_us)
+{
 	int64_t age_us = now_us - h->received_us;
-	if (h->said_down || (!m->copy && age_us > NODE_DOWN_AGE_US))
+	if (h->said_down || (!copy && age_us > NODE_DOWN_AGE_US))
 		return NODE_DOWN;
 	if (h->refused_us && h->refused_us > h->received_us && now_us - h->refused_us < REFUSED_DOWN_US)
 		return NODE_DOWN;
-	if (h->said_suspect || (!m->copy && age_us > NODE_SUSPECT_AGE_US))
+	if (h->said_suspect || (!copy && age_us > NODE_SUSPECT_AGE_US))
 		return NODE_SUSPECT;
 	int64_t counted = h->timeouts < TIMEOUTS_COUNTED ? h->timeouts : TIMEOUTS_COUNTED;
 	return now_us - h->timeout_us < counted * TIMEOUT_SUSPECT_US ? NODE_SUSPECT : NODE_UP;
@@ -687,6 +703,26 @@ bool node_map_site_of(const struct node_map *m, const struct ip *client, struct 
 		return false;
 	*ret_site = distances_site_name(&m->distances, site);
 	return true;
+}
+
+size_t map_model_count(const struct node_map *m)
+{
+	return m->model_count;
+}
+
+const struct map_model *map_model_at(const struct node_map *m, size_t i)
+{
+	return &m->models[i];
+}
+
+struct lpm *map_zones(const struct node_map *m)
+{
+	return m->lpm;
+}
+
+const struct distances *map_distances_all(const struct node_map *m)
+{
+	return &m->distances;
 }
 
 uint32_t map_site_find(const struct node_map *m, struct str site)

@@ -17,7 +17,9 @@ struct map_hot {
 	int64_t received_us, refused_us, timeout_us;
 	uint32_t timeouts, site;
 	bool said_down, said_suspect, draining, starting, has_api;
-	struct ip api;          /* of api_url when that names an address; else bits 0 */
+	struct ip api; /* of api_url when that names an address; else bits 0 */
+	uint16_t api_port;
+	bool api_tls;
 	int64_t least_queue_us; /* of its ready models; -1: none is ready */
 };
 
@@ -73,6 +75,16 @@ const struct map_model *map_model_labelled(const struct node_map *m, struct str 
 uint32_t map_node_find(const struct node_map *m, struct str id); /* its number; MAP_NONE */
 const struct map_node *map_node_at(const struct node_map *m, uint32_t i);
 const struct map_hot *map_hots(const struct node_map *m);
+/* copy: of a map that was made by node_map_parse, where reports do not age. */
+enum node_health map_hot_health(const struct map_hot *h, bool copy, int64_t now_us);
+bool map_is_copy(const struct node_map *m);
+/* All models by number, free slots (name NULL) among them. */
+size_t map_model_count(const struct node_map *m);
+const struct map_model *map_model_at(const struct node_map *m, size_t i);
+size_t map_model_labels(const struct map_model *model, char ret_labels[static 2][MODEL_LABEL_SIZE]);
+/* For pictures of the map that outlive it: dns_view.h. */
+struct lpm *map_zones(const struct node_map *m);
+const struct distances *map_distances_all(const struct node_map *m);
 enum node_health map_health(const struct node_map *m, const struct map_hot *h, int64_t now_us);
 /* The site of a client; MAP_NONE when no zone covers it. */
 uint32_t map_site_of(const struct node_map *m, const struct ip *client, uint8_t *ret_scope);

@@ -5,6 +5,7 @@
  *     header  ID | QR opcode AA TC RD RA Z AD CD rcode | QDCOUNT | ANCOUNT | NSCOUNT | ARCOUNT     12 bytes
  *     question  name, type, class
  *     OPT  00 | 41 | UDP size | extended rcode, version, DO.. | length | {code, length, data}*
+ *     cookie (option 10)  8 bytes of the client's | 8 to 32 of the server's, or none
  *     client subnet (option 8)  family | source length | scope length | address, only as many bytes as the source needs
  *
  * The writer keeps room for its OPT from the start, so that a full message can always be ended. */
@@ -13,8 +14,10 @@
 #include <assert.h>
 
 #define OPTION_ECS 8
+#define OPTION_COOKIE 10
 #define OPT_FIXED 11
 #define ECS_FIXED 8 /* option header and the three fields */
+#define COOKIE_SIZE (4 + 8 + 16)
 #define POINTER 0xC000u
 #define POINTER_REACH 0x3FFFu
 
@@ -98,6 +101,22 @@ static bool take_ecs(struct cursor *c, struct dns_query *q)
 	return true;
 }
 
+/* RFC 7873, 5.2.2: other lengths are FORMERR. The first of several counts. */
+static bool take_cookie(struct cursor *c, struct dns_query *q)
+{
+	size_t len = (size_t)(c->end - c->at);
+	if (len != 8 && (len < 16 || len > 40))
+		return false;
+	if (q->cookie)
+		return true;
+	q->cookie = true;
+	q->server_cookie_len = (uint8_t)(len - 8);
+	memcpy(q->client_cookie, take(c, 8), 8);
+	if (len > 8)
+		memcpy(q->server_cookie, take(c, len - 8), len - 8);
+	return true;
+}
+
 static int take_opt(struct cursor *c, struct dns_query *q)
 {
 	if (q->edns)
@@ -122,7 +141,11 @@ static int take_opt(struct cursor *c, struct dns_query *q)
 			return DNS_FORMERR;
 		struct cursor option = {data, data + size_bytes, false};
 		if (code == OPTION_ECS && !take_ecs(&option, q)) {
-			q->ecs = false;
+			q->ecs = q->cookie = false;
+			return DNS_FORMERR;
+		}
+		if (code == OPTION_COOKIE && !take_cookie(&option, q)) {
+			q->ecs = q->cookie = false;
 			return DNS_FORMERR;
 		}
 	}
@@ -179,7 +202,7 @@ int dns_query_parse(const uint8_t *packet, size_t len, struct dns_query *q)
 	q->opcode = (flags >> 11) & 15;
 	q->rd = flags & 0x0100;
 	q->cd = flags & 0x0010;
-	q->question = q->edns = q->dnssec_ok = q->ecs = false;
+	q->question = q->edns = q->dnssec_ok = q->ecs = q->cookie = false;
 	q->udp_size = DNS_UDP_PLAIN;
 	q->qname_len = 0;
 	q->qtype = q->qclass = 0;
@@ -187,12 +210,15 @@ int dns_query_parse(const uint8_t *packet, size_t len, struct dns_query *q)
 		 additional = take_u16(&c);
 	if (q->opcode != 0)
 		return DNS_NOTIMP;
-	if (questions != 1 || answers != 0 || authorities != 0 || len > DNS_QUERY_MAX || !take_question(&c, q))
+	if (questions > 1 || answers != 0 || authorities != 0 || len > DNS_QUERY_MAX ||
+	    (questions == 1 && !take_question(&c, q)))
 		return DNS_FORMERR;
-	q->question = true;
+	q->question = questions == 1;
 	int rcode = take_additional(&c, additional, q);
 	if (rcode != DNS_NOERROR)
 		return rcode;
+	if (!q->question) /* RFC 7873, 5.4 */
+		return q->cookie ? DNS_NOERROR : DNS_FORMERR;
 	if (q->qtype == DNS_OPT || q->qtype == 0)
 		return DNS_FORMERR;
 	if ((q->qclass != DNS_CLASS_IN && q->qclass != DNS_CLASS_ANY) || q->qtype == DNS_AXFR || q->qtype == DNS_IXFR)
@@ -247,7 +273,7 @@ static size_t opt_size(const struct dns_query *q)
 {
 	if (!q->edns)
 		return 0;
-	return OPT_FIXED + (q->ecs ? ECS_FIXED + (q->ecs_source + 7u) / 8 : 0);
+	return OPT_FIXED + (q->ecs ? ECS_FIXED + (q->ecs_source + 7u) / 8 : 0) + (q->cookie ? COOKIE_SIZE : 0);
 }
 
 static void put(struct dns_reply *r, const void *data, size_t len)
@@ -290,6 +316,8 @@ void dns_reply_begin(struct dns_reply *r, uint8_t *out, size_t cap, const struct
 	memset(r->counts, 0, sizeof(r->counts));
 	r->truncated = false;
 	r->name_count = 0;
+	if (q->cookie)
+		memset(r->cookie, 0, sizeof(r->cookie));
 	if (!q->question)
 		return;
 	for (size_t at = 0; q->qname[at]; at += 1u + q->qname[at])
@@ -382,11 +410,18 @@ void dns_reply_ready(struct dns_reply *r, enum dns_section section, const void *
 		r->counts[section]++;
 }
 
+void dns_reply_cookie(struct dns_reply *r, const uint8_t cookie[static 16])
+{
+	memcpy(r->cookie, cookie, sizeof(r->cookie));
+}
+
 static void put_opt(struct dns_reply *r, int rcode, uint8_t ecs_scope)
 {
 	const struct dns_query *q = r->query;
 	bool ecs = q->ecs && (rcode == DNS_NOERROR || rcode == DNS_NXDOMAIN || rcode == DNS_REFUSED);
-	size_t address = ecs ? (q->ecs_source + 7u) / 8 : 0, rdata = ecs ? ECS_FIXED + address : 0;
+	size_t address = ecs ? (q->ecs_source + 7u) / 8 : 0, subnet = ecs ? ECS_FIXED + address : 0;
+	bool cookie = q->cookie && r->cookie[0];
+	size_t rdata = subnet + (cookie ? COOKIE_SIZE : 0);
 	uint8_t *o = r->out + r->len;
 	const uint8_t fixed[OPT_FIXED] = {0,
 	                                  0,
@@ -402,6 +437,13 @@ static void put_opt(struct dns_reply *r, int rcode, uint8_t ecs_scope)
 	memcpy(o, fixed, OPT_FIXED);
 	r->len += OPT_FIXED + rdata;
 	r->counts[DNS_ADDITIONAL]++;
+	if (cookie) {
+		static const uint8_t option[4] = {0, OPTION_COOKIE, 0, COOKIE_SIZE - 4};
+		uint8_t *to = o + OPT_FIXED + subnet;
+		memcpy(to, option, 4);
+		memcpy(to + 4, q->client_cookie, 8);
+		memcpy(to + 12, r->cookie, 16);
+	}
 	if (!ecs)
 		return;
 	const uint8_t option[ECS_FIXED] = {0,

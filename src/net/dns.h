@@ -3,7 +3,7 @@
  *
  * Names are in wire form (length-prefixed labels, root last), at most DNS_NAME_MAX bytes; `qname` keeps the case it was
  * asked in ("0x20") and `lower` is for comparing. No I/O, no allocation, any thread. Sources: RFC 1035, 2308, 3225,
- * 6891 (EDNS), 7871 (client subnet), 8482 (ANY), 8906 (what a server must answer), 9619 (one question).
+ * 6891 (EDNS), 7871 (client subnet), 7873 (cookies), 8482 (ANY), 8906 (what a server must answer), 9619 (one question).
  */
 #ifndef MDN_NET_DNS_H
 #define MDN_NET_DNS_H
@@ -22,8 +22,11 @@ enum dns_type {
 	DNS_NS = 2,
 	DNS_SOA = 6,
 	DNS_HINFO = 13,
+	DNS_TXT = 16,
 	DNS_AAAA = 28,
 	DNS_OPT = 41,
+	DNS_SVCB = 64,
+	DNS_HTTPS = 65,
 	DNS_IXFR = 251,
 	DNS_AXFR = 252,
 	DNS_ANY = 255,
@@ -43,7 +46,7 @@ struct dns_query {
 	uint16_t id;
 	uint8_t opcode;
 	bool rd, cd;
-	bool question; /* it could be read and is repeated in the reply */
+	bool question; /* it could be read and is repeated in the reply; without one and NOERROR it asks for a cookie */
 	uint8_t qname[DNS_NAME_MAX], lower[DNS_NAME_MAX];
 	size_t qname_len;
 	uint16_t qtype, qclass;
@@ -53,6 +56,8 @@ struct dns_query {
 	uint16_t ecs_family; /* 1 IPv4, 2 IPv6, 0 only with source 0 */
 	uint8_t ecs_source;
 	uint8_t ecs_address[16]; /* zero-filled */
+	bool cookie;             /* of the client; server_cookie_len 0: it has none of ours yet */
+	uint8_t client_cookie[8], server_cookie[32], server_cookie_len;
 };
 
 #define DNS_DROP (-1)
@@ -80,6 +85,7 @@ struct dns_reply {
 	enum dns_section section;
 	uint16_t names[32]; /* where names begin that later ones may point to */
 	size_t name_count;
+	uint8_t cookie[16]; /* ours, for a query that has a client's */
 };
 
 /* cap: dns_udp_limit, or 65535 for TCP; at least DNS_UDP_PLAIN. */
@@ -93,6 +99,8 @@ void dns_reply_name(struct dns_reply *r, const uint8_t *name); /* rdata, compres
 void dns_reply_record_end(struct dns_reply *r);
 /* A whole record made before: owner 0xC00C (the question's name), type, class, TTL, rdata. */
 void dns_reply_ready(struct dns_reply *r, enum dns_section section, const void *record, size_t len);
+/* Goes with the reply when the query has a cookie; without it (say, malformed) there is none. */
+void dns_reply_cookie(struct dns_reply *r, const uint8_t cookie[static 16]);
 /* Adds OPT when the query had it (with its client subnet and `ecs_scope`, unless rcode says that it was malformed). */
 size_t dns_reply_end(struct dns_reply *r, int rcode, bool authoritative, uint8_t ecs_scope);
 

@@ -16,14 +16,16 @@ static struct dns_zone *zone_make(void)
 	struct node_map *map = node_map_new();
 	struct node_report r;
 	struct dns_zone *zone;
+	static struct dns_scene scene = {.ttl_us = 20000000, .why = true, .own = {.bits = 32, .bytes = {127, 0, 0, 1}}};
 	struct str lines[] = {STR("10.1.0.0/16=west"), STR("10.1.7.0/24=east"), STR("2001:db8::/32=east")};
 	if (node_report_parse(str_from(report), &r, NULL) < 0 || node_map_report(map, &r, 1000, NULL) < 0 ||
-	    node_map_set_zones(map, lines, 3, NULL) < 0 ||
-	    dns_zone_new(STR("mdn.test"), 20000000, map, &zone, NULL) < 0)
+	    node_map_set_zones(map, lines, 3, NULL) < 0 || dns_zone_new(STR("mdn.test"), &zone, NULL) < 0)
 		abort();
 	node_report_fini(&r);
-	dns_zone_set_own(zone, &(struct ip){.bits = 32, .bytes = {127, 0, 0, 1}});
-	return zone; /* with its map, for the life of the process */
+	scene.view = dns_view_new(map, NULL, 2000);
+	node_map_free(map);
+	dns_zone_set(zone, &scene);
+	return zone; /* with its view, for the life of the process */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

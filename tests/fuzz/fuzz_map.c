@@ -17,6 +17,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (node_map_parse((struct str){(const char *)data, size}, 1000000, &m, NULL) < 0)
 		return 0;
 	rng_init(&rng, 1);
+	struct dns_view *view = dns_view_new(m, NULL, 1000000);
 	for (int i = 0; i < 3; i++) {
 		struct route_query q = {.model = str_from(models[i]), .client_site = str_from(sites[i])};
 		struct route_decision d;
@@ -25,10 +26,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if ((rc == 0) != (d.candidate_count > 0) || d.choice > d.candidate_count)
 			abort();
 		route_decision_fini(&d);
-		dns_choose(m, str_from(i ? "x" : ""), 32, str_from(sites[i]), 1000000, &c);
+		dns_choose(view, &(struct dns_wish){.label = str_from(i ? "x" : ""), .bits = 32}, 1000000, &c);
 		if (c.equal > c.count)
 			abort();
 	}
+	dns_view_free(view);
 	node_map_format(m, 1000000, &json);
 	if (node_map_parse(buf_str(&json), 1000000, &again, NULL) < 0)
 		abort();

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* UDP: when the socket is readable, up to BATCHES batches are read, answered and sent, then other events get their
- * turn. What the kernel will not take is dropped, as UDP may. On a wildcard address replies leave from the address that
- * was asked (IP_PKTINFO). TCP: queries of one read are answered into one write; a reader that lets WRITE_MOST pile up
- * is not read from until it took them, and the idle sweep ends it otherwise. Memory is freed when libuv has closed
- * every handle. */
+/* A tick of the loop makes a picture of the map and gives it, with the settings, to every UDP thread (dns_udp.c) and to
+ * the zone of TCP. Making one is cheap until there are very many nodes; then it is done less often, so that it never
+ * takes more than a twentieth of the loop. TCP: queries of one read are answered into one write; a reader that lets
+ * WRITE_MOST pile up is not read from until it took them, and the idle sweep ends it otherwise. Memory is freed when
+ * libuv has closed every handle. */
 #include "serve/scheduler/dns_server.h"
 
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/rng.h"
 #include "net/dns.h"
+#include "serve/scheduler/dns_udp.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,28 +22,20 @@
 #include <unistd.h>
 #include <uv.h>
 
-#define BATCH 64
-#define BATCHES 16
-#define UDP_QUERY_SIZE 1500
 #define UDP_KERNEL_BYTES (4 << 20)
-#define CONTROL_SIZE 64
 #define TCP_READ_SIZE (2 + DNS_QUERY_MAX)
 #define WRITE_MOST 65536
 #define BIND_TRIES 16
+#define TICK_US (100 * US_PER_MS)
+#define TICK_MOST_US (500 * US_PER_MS) /* a report a second must not look late */
+#define TICK_SHARE 20
+#define SWEEP_US US_PER_S
+#define SECRET_LIFE_US (24 * 3600 * US_PER_S)
 
 union address {
 	struct sockaddr any;
 	struct sockaddr_in v4;
 	struct sockaddr_in6 v6;
-};
-
-struct udp_batch {
-	struct mmsghdr in[BATCH], out[BATCH];
-	struct iovec in_iov[BATCH], out_iov[BATCH];
-	union address from[BATCH];
-	char control[BATCH][CONTROL_SIZE];
-	uint8_t query[BATCH][UDP_QUERY_SIZE];
-	uint8_t reply[BATCH][DNS_UDP_SIZE];
 };
 
 struct dns_conn {
@@ -57,17 +52,23 @@ struct dns_conn {
 
 struct dns_server {
 	struct loop *loop;
-	struct dns_zone *zone;
+	const struct node_map *map;
 	char text[72];
-	int udp_fd;
-	bool wildcard;
-	uv_poll_t poll;
+	struct dns_zone *zone; /* of TCP */
+	struct dns_udp *udp[DNS_THREADS_MAX];
+	unsigned udp_count, threads; /* running; wanted */
+
+	struct dns_scene settings; /* for the next scene; no view */
+	bool secret_own;           /* ours, renewed by us */
+	int64_t secret_us;
+	struct dns_shared *newest; /* list: the newest first */
+	int64_t look_us;           /* at the map again */
+	struct loop_timer *tick, *sweep;
+
 	uv_tcp_t listener;
-	struct loop_timer *sweep;
+	bool listening;
 	struct dns_conn *conns, *conns_last;
 	size_t conn_count;
-	int handles; /* not closed yet */
-	struct udp_batch batch;
 };
 
 static int64_t now_us(void)
@@ -75,97 +76,133 @@ static int64_t now_us(void)
 	return clock_mono_us();
 }
 
-static struct ip ip_of(const union address *a)
-{
-	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-	struct ip ip = {.bits = 32};
-	if (a->any.sa_family == AF_INET) {
-		memcpy(ip.bytes, &a->v4.sin_addr, 4);
-	} else if (memcmp(&a->v6.sin6_addr, mapped, 12) == 0) {
-		memcpy(ip.bytes, (const uint8_t *)&a->v6.sin6_addr + 12, 4);
-	} else {
-		ip.bits = 128;
-		memcpy(ip.bytes, &a->v6.sin6_addr, 16);
-	}
-	return ip;
-}
-
 static bool is_wildcard(const union address *a)
 {
 	static const uint8_t zeros[16];
-	struct ip ip = ip_of(a);
+	struct ip ip = dns_ip_of(&a->any);
 	return memcmp(ip.bytes, zeros, sizeof(zeros)) == 0;
 }
 
-/* ---- UDP ------------------------------------------------------------------------------------- */
+/* ---- scenes ---------------------------------------------------------------------------------- */
 
-static void batch_prepare(struct udp_batch *b, bool wildcard)
+/* All but the newest that nobody answers from any more. */
+static void scenes_free_idle(struct dns_server *s)
 {
-	for (size_t i = 0; i < BATCH; i++) {
-		b->in_iov[i] = (struct iovec){b->query[i], UDP_QUERY_SIZE};
-		b->in[i].msg_hdr = (struct msghdr){.msg_name = &b->from[i],
-		                                   .msg_namelen = sizeof(b->from[i]),
-		                                   .msg_iov = &b->in_iov[i],
-		                                   .msg_iovlen = 1};
-		if (wildcard) {
-			b->in[i].msg_hdr.msg_control = b->control[i];
-			b->in[i].msg_hdr.msg_controllen = CONTROL_SIZE;
+	struct dns_shared **at = s->newest ? &s->newest->next : &s->newest;
+	while (*at) {
+		struct dns_shared *old = *at;
+		if (atomic_load_explicit(&old->holders, memory_order_acquire) > 0) {
+			at = &old->next;
+			continue;
 		}
+		*at = old->next;
+		dns_view_free((struct dns_view *)(uintptr_t)old->scene.view);
+		free(old);
 	}
 }
 
-/* Sends from the address that was asked, by whatever way there is. */
-static void control_reuse(struct msghdr *h)
+static void scene_publish(struct dns_server *s)
 {
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
-		if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO)
-			((struct in_pktinfo *)(void *)CMSG_DATA(c))->ipi_ifindex = 0;
-	}
+	struct dns_shared *fresh = NEW(struct dns_shared);
+	int64_t begun = now_us();
+	s->settings.number++;
+	fresh->scene = s->settings;
+	fresh->scene.view = dns_view_new(s->map, s->newest ? s->newest->scene.view : NULL, begun);
+	fresh->next = s->newest;
+	s->newest = fresh;
+	if (s->zone)
+		dns_zone_set(s->zone, &fresh->scene);
+	for (unsigned i = 0; i < s->udp_count; i++)
+		dns_udp_give(s->udp[i], fresh);
+	scenes_free_idle(s);
+	int64_t wait_us = (now_us() - begun) * TICK_SHARE;
+	s->look_us = begun + (wait_us < TICK_US ? 0 : wait_us < TICK_MOST_US ? wait_us : TICK_MOST_US);
 }
 
-/* Answers one batch; false when the socket is empty. */
-static bool batch_run(struct dns_server *s)
+static void secret_renew(struct dns_server *s, int64_t now)
 {
-	struct udp_batch *b = &s->batch;
-	batch_prepare(b, s->wildcard);
-	int got = recvmmsg(s->udp_fd, b->in, BATCH, MSG_DONTWAIT, NULL);
-	if (got <= 0)
-		return false;
-	unsigned replies = 0;
-	int64_t now = now_us();
-	for (int i = 0; i < got; i++) {
-		struct ip from = ip_of(&b->from[i]);
-		/* A source port of 0 cannot be answered, only bounced. */
-		if (b->from[i].v4.sin_port == 0)
-			continue;
-		size_t len =
-		    dns_zone_answer(s->zone, b->query[i], b->in[i].msg_len, &from, false, now, b->reply[replies]);
-		if (len == 0)
-			continue;
-		b->out_iov[replies] = (struct iovec){b->reply[replies], len};
-		b->out[replies].msg_hdr = b->in[i].msg_hdr;
-		b->out[replies].msg_hdr.msg_iov = &b->out_iov[replies];
-		b->out[replies].msg_hdr.msg_flags = 0;
-		if (s->wildcard)
-			control_reuse(&b->out[replies].msg_hdr);
-		replies++;
-	}
-	for (unsigned sent = 0; sent < replies;) {
-		int n = sendmmsg(s->udp_fd, b->out + sent, replies - sent, MSG_DONTWAIT);
-		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS))
-			break;
-		sent += n > 0 ? (unsigned)n : 1; /* an unreachable one must not stop the others */
-	}
-	return got == BATCH;
-}
-
-static void on_udp(uv_poll_t *poll, int status, int events)
-{
-	struct dns_server *s = poll->data;
-	if (status < 0 || !(events & UV_READABLE))
+	if (!s->secret_own || now - s->secret_us < SECRET_LIFE_US)
 		return;
-	for (int i = 0; i < BATCHES && batch_run(s); i++)
-		;
+	memcpy(s->settings.secrets[1], s->settings.secrets[0], DNS_SECRET_SIZE);
+	rng_secret(s->settings.secrets[0], DNS_SECRET_SIZE);
+	s->secret_us = now;
+}
+
+static void on_tick(void *arg)
+{
+	struct dns_server *s = arg;
+	int64_t now = now_us();
+	secret_renew(s, now);
+	if (now >= s->look_us)
+		scene_publish(s);
+}
+
+/* ---- settings -------------------------------------------------------------------------------- */
+
+static int hex_digit(char c)
+{
+	return c >= '0' && c <= '9'   ? c - '0'
+	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
+	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
+	                              : -1;
+}
+
+static int hex_parse(struct str text, uint8_t ret_secret[static DNS_SECRET_SIZE])
+{
+	if (text.len != 2 * DNS_SECRET_SIZE)
+		return E_INVAL;
+	for (size_t i = 0; i < DNS_SECRET_SIZE; i++) {
+		int high = hex_digit(text.base[2 * i]), low = hex_digit(text.base[2 * i + 1]);
+		if (high < 0 || low < 0)
+			return E_INVAL;
+		ret_secret[i] = (uint8_t)(high << 4 | low);
+	}
+	return 0;
+}
+
+static int secrets_parse(struct str text, uint8_t ret_secrets[2][DNS_SECRET_SIZE], struct error *err)
+{
+	struct str second, first = str_trim(str_cut(text, ',', &second));
+	second = str_trim(second);
+	if (hex_parse(first, ret_secrets[0]) < 0 || hex_parse(second.len ? second : first, ret_secrets[1]) < 0)
+		return error_set(err, E_INVAL,
+		                 "dns_cookie_secret must be 32 hex digits (openssl rand -hex 16), or two such with a "
+		                 "comma, the new one first");
+	return 0;
+}
+
+int dns_settings_check(const struct dns_settings *settings, struct error *err)
+{
+	uint8_t secrets[2][DNS_SECRET_SIZE];
+	return settings->cookie_secret.len > 0 ? secrets_parse(settings->cookie_secret, secrets, err) : 0;
+}
+
+static int settings_take(struct dns_server *s, const struct dns_settings *settings, struct error *err)
+{
+	int rc = 0;
+	if (settings->cookie_secret.len > 0) {
+		if ((rc = dns_settings_check(settings, err)) < 0)
+			return rc;
+		secrets_parse(settings->cookie_secret, s->settings.secrets, NULL);
+		s->secret_own = false;
+	} else if (!s->secret_own) {
+		rng_secret(s->settings.secrets, sizeof(s->settings.secrets));
+		s->secret_own = true;
+		s->secret_us = now_us();
+	}
+	s->settings.ttl_us = settings->ttl_us;
+	s->settings.why = settings->why;
+	/* The kernel spreads a network's queries over the threads. */
+	s->settings.rate = (settings->rate + s->threads - 1) / s->threads;
+	return 0;
+}
+
+int dns_server_set(struct dns_server *s, const struct dns_settings *settings, struct error *err)
+{
+	int rc = settings_take(s, settings, err);
+	if (rc == 0)
+		scene_publish(s);
+	return rc;
 }
 
 /* ---- TCP ------------------------------------------------------------------------------------- */
@@ -183,12 +220,6 @@ static void conn_link(struct dns_server *s, struct dns_conn *c)
 	c->next = s->conns;
 	*(s->conns ? &s->conns->prev : &s->conns_last) = c;
 	s->conns = c;
-}
-
-static void server_handle_closed(struct dns_server *s)
-{
-	if (--s->handles == 0)
-		free(s);
 }
 
 static void on_conn_closed(uv_handle_t *handle)
@@ -328,7 +359,7 @@ static void on_connection(uv_stream_t *listener, int status)
 		conn_close(c);
 		return;
 	}
-	c->peer = ip_of(&peer);
+	c->peer = dns_ip_of(&peer.any);
 	uv_tcp_nodelay(&c->tcp, 1);
 	if (uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read) < 0)
 		conn_close(c);
@@ -346,7 +377,7 @@ static void on_sweep(void *arg)
 
 static int address_parse(struct str text, union address *ret, struct error *err)
 {
-	struct str port_text, host = text;
+	struct str port_text = {0}, host = text;
 	struct ip ip;
 	uint64_t port;
 	size_t colon = text.len;
@@ -375,20 +406,19 @@ static int address_parse(struct str text, union address *ret, struct error *err)
 	return 0;
 }
 
-/* A bound socket, or -1 with errno; a port picked by the kernel is written back. */
-static int socket_bound(union address *a, int type)
+/* A bound socket, or -1 with errno; a port picked by the kernel is written back. shared: one of ours has it already.
+ * The first is bound without SO_REUSEPORT, so that a port in use is noticed, even one of another mdn. */
+static int socket_bound(union address *a, int type, bool shared)
 {
 	int on = 1, bytes = UDP_KERNEL_BYTES, fd = socket(a->any.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	socklen_t size = a->any.sa_family == AF_INET ? sizeof(a->v4) : sizeof(a->v6);
 	if (fd < 0)
 		return -1;
-	/* SO_REUSEADDR on UDP would let a stranger's socket take over the port; SO_REUSEPORT only one of the same user.
-	 */
-	if (type == SOCK_STREAM)
+	if (type == SOCK_STREAM) { /* on UDP it would let a stranger's socket take over the port */
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (ntohs(a->v4.sin_port) != 0)
-		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
-	if (type == SOCK_DGRAM) {
+	} else {
+		if (shared)
+			setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
 		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 		if (!is_wildcard(a))
@@ -398,7 +428,8 @@ static int socket_bound(union address *a, int type)
 		else
 			setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof(on));
 	}
-	if (bind(fd, &a->any, size) < 0 || getsockname(fd, &a->any, &size) < 0) {
+	if (bind(fd, &a->any, size) < 0 || getsockname(fd, &a->any, &size) < 0 ||
+	    (type == SOCK_DGRAM && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) < 0)) {
 		int saved = errno;
 		close(fd);
 		errno = saved;
@@ -407,24 +438,31 @@ static int socket_bound(union address *a, int type)
 	return fd;
 }
 
-/* Both sockets on one port. A picked port may be taken on the other protocol: pick again. */
-static int sockets_open(const union address *wanted, union address *ret_bound, int *ret_udp, int *ret_tcp)
+static void sockets_close(const int *fds, unsigned count)
+{
+	int saved = errno;
+	for (unsigned i = 0; i < count; i++)
+		close(fds[i]);
+	errno = saved;
+}
+
+/* udp_count of UDP and then one of TCP, all on one port; -1 with errno. A picked port may be taken on the other
+ * protocol: pick again. */
+static int sockets_open(const union address *wanted, unsigned udp_count, union address *ret_bound, int *ret_fds)
 {
 	for (int tries = 0;; tries++) {
 		union address bound = *wanted;
-		int udp = socket_bound(&bound, SOCK_DGRAM);
-		if (udp < 0)
-			return -1;
-		int tcp = socket_bound(&bound, SOCK_STREAM);
-		if (tcp >= 0) {
+		unsigned open = 0;
+		for (; open <= udp_count; open++) {
+			ret_fds[open] = socket_bound(&bound, open == udp_count ? SOCK_STREAM : SOCK_DGRAM, open > 0);
+			if (ret_fds[open] < 0)
+				break;
+		}
+		if (open > udp_count) {
 			*ret_bound = bound;
-			*ret_udp = udp;
-			*ret_tcp = tcp;
 			return 0;
 		}
-		int saved = errno;
-		close(udp);
-		errno = saved;
+		sockets_close(ret_fds, open);
 		if (wanted->v4.sin_port != 0 || tries == BIND_TRIES)
 			return -1;
 	}
@@ -432,50 +470,95 @@ static int sockets_open(const union address *wanted, union address *ret_bound, i
 
 static void on_server_closed(uv_handle_t *handle)
 {
-	server_handle_closed(handle->data);
+	struct dns_server *s = handle->data;
+	while (s->newest) { /* TCP and all threads are done with them */
+		struct dns_shared *old = s->newest;
+		s->newest = old->next;
+		dns_view_free((struct dns_view *)(uintptr_t)old->scene.view);
+		free(old);
+	}
+	dns_zone_free(s->zone);
+	free(s);
 }
 
-static void server_start(struct dns_server *s, int tcp_fd)
+/* Blocking, as its thread has nothing else to do. */
+static int udp_start(struct dns_server *s, struct str zone, int fd, bool wildcard, struct error *err)
 {
-	uv_loop_t *uv = loop_uv(s->loop);
-	uv_poll_init(uv, &s->poll, s->udp_fd);
-	uv_tcp_init(uv, &s->listener);
-	s->poll.data = s->listener.data = s;
-	s->handles = 2;
-	uv_tcp_open(&s->listener, tcp_fd);
-	uv_poll_start(&s->poll, UV_READABLE, on_udp);
+	struct dns_zone *own;
+	int rc = dns_zone_new(zone, &own, err);
+	if (rc < 0) {
+		close(fd);
+		return rc;
+	}
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+	rc = dns_udp_new(fd, wildcard, own, s->newest, &s->udp[s->udp_count], err);
+	s->udp_count += rc == 0;
+	return rc;
+}
+
+static int server_start(struct dns_server *s, const struct dns_server_options *o, const int *fds, bool wildcard,
+                        struct error *err)
+{
+	uv_tcp_init(loop_uv(s->loop), &s->listener);
+	s->listener.data = s;
+	uv_tcp_open(&s->listener, fds[o->threads]);
 	s->sweep = loop_timer_new(s->loop, on_sweep, s);
-	loop_timer_start(s->sweep, US_PER_S, US_PER_S);
+	s->tick = loop_timer_new(s->loop, on_tick, s);
+	for (unsigned i = 0; i < o->threads; i++) {
+		int rc = udp_start(s, o->zone, fds[i], wildcard, err);
+		if (rc < 0) {
+			sockets_close(fds + i + 1, o->threads - i - 1);
+			return rc;
+		}
+	}
+	int said = uv_listen((uv_stream_t *)&s->listener, 128, on_connection);
+	if (said < 0)
+		return error_set(err, E_IO, "cannot listen for DNS on %s over TCP: %s", s->text, uv_strerror(said));
+	loop_timer_start(s->sweep, SWEEP_US, SWEEP_US);
+	loop_timer_start(s->tick, TICK_US, TICK_US);
+	return 0;
 }
 
-int dns_server_new(struct loop *loop, struct str address, struct dns_zone *zone, struct dns_server **ret_server,
-                   struct error *err)
+static int server_open(struct dns_server *s, const struct dns_server_options *o, struct error *err)
 {
+	int fds[DNS_THREADS_MAX + 1];
 	union address wanted, bound;
-	int udp, tcp, rc = address_parse(address, &wanted, err);
+	char host[IP_TEXT_SIZE];
+	int rc = address_parse(o->address, &wanted, err);
 	if (rc < 0)
 		return rc;
-	if (sockets_open(&wanted, &bound, &udp, &tcp) < 0)
+	if (sockets_open(&wanted, o->threads, &bound, fds) < 0)
 		return error_errno(
 		    err, errno, "cannot listen for DNS on " STR_FMT " (change dns_listen, or stop what uses the port)",
-		    STR_ARG(address));
-	struct dns_server *s = NEW(struct dns_server);
-	struct ip own = ip_of(&bound);
-	char host[IP_TEXT_SIZE];
+		    STR_ARG(o->address));
+	struct ip own = dns_ip_of(&bound.any);
 	ip_format(&own, host);
 	snprintf(s->text, sizeof(s->text), bound.any.sa_family == AF_INET ? "%s:%u" : "[%s]:%u", host,
 	         ntohs(bound.v4.sin_port));
+	if (!is_wildcard(&bound))
+		s->settings.own = own;
+	scene_publish(s);
+	s->listening = true;
+	return server_start(s, o, fds, is_wildcard(&bound), err);
+}
+
+int dns_server_new(struct loop *loop, const struct dns_server_options *o, struct dns_server **ret_server,
+                   struct error *err)
+{
+	if (o->threads < 1 || o->threads > DNS_THREADS_MAX)
+		return error_set(err, E_INVAL, "dns_threads must be 1 to %d", DNS_THREADS_MAX);
+	struct dns_server *s = NEW(struct dns_server);
 	s->loop = loop;
-	s->zone = zone;
-	s->udp_fd = udp;
-	s->wildcard = is_wildcard(&bound);
-	if (!s->wildcard)
-		dns_zone_set_own(zone, &own);
-	server_start(s, tcp);
-	if ((rc = uv_listen((uv_stream_t *)&s->listener, 128, on_connection)) < 0) {
-		error_set(err, E_IO, "cannot listen for DNS on %s over TCP: %s", s->text, uv_strerror(rc));
+	s->map = o->map;
+	s->threads = o->threads;
+	int rc = dns_zone_new(o->zone, &s->zone, err);
+	if (rc == 0)
+		rc = settings_take(s, &o->settings, err);
+	if (rc == 0)
+		rc = server_open(s, o, err);
+	if (rc < 0) {
 		dns_server_free(s);
-		return E_IO;
+		return rc;
 	}
 	*ret_server = s;
 	return 0;
@@ -487,11 +570,19 @@ void dns_server_free(struct dns_server *s)
 		return;
 	while (s->conns)
 		conn_close(s->conns);
-	loop_timer_free(s->sweep);
-	uv_poll_stop(&s->poll);
-	close(s->udp_fd);
-	uv_close((uv_handle_t *)&s->poll, on_server_closed);
-	uv_close((uv_handle_t *)&s->listener, on_server_closed);
+	if (s->sweep)
+		loop_timer_free(s->sweep);
+	if (s->tick)
+		loop_timer_free(s->tick);
+	for (unsigned i = 0; i < s->udp_count; i++)
+		dns_udp_free(s->udp[i]);
+	s->udp_count = 0;
+	if (s->listening) {
+		uv_close((uv_handle_t *)&s->listener, on_server_closed);
+		return;
+	}
+	dns_zone_free(s->zone);
+	free(s);
 }
 
 struct str dns_server_address(const struct dns_server *s)
@@ -502,4 +593,22 @@ struct str dns_server_address(const struct dns_server *s)
 size_t dns_server_conns(const struct dns_server *s)
 {
 	return s->conn_count;
+}
+
+static void totals_add(struct dns_totals *t, const struct dns_counts *c)
+{
+#define ADD(name) t->name += atomic_load_explicit(&c->name, memory_order_relaxed)
+	ADD(udp), ADD(tcp), ADD(dropped), ADD(limited), ADD(slipped), ADD(cookies_good), ADD(cache_hits),
+	    ADD(cache_misses);
+	for (int i = 0; i < 24; i++)
+		ADD(rcodes[i]);
+#undef ADD
+}
+
+void dns_server_totals(const struct dns_server *s, struct dns_totals *ret_totals)
+{
+	*ret_totals = (struct dns_totals){0};
+	totals_add(ret_totals, dns_zone_counts(s->zone));
+	for (unsigned i = 0; i < s->udp_count; i++)
+		totals_add(ret_totals, dns_udp_counts(s->udp[i]));
 }

@@ -56,7 +56,8 @@ static void put_decisions(const struct scheduler *s, struct buf *out)
 
 static void put_dns(const struct scheduler *s, struct buf *out)
 {
-	const struct dns_counts *c = dns_zone_counts(s->zone);
+	struct dns_totals totals, *c = &totals;
+	dns_server_totals(s->dns, c);
 	head(out, "mdn_dns_queries_total", "counter", "DNS queries by transport.");
 	labelled(out, "mdn_dns_queries_total", "transport", "udp", c->udp);
 	labelled(out, "mdn_dns_queries_total", "transport", "tcp", c->tcp);
@@ -67,6 +68,11 @@ static void put_dns(const struct scheduler *s, struct buf *out)
 		if (rcode_names[i])
 			labelled(out, "mdn_dns_replies_total", "rcode", rcode_names[i], c->rcodes[i]);
 	}
+	head(out, "mdn_dns_limited_total", "counter", "DNS replies over dns_rate_limit by what became of them.");
+	labelled(out, "mdn_dns_limited_total", "result", "dropped", c->limited - c->slipped);
+	labelled(out, "mdn_dns_limited_total", "result", "truncated", c->slipped);
+	head(out, "mdn_dns_cookies_total", "counter", "DNS queries with a good cookie.");
+	buf_printf(out, "mdn_dns_cookies_total %llu\n", (unsigned long long)c->cookies_good);
 	head(out, "mdn_dns_tcp_connections", "gauge", "Open DNS connections.");
 	buf_printf(out, "mdn_dns_tcp_connections %zu\n", dns_server_conns(s->dns));
 }

@@ -10,8 +10,10 @@
 #include "core/hash.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #define TICK_US (100 * US_PER_MS)
+#define DNS_RATE_MAX 1000000
 
 static const char about[] = "MDN scheduler\n\n"
 			    "GET /v1/route?model=NAME&client=ADDRESS   which node should answer, and why\n"
@@ -202,13 +204,33 @@ static int configure(struct scheduler *s, const struct scheduler_options *o, str
 	return rc;
 }
 
+static struct dns_settings dns_settings_of(const struct scheduler_options *o)
+{
+	return (struct dns_settings){
+	    .ttl_us = o->dns_ttl_us,
+	    .rate = (uint32_t)(o->dns_rate_limit < DNS_RATE_MAX ? o->dns_rate_limit : DNS_RATE_MAX),
+	    .why = o->dns_why,
+	    .cookie_secret = o->dns_cookie_secret,
+	};
+}
+
+static unsigned dns_threads(const struct scheduler_options *o)
+{
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	int64_t threads = o->dns_threads > 0 ? o->dns_threads : cores > 0 ? cores : 1;
+	return (unsigned)(threads < DNS_THREADS_MAX ? threads : DNS_THREADS_MAX);
+}
+
 int scheduler_reload(struct scheduler *s, const struct scheduler_options *options, struct error *err)
 {
-	int rc = configure(s, options, err);
+	const struct dns_settings dns = dns_settings_of(options);
+	int rc = dns_settings_check(&dns, err);
+	if (rc == 0)
+		rc = configure(s, options, err);
+	if (rc == 0 && s->dns)
+		rc = dns_server_set(s->dns, &dns, err);
 	if (rc < 0)
 		return rc;
-	if (s->zone)
-		dns_zone_set_ttl(s->zone, options->dns_ttl_us);
 	watch_changed(s->watch);
 	return 0;
 }
@@ -217,10 +239,14 @@ static int dns_open(struct scheduler *s, const struct scheduler_options *o, stru
 {
 	if (o->dns_listen.len == 0)
 		return 0;
-	int rc = dns_zone_new(o->dns_zone, o->dns_ttl_us, s->map, &s->zone, err);
-	if (rc == 0)
-		rc = dns_server_new(s->loop, o->dns_listen, s->zone, &s->dns, err);
-	return rc;
+	const struct dns_server_options options = {
+	    .address = o->dns_listen,
+	    .zone = o->dns_zone,
+	    .threads = dns_threads(o),
+	    .map = s->map,
+	    .settings = dns_settings_of(o),
+	};
+	return dns_server_new(s->loop, &options, &s->dns, err);
 }
 
 int scheduler_new(struct loop *loop, const struct scheduler_options *options, struct scheduler **ret_scheduler,
@@ -254,7 +280,6 @@ void scheduler_free(struct scheduler *s)
 		loop_timer_free(s->tick);
 	watch_free(s->watch);
 	dns_server_free(s->dns);
-	dns_zone_free(s->zone);
 	dispatches_free(s->dispatches);
 	ledger_free(s->ledger);
 	node_map_free(s->map);

@@ -13,8 +13,11 @@
 
 struct scheduler;
 struct scheduler_options {
-	struct str dns_listen, dns_zone;
+	struct str dns_listen, dns_zone, dns_cookie_secret;
 	int64_t dns_ttl_us;
+	int64_t dns_threads; /* 0: as many as cores */
+	int64_t dns_rate_limit;
+	bool dns_why;
 	const struct str *zones, *distances; /* as configured */
 	size_t zone_count, distance_count;
 };

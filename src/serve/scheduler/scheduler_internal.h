@@ -23,7 +23,6 @@ struct scheduler {
 	struct node_map *map;
 	struct ledger *ledger;
 	struct rng rng;
-	struct dns_zone *zone;
 	struct dns_server *dns; /* NULL: no DNS */
 	struct watch *watch;
 	struct dispatches *dispatches;

@@ -10,7 +10,10 @@
 static enum dns_place place_of(const struct node_map *m, const char *a, const char *b, int count)
 {
 	struct str labels[2] = {str_from(a), str_from(b)}, model = {0};
-	return dns_locate(m, labels, count, &model);
+	struct dns_view *v = dns_view_new(m, NULL, T);
+	enum dns_place place = dns_locate(v, labels, count, &model);
+	dns_view_free(v);
+	return place;
 }
 
 static void test_labels_come_from_model_names(void **unused)
@@ -42,6 +45,12 @@ static void test_names_exist_while_the_map_knows_the_model(void **unused)
 	assert_int_equal(place_of(m, "7b", "api", 2), DNS_PLACE_NOWHERE);
 	assert_int_equal(place_of(m, "x", "www", 2), DNS_PLACE_NOWHERE);
 	assert_int_equal(place_of(m, "x", "api", 3), DNS_PLACE_NOWHERE);
+	assert_int_equal(place_of(m, "m-x", "", 1), DNS_PLACE_MODEL);
+	assert_int_equal(place_of(m, "m-x-7b", "", 1), DNS_PLACE_MODEL);
+	assert_int_equal(place_of(m, "m-", "", 1), DNS_PLACE_NOWHERE);
+	assert_int_equal(place_of(m, "m-zzz", "", 1), DNS_PLACE_NOWHERE);
+	assert_int_equal(place_of(m, "x", "", 1), DNS_PLACE_NOWHERE);
+	assert_int_equal(place_of(m, "m-x", "api", 2), DNS_PLACE_NOWHERE);
 	node_map_remove(m, STR("a"));
 	assert_int_equal(place_of(m, "x", "api", 2), DNS_PLACE_NOWHERE);
 	assert_int_equal(place_of(m, "x-7b", "api", 2), DNS_PLACE_MODEL);
@@ -54,9 +63,16 @@ static void expect(const struct node_map *m, const char *label, unsigned bits, c
 	struct dns_choices c;
 	struct buf got = {0};
 	char text[IP_TEXT_SIZE];
-	dns_choose(m, str_from(label), bits, str_from(site), now, &c);
+	struct dns_view *v = dns_view_new(m, NULL, now);
+	uint32_t at = map_site_find(m, str_from(site)), row[16];
+	assert_true(v->distances->count <= 16);
+	if (at != MAP_NONE)
+		distances_row(v->distances, at, row);
+	dns_choose(v, &(struct dns_wish){.label = str_from(label), .bits = bits, .row = at != MAP_NONE ? row : NULL},
+	           now, &c);
+	dns_view_free(v);
 	for (size_t i = 0; i < c.count; i++) {
-		ip_format(&c.addresses[i], text);
+		ip_format(&c.list[i].ip, text);
 		buf_printf(&got, "%s%s", i ? " " : "", text);
 	}
 	buf_printf(&got, "/%zu%s", c.equal, c.failing ? " failing" : "");
@@ -148,6 +164,39 @@ static void test_equals_are_told_and_addresses_named_once(void **unused)
 	node_map_free(m);
 }
 
+static void test_a_view_stays_while_the_map_goes_on(void **unused)
+{
+	struct node_map *m = node_map_new();
+	struct str before[] = {STR("10.1.0.0/16=west")}, after[] = {STR("10.1.0.0/16=east")};
+	struct str ways[] = {STR("west-east=15ms")}, other_ways[] = {STR("west-east=99ms")};
+	const struct ip client = {.bits = 32, .bytes = {10, 1, 2, 3}};
+	struct dns_choices c;
+	uint8_t scope;
+	node_map_set_zones(m, before, 1, NULL);
+	node_map_set_distances(m, ways, 1, NULL);
+	report_at(m, &(struct node_spec){.id = "a", .site = "west", .seq = 1, .model = "x:latest"}, T);
+	struct dns_view *old = dns_view_new(m, NULL, T);
+	uint32_t west = map_site_find(m, STR("west")), east = map_site_find(m, STR("east"));
+	node_map_set_zones(m, after, 1, NULL);
+	node_map_set_distances(m, other_ways, 1, NULL);
+	node_map_remove(m, STR("a"));
+	struct dns_view *soon = dns_view_new(m, old, T + 1), *later = dns_view_new(m, soon, T + VIEW_DISTANCES_US);
+	node_map_free(m);
+	assert_int_equal(dns_view_site_of(old, &client, &scope), west);
+	assert_int_equal(dns_view_site_of(soon, &client, &scope), east);
+	assert_int_equal(distances_between(old->distances, west, east), 15000);
+	assert_int_equal(distances_between(soon->distances, west, east), 15000); /* they may be 10 s old */
+	assert_int_equal(distances_between(later->distances, west, east), 99000);
+	const struct dns_wish wish = {.label = STR("x"), .bits = 32};
+	dns_choose(old, &wish, T, &c);
+	assert_int_equal(c.count, 1);
+	dns_view_free(old);
+	dns_choose(soon, &wish, T, &c);
+	assert_int_equal(c.count, 0);
+	dns_view_free(later);
+	dns_view_free(soon);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -155,6 +204,7 @@ int main(void)
 	    cmocka_unit_test(test_names_exist_while_the_map_knows_the_model),
 	    cmocka_unit_test(test_near_and_unloaded_first_and_never_empty),
 	    cmocka_unit_test(test_equals_are_told_and_addresses_named_once),
+	    cmocka_unit_test(test_a_view_stays_while_the_map_goes_on),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

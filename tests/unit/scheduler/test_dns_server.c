@@ -14,7 +14,6 @@
 static struct {
 	struct loop *loop;
 	struct node_map *map;
-	struct dns_zone *zone;
 	struct dns_server *server;
 	bool (*done)(void);
 	int64_t deadline_us;
@@ -25,6 +24,18 @@ static struct {
 	bool closed;
 } w;
 
+static int open_at(const char *address, unsigned threads, struct dns_server **ret_server, struct error *err)
+{
+	const struct dns_server_options o = {
+	    .address = str_from(address),
+	    .zone = STR("mdn.test"),
+	    .threads = threads,
+	    .map = w.map,
+	    .settings = {.ttl_us = 20000000},
+	};
+	return dns_server_new(w.loop, &o, ret_server, err);
+}
+
 static int setup(void **unused)
 {
 	struct error err = {0};
@@ -33,8 +44,7 @@ static int setup(void **unused)
 	w.map = node_map_new();
 	w.fd = -1;
 	report_at(w.map, &(struct node_spec){.id = "a", .seq = 1, .api = "http://10.0.0.1:80"}, clock_mono_us());
-	if (dns_zone_new(STR("mdn.test"), 20000000, w.map, &w.zone, &err) < 0 ||
-	    dns_server_new(w.loop, STR("127.0.0.1:0"), w.zone, &w.server, &err) < 0)
+	if (open_at("127.0.0.1:0", 1, &w.server, &err) < 0)
 		fail_msg("%s", err.text);
 	return 0;
 }
@@ -45,7 +55,6 @@ static int teardown(void **unused)
 		close(w.fd);
 	dns_server_free(w.server);
 	loop_free(w.loop);
-	dns_zone_free(w.zone);
 	node_map_free(w.map);
 	return 0;
 }
@@ -131,10 +140,11 @@ static void test_bursts_over_udp_are_answered_whole(void **unused)
 	w.wanted = 150;
 	run_until(udp_all_here, 3000);
 	assert_int_equal(w.got, 150);
-	const struct dns_counts *c = dns_zone_counts(w.zone);
-	assert_int_equal(c->udp, 153);
-	assert_int_equal(c->dropped, 3);
-	assert_true(c->cache_hits >= 140);
+	struct dns_totals t;
+	dns_server_totals(w.server, &t);
+	assert_int_equal(t.udp, 153);
+	assert_int_equal(t.dropped, 3);
+	assert_true(t.cache_hits >= 140);
 }
 
 static void read_tcp(void)
@@ -272,7 +282,7 @@ static void test_ipv6_wildcards_and_taken_ports(void **unused)
 {
 	struct dns_server *other;
 	struct error err = {0};
-	if (dns_server_new(w.loop, STR("[::1]:0"), w.zone, &other, &err) == 0) { /* where the machine has IPv6 */
+	if (open_at("[::1]:0", 2, &other, &err) == 0) { /* where the machine has IPv6 */
 		w.fd = dial_address(dns_server_address(other), SOCK_DGRAM);
 		send_ask(1);
 		w.wanted = 1;
@@ -281,7 +291,7 @@ static void test_ipv6_wildcards_and_taken_ports(void **unused)
 		close(w.fd);
 		dns_server_free(other);
 	}
-	assert_int_equal(dns_server_new(w.loop, STR("0.0.0.0:0"), w.zone, &other, &err), 0);
+	assert_int_equal(open_at("0.0.0.0:0", 2, &other, &err), 0);
 	w.fd =
 	    dial_address(dns_server_address(other), SOCK_DGRAM); /* connected: takes replies from where it asked only */
 	send_ask(1);
@@ -298,12 +308,12 @@ static void test_ipv6_wildcards_and_taken_ports(void **unused)
 	assert_int_equal(bind(fd, (struct sockaddr *)&any, size), 0);
 	getsockname(fd, (struct sockaddr *)&any, &size);
 	snprintf(text, sizeof(text), "127.0.0.1:%u", ntohs(any.sin_port));
-	assert_true(dns_server_new(w.loop, str_from(text), w.zone, &other, &err) < 0);
+	assert_true(open_at(text, 1, &other, &err) < 0);
 	assert_non_null(strstr(err.text, "dns_listen"));
 	close(fd);
 	static const char *const bad[] = {"", "127.0.0.1", "localhost:53", "127.0.0.1:99999", "[::1:53", "127.0.0.1:"};
 	for (size_t i = 0; i < 6; i++)
-		assert_int_equal(dns_server_new(w.loop, str_from(bad[i]), w.zone, &other, &err), E_INVAL);
+		assert_int_equal(open_at(bad[i], 1, &other, &err), E_INVAL);
 }
 
 int main(void)
