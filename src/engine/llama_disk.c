@@ -29,7 +29,7 @@
 #define LINGER_US (2 * US_PER_S)
 #define OLD_S (30 * 24 * 3600)
 
-enum { WAITING_BYTES_MAX = 256 << 20, FILES_MAX = 1 << 16, SUM_AT = 96 };
+enum { WAITING_BYTES_MAX = 256 << 20, FILES_MAX = 1 << 16, SUM_AT = 96, FOLDER_NAME = 16 };
 
 static const char magic[8] = {'M', 'D', 'N', 'K', 'V', 0, 0, 1};
 
@@ -402,7 +402,7 @@ static void folder_tidy(const char *folder, const char *own)
 	struct stat st;
 
 	for (struct dirent *entry; dir && (entry = readdir(dir));) {
-		if (strlen(entry->d_name) != 16 || strspn(entry->d_name, "0123456789abcdef") != 16 ||
+		if (strlen(entry->d_name) != FOLDER_NAME || strspn(entry->d_name, "0123456789abcdef") != FOLDER_NAME ||
 		    strcmp(entry->d_name, own) == 0)
 			continue;
 		char *path = file_join(str_from(folder), entry->d_name), *lock = file_join(str_from(path), "lock");
@@ -419,19 +419,43 @@ static void folder_tidy(const char *folder, const char *own)
 		closedir(dir);
 }
 
-static int disk_open(struct disk *disk, const char *folder, const char *model, struct error *err)
+char *disk_folder(const char *folder, const char *model)
 {
 	struct digest d = digest_of(model, strlen(model));
-	char name[17];
+	char name[FOLDER_NAME + 1];
 
-	for (int i = 0; i < 8; i++)
-		snprintf(name + 2 * i, 3, "%02x", d.bytes[i]);
-	disk->folder = file_join(str_from(folder), name);
-	int rc = folder_make(disk->folder, 0700, err);
+	hex_encode(d.bytes, FOLDER_NAME / 2, name);
+	return file_join(str_from(folder), name);
+}
+
+/* The folder of all models may belong to the node, where this is a process with another uid. */
+static bool keep_private(const char *path)
+{
+	struct stat st;
+
+	return chmod(path, 0700) == 0 || (errno == EPERM && stat(path, &st) == 0 && !(st.st_mode & 077));
+}
+
+int disk_folders_make(const char *folder, const char *model, struct error *err)
+{
+	char *own = disk_folder(folder, model);
+	int rc = folder_make(own, 0700, err);
+
+	if (rc == 0 && (!keep_private(folder) || !keep_private(own)))
+		rc = error_errno(err, errno, "cannot keep %s to ourselves", folder);
+	if (rc == 0)
+		folder_tidy(folder, strrchr(own, '/') + 1);
+	free(own);
+	return rc;
+}
+
+static int disk_open(struct disk *disk, const char *folder, const char *model, struct error *err)
+{
+	int rc = disk_folders_make(folder, model, err);
+
 	if (rc < 0)
 		return rc;
-	if (chmod(folder, 0700) < 0 || chmod(disk->folder, 0700) < 0)
-		return error_errno(err, errno, "cannot keep %s to ourselves", folder);
+	disk->folder = disk_folder(folder, model);
 	disk->folder_fd = open(disk->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (disk->folder_fd < 0)
 		return error_errno(err, errno, "cannot open %s", disk->folder);
@@ -441,7 +465,6 @@ static int disk_open(struct disk *disk, const char *folder, const char *model, s
 	if (flock(disk->lock_fd, LOCK_EX | LOCK_NB) < 0)
 		return error_set(err, E_BUSY, "%s is in use by another engine of this model", disk->folder);
 	futimens(disk->lock_fd, NULL);
-	folder_tidy(folder, name);
 	return 0;
 }
 

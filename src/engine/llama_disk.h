@@ -53,10 +53,16 @@ struct disk_order {
 	uint64_t number; /* the caller's */
 };
 
+/* FOLDER/(hash of the model's name), on the heap: all that the engine of that model may see of FOLDER. */
+char *disk_folder(const char *folder, const char *model);
+/* Makes both, 0700, and removes those of models that nobody has loaded for 30 days. Again in disk_new; a process that
+ * is about to shut itself in calls it before, since then it can do the first of it only for its own, and no other. */
+int disk_folders_make(const char *folder, const char *model, struct error *err);
+
 struct disk;
 typedef void disk_wake(void *arg); /* the disk's thread: something was done */
 
-/* Makes FOLDER/(hash of the model's name) and locks it; E_BUSY: another process or engine uses it. */
+/* Makes the folder and locks it; E_BUSY: another process or engine uses it. */
 int disk_new(const char *folder, const char *model, const struct digest *fingerprint, disk_wake *wake, void *arg,
              struct disk **ret_disk, struct error *err);
 void disk_stop(struct disk *disk); /* ends the thread: then only take, free and REMOVE, which is done at once */

@@ -2,9 +2,10 @@
 /* process.c - the node's side of an engine in a process of its own (process_child.c is the other).
  *
  * The process is not trusted: it parses files of strangers and runs a large library on them. What it sends is decoded
- * within bounds and checked against what an engine may do (one start, then text, then one end; counts that only grow);
- * nonsense or silence for SILENT_S seconds ends it. Ids of requests are an index into a table and a generation, so an
- * event finds its request in one step, and one of a request that is gone finds nothing.
+ * within bounds and checked against what an engine may do (one start, then text, no more than a context has, then one
+ * end; counts that only grow; a vector for each input); nonsense or silence for SILENT_S seconds ends it. Ids of
+ * requests are an index into a table and a generation, so an event finds its request in one step, and one of a request
+ * that is gone finds nothing.
  *
  * When it dies, the engine is FAILED with words, its requests end with E_UNAVAILABLE (a gateway then asks another node,
  * if no token has left), and after a while it is started again: RETRY_LEAST_US, doubled up to RETRY_MOST_US until it
@@ -20,6 +21,7 @@
 #include "net/child.h"
 
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +38,9 @@
 #define END_WAIT_MS 150
 #define WAITING_BYTES_MAX (256u << 20)
 #define LINES_MAX 100 /* of its stderr that one process may put into our log */
+#define ANSWER_BYTES_LEAST (1u << 20)
+#define TOKEN_BYTES_MOST 4096 /* of a frame: a piece of text and 20 alternatives */
+#define MEMORY_KEPT (1u << 20)
 
 enum { INDEX_BITS = 16, REQUESTS_MAX = 4096, ENV_MAX = 256 };
 
@@ -43,6 +48,9 @@ struct process_request {
 	struct engine_request base;
 	uint64_t id, submits; /* submits: how many there were with this one */
 	size_t bytes;
+	enum engine_task task;
+	size_t input_count;
+	uint64_t told_bytes;
 	int32_t prompt_tokens, cached_tokens;
 };
 
@@ -146,6 +154,8 @@ static int process_submit(struct engine *engine, const struct engine_params *par
 	if (!wire_put_params(out, r->id, params))
 		return error_set(err, E_LIMIT, "the request is larger than %u MiB: shorten it", WIRE_FRAME_MAX >> 20);
 	r->bytes = params->prompt.len + params->messages_json.len;
+	r->task = params->task;
+	r->input_count = params->input_count;
 	r->submits = ++e->submits;
 	*place = r;
 	sent(e);
@@ -200,6 +210,7 @@ static void process_load(const struct engine *engine, struct engine_load *load)
 	load->generation_tokens_total = own.generation_tokens_total;
 	load->requests_total = own.requests_total;
 	load->cancels_total = own.cancels_total;
+	load->expiries_total = own.expiries_total;
 	for (const struct engine_request *q = engine->requests; q; q = q->next) {
 		const struct process_request *r = (const struct process_request *)q;
 		if (r->submits > e->load.submits) /* not in its number yet: four bytes a token */
@@ -228,6 +239,30 @@ static bool nonsense(struct process_engine *e, const char *what)
 	return false;
 }
 
+/* A gateway that gathers an answer holds all of it: the prompt, if it is echoed, and as much again. */
+static uint64_t answer_bytes_max(const struct process_engine *e)
+{
+	uint64_t context = e->options.context_tokens > 0 ? (uint64_t)e->options.context_tokens : 4096;
+
+	return ANSWER_BYTES_LEAST + 2 * context * TOKEN_BYTES_MOST;
+}
+
+/* One for each input, as the gateway counts on it, and numbers, since JSON has nothing else. */
+static bool vectors_fit(const struct process_request *r, const struct engine_event *event)
+{
+	bool ranks = r->task == ENGINE_RERANK, due = ranks || r->task == ENGINE_EMBED;
+
+	due = due && event->kind == ENGINE_DONE && event->finish != FINISH_ERROR;
+	if (event->vector_count != (due ? r->input_count : 0))
+		return false;
+	if (due && (ranks ? event->vector_size != 1 : event->vector_size == 0))
+		return false;
+	for (size_t i = 0; i < event->vector_count * event->vector_size; i++)
+		if (!isfinite(event->vectors[i]))
+			return false;
+	return true;
+}
+
 static bool on_engine_event(struct process_engine *e, uint64_t id, struct str body)
 {
 	struct process_request **place = table_at(e, id), *r = place ? *place : NULL;
@@ -242,6 +277,11 @@ static bool on_engine_event(struct process_engine *e, uint64_t id, struct str bo
 		return nonsense(e, "an answer begins twice, or not at all");
 	if (event.completion_tokens < r->base.completion_tokens && event.kind != ENGINE_DONE)
 		return nonsense(e, "an answer gets shorter");
+	if (!vectors_fit(r, &event))
+		return nonsense(e, "other vectors than were asked for");
+	r->told_bytes += event.kind != ENGINE_DONE ? body.len : 0;
+	if (r->told_bytes > answer_bytes_max(e))
+		return nonsense(e, "an answer longer than its context");
 	r->prompt_tokens = event.prompt_tokens;
 	r->cached_tokens = event.cached_tokens;
 	if (event.kind != ENGINE_DONE) {
@@ -251,8 +291,12 @@ static bool on_engine_event(struct process_engine *e, uint64_t id, struct str bo
 	error_tame(&told);
 	if (event.err && event.err->code == 0)
 		event.err = NULL;
+	/* It keeps the same time as we do, and may be the first to see that a request waits too long. */
+	e->base.expiries_total += told.code == E_TIMEOUT && !r->base.started;
 	*place = NULL;
 	engine_finish_event(&r->base, &event);
+	if (e->memory.cap > MEMORY_KEPT)
+		wire_memory_fini(&e->memory);
 	return true;
 }
 

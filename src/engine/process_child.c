@@ -9,6 +9,7 @@
  */
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/llama_disk.h"
 #include "engine/process.h"
 #include "engine/process_pipe.h"
 #include "engine/process_sandbox.h"
@@ -152,6 +153,8 @@ static bool submit(struct server *s, uint64_t id, struct str body)
 	struct job *job;
 
 	s->submits++;
+	if (!s->engine)
+		return true; /* it could not be made, which the node is being told */
 	if (*job_at(s, id) || wire_get_params(body, &s->memory, &params, &err))
 		return false;
 	job = NEW(struct job);
@@ -273,22 +276,42 @@ static void close_others(char **files, int socket)
 	}
 }
 
+/* Where it may write: its own folder of the cache, not that of all models, whose files hold other models' prompts, and
+ * KV that their engines trust. NULL: nowhere. */
+static char *cache_folder(const struct engine_options *options)
+{
+	struct error err;
+	char *all, *model, *own;
+
+	if (!options->cache_folder.len || !options->cache_disk_bytes)
+		return NULL;
+	all = str_dup(options->cache_folder);
+	model = str_dup(options->model_name);
+	own = disk_folder(all, model);
+	if (disk_folders_make(all, model, &err) < 0)
+		log_warn("engine", "no prefix cache on disk: %s", err.text);
+	free(all);
+	free(model);
+	return own;
+}
+
 static int lock_up(const struct engine_options *options, int socket, struct error *err)
 {
-	char **files = engine_process_files(options), missing[512], folder[4096], user[256];
+	char **files = engine_process_files(options), missing[512], user[256];
 	struct sandbox sandbox = {.lock_memory = options->mlock, .user = user};
 
 	close_others(files, socket);
 	for (char **file = files; *file && sandbox.read_count < SANDBOX_PATHS_MAX; file++)
 		sandbox.reads[sandbox.read_count++] = *file;
-	if (options->cache_folder.len && str_copy(options->cache_folder, folder, sizeof(folder)))
-		sandbox.folder = folder;
+	char *folder = cache_folder(options);
+	sandbox.folder = folder;
 	str_copy(options->user, user, sizeof(user));
 	first_to_go();
 	int rc = sandbox_enter(&sandbox, missing, sizeof(missing), err);
 	if (!rc && missing[0])
 		log_warn("engine", "this system cannot shut an engine in by all means; missing: %s", missing);
 	engine_process_files_free(files);
+	free(folder);
 	return rc;
 }
 

@@ -241,15 +241,10 @@ static bool become(uid_t uid, gid_t gid)
 }
 
 /* From root to the user; where a container knows no such number, to nobody. */
-static int user_enter(const struct sandbox *s, struct buf *missing, struct error *err)
+static void user_enter(const struct sandbox *s, uid_t uid, gid_t gid, struct buf *missing)
 {
 	static const uint64_t may_read = UINT64_C(1) << CAP_DAC_READ_SEARCH;
-	uid_t uid;
-	gid_t gid;
-	int rc = uid_of(s->user, &uid, &gid, err);
 
-	if (rc)
-		return rc;
 	if (s->folder)
 		folder_give(s->folder, uid, gid);
 	prctl(PR_SET_KEEPCAPS, 1);
@@ -262,7 +257,6 @@ static int user_enter(const struct sandbox *s, struct buf *missing, struct error
 	set_powers(0, may_read);
 	uint64_t needed = reaches_all(s) ? 0 : may_read;
 	set_powers(needed, needed);
-	return 0;
 }
 
 /* ---- seccomp ------------------------------------------------------------------------------------------ */
@@ -292,6 +286,7 @@ static const int refused[] = {
     SYS_kill,
     SYS_tkill,
     SYS_rt_sigqueueinfo,
+    SYS_rt_tgsigqueueinfo,
     SYS_setpgid,
     SYS_setsid,
 #ifdef SYS_fork
@@ -422,9 +417,25 @@ static bool seccomp_enter(struct error *err)
 	    IF_EQUAL(0x59616d61 /* PR_SET_PTRACER */, 1, 0),
 	    RETURN(SECCOMP_RET_ALLOW),
 	    REFUSE,
-	    IF_EQUAL(SYS_ioctl, 0, 4),
+	    /* Who owns a descriptor gets its signals, and any signal may be chosen for that: so nobody does. */
+	    IF_EQUAL(SYS_ioctl, 0, 6),
 	    LOAD(args[1]),
-	    IF_EQUAL(0x5412 /* TIOCSTI */, 0, 1),
+	    IF_EQUAL(0x5412 /* TIOCSTI */, 3, 0),
+	    IF_EQUAL(0x8901 /* FIOSETOWN */, 2, 0),
+	    IF_EQUAL(0x8902 /* SIOCSPGRP */, 1, 0),
+	    RETURN(SECCOMP_RET_ALLOW),
+	    REFUSE,
+	    IF_EQUAL(SYS_fcntl, 0, 6),
+	    LOAD(args[1]),
+	    IF_EQUAL(F_SETOWN, 3, 0),
+	    IF_EQUAL(F_SETOWN_EX, 2, 0),
+	    IF_EQUAL(F_SETSIG, 1, 0),
+	    RETURN(SECCOMP_RET_ALLOW),
+	    REFUSE,
+	    /* Its own limits, not the node's, whose uid it has where that is not root. */
+	    IF_EQUAL(SYS_prlimit64, 0, 4),
+	    LOAD(args[0]),
+	    IF_EQUAL(0, 1, 0),
 	    REFUSE,
 	    RETURN(SECCOMP_RET_ALLOW),
 	};
@@ -458,21 +469,24 @@ static bool seccomp_enter(struct error *err)
 int sandbox_enter(const struct sandbox *s, char *ret_missing, size_t size, struct error *err)
 {
 	const struct rlimit none = {0, 0}, all = {RLIM_INFINITY, RLIM_INFINITY};
+	bool becomes = s->user && geteuid() == 0;
 	struct buf missing = {0};
 	struct error why = {0};
-	int rc = 0;
+	uid_t uid = 0;
+	gid_t gid = 0;
+	int rc = becomes ? uid_of(s->user, &uid, &gid, err) : 0; /* the list of users cannot be read later */
 
 	setrlimit(RLIMIT_CORE, &none);
 	if (s->lock_memory && setrlimit(RLIMIT_MEMLOCK, &all))
 		buf_printf(&missing, "locking memory");
 	if (s->folder)
 		folder_make(s->folder, 0700, NULL);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if (!rc && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		rc = error_errno(err, errno, "cannot give up new privileges");
 	if (!rc && !landlock_enter(s, &why))
 		buf_printf(&missing, "%slandlock%s%s", missing.len ? ", " : "", why.code ? ": " : "", why.text);
-	if (!rc && s->user && geteuid() == 0)
-		rc = user_enter(s, &missing, err);
+	if (!rc && becomes)
+		user_enter(s, uid, gid, &missing);
 	prctl(PR_SET_DUMPABLE, 0);
 	if (!rc && !seccomp_enter(&why))
 		buf_printf(&missing, "%sseccomp: %s", missing.len ? ", " : "", why.text);

@@ -5,7 +5,9 @@
 #include "driver.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/limits.h"
+#include "engine/llama_disk.h"
 #include "engine/process.h"
 #include "engine/process_sandbox.h"
 #include "engine/process_wire.h"
@@ -21,6 +23,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -684,6 +687,55 @@ static void test_the_process_is_locked_up(void **state)
 	driver_fini(&d);
 }
 
+static int count_kv(const char *folder)
+{
+	DIR *dir = opendir(folder);
+	int count = 0;
+
+	for (struct dirent *entry; dir && (entry = readdir(dir));)
+		count += strstr(entry->d_name, ".kv") != NULL;
+	if (dir)
+		closedir(dir);
+	return count;
+}
+
+static void test_it_keeps_prompts_in_a_folder_of_its_own(void **state)
+{
+	char all[] = "mdn-prefix-XXXXXX";
+	struct engine_options options = options_for("llama");
+	struct driver d;
+	struct ask a = {0};
+	struct stat of_all, of_own;
+	(void)state;
+
+	assert_non_null(mkdtemp(all));
+	options.cache_folder = str_from(all);
+	options.cache_disk_bytes = options.cache_memory_bytes = 16 << 20;
+	driver_init(&d, &options);
+	assert_int_equal(d.state, ENGINE_READY);
+	say(&d, &a,
+	    completion("Once there was a king who had a house of stone beside the sea, and in it lived a cat, a "
+	               "dog and a very old horse that could sing",
+	               4));
+	assert_int_equal(a.last.finish, FINISH_LENGTH);
+	ask_fini(&a);
+	driver_fini(&d);
+	char *own = disk_folder(all, "tiny:latest");
+	for (int i = 0; i < 500 && !count_kv(own); i++)
+		usleep(10000);
+	assert_true(count_kv(own) > 0);
+	assert_int_equal(stat(all, &of_all), 0);
+	assert_int_equal(stat(own, &of_own), 0);
+	if (geteuid() == 0) { /* those of other models are none of its business, nor is what they are called */
+		assert_int_equal(of_all.st_uid, 0);
+		assert_int_not_equal(of_own.st_uid, 0);
+	}
+	assert_int_equal(of_all.st_mode & 077, 0);
+	assert_int_equal(of_own.st_mode & 077, 0);
+	free(own);
+	folder_remove(all, NULL);
+}
+
 enum {
 	CAN_READ_OWN,
 	NO_SHADOW,
@@ -695,7 +747,12 @@ enum {
 	NO_KILL,
 	NO_WRITE,
 	CAN_WRITE,
-	CAN_THREAD
+	CAN_THREAD,
+	NO_SIGNAL_AT_ALL,
+	NO_OWNER,
+	NO_LIMITS,
+	CAN_LIMIT_ITSELF,
+	CHECKS
 };
 
 static void *nothing(void *arg)
@@ -704,9 +761,11 @@ static void *nothing(void *arg)
 }
 
 /* One bit for each that is as it should be. */
-static int sandboxed(const char *mine, const char *folder)
+static int sandboxed(const char *mine, const char *folder, const char *user)
 {
-	struct sandbox s = {.reads = {mine}, .read_count = 1, .folder = folder, .user = ""};
+	struct sandbox s = {.reads = {mine}, .read_count = 1, .folder = folder, .user = user};
+	siginfo_t info = {.si_code = SI_QUEUE};
+	struct rlimit limit;
 	struct error err;
 	char missing[512], path[4200], *const argv[] = {"true", NULL};
 	pthread_t thread;
@@ -728,28 +787,32 @@ static int sandboxed(const char *mine, const char *folder)
 	good |= (open("/tmp/mdn-sandbox-test", O_WRONLY | O_CREAT, 0600) < 0 || !landlock) << NO_WRITE;
 	good |= (open(path, O_WRONLY | O_CREAT, 0600) >= 0) << CAN_WRITE;
 	good |= (pthread_create(&thread, NULL, nothing, NULL) == 0 && pthread_join(thread, NULL) == 0) << CAN_THREAD;
+	/* Of itself, which would be allowed: so it is not the other uid that forbids it. */
+	good |= (syscall(SYS_rt_tgsigqueueinfo, getpid(), getpid(), 0, &info) < 0) << NO_SIGNAL_AT_ALL;
+	good |= (fcntl(2, F_SETOWN, getpid()) < 0 && fcntl(2, F_SETSIG, SIGKILL) < 0) << NO_OWNER;
+	good |= (prlimit(getpid(), RLIMIT_NOFILE, NULL, &limit) < 0) << NO_LIMITS;
+	good |= (prlimit(0, RLIMIT_NOFILE, NULL, &limit) == 0) << CAN_LIMIT_ITSELF;
 	return good;
 }
 
-static void test_the_sandbox_refuses_what_a_model_does_not_need(void **state)
+static void sandbox_as(const char *user)
 {
 	char folder[] = "mdn-sandbox-XXXXXX", path[64];
 	int ends[2], good = 0;
-	(void)state;
 
 	assert_non_null(mkdtemp(folder));
 	assert_int_equal(pipe(ends), 0);
 	pid_t pid = fork();
 	if (pid == 0) {
-		good = sandboxed(model_path("llama"), folder);
+		good = sandboxed(model_path("llama"), folder, user);
 		ssize_t sent = write(ends[1], &good, sizeof(good));
 		_exit(sent != sizeof(good));
 	}
 	assert_int_equal(read(ends[0], &good, sizeof(good)), sizeof(good));
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
-	for (int i = 0; i <= CAN_THREAD; i++)
+	for (int i = 0; i < CHECKS; i++)
 		if (!(good & 1 << i))
-			fail_msg("number %d is not as it should be", i);
+			fail_msg("as \"%s\": number %d is not as it should be", user, i);
 	snprintf(path, sizeof(path), "%s/made", folder);
 	unlink(path);
 	rmdir(folder);
@@ -757,11 +820,19 @@ static void test_the_sandbox_refuses_what_a_model_does_not_need(void **state)
 	close(ends[1]);
 }
 
+static void test_the_sandbox_refuses_what_a_model_does_not_need(void **state)
+{
+	(void)state;
+	sandbox_as("");
+	sandbox_as("nobody"); /* by name: the list of users is not among what it may read */
+}
+
 /* ---- processes that lie ------------------------------------------------------------------------- */
 
 static void put_ready(struct buf *out)
 {
-	struct wire_state told = {.state = ENGINE_READY, .info = {.context_tokens = 64, .slots = 4, .chat = true}};
+	struct wire_state told = {.state = ENGINE_READY,
+	                          .info = {.context_tokens = 64, .slots = 4, .chat = true, .rerank = true}};
 
 	wire_put_state(out, &told);
 }
@@ -774,12 +845,22 @@ static void put_text(struct buf *out, uint64_t id, enum engine_event_kind kind, 
 	wire_put_event(out, id, &event);
 }
 
+static void put_ranks(struct buf *out, uint64_t id, size_t count, float rank)
+{
+	const float ranks[3] = {0.25F, rank, 0.5F};
+	struct engine_event event = {
+	    .kind = ENGINE_DONE, .finish = FINISH_STOP, .vectors = ranks, .vector_size = 1, .vector_count = count};
+
+	put_text(out, id, ENGINE_STARTED, 0);
+	wire_put_event(out, id, &event);
+}
+
 /* What a bad process says once it was asked: `how` chooses. */
 static void put_lie(struct buf *out, uint64_t id, int how)
 {
 	struct engine_event event = {.kind = ENGINE_TEXT, .text = STR("x")};
 	struct wire_head head = {8, 99, 0};
-	struct wire_load load = {.load = {.kv_usage = NAN, .itl_us = -1}, .submits = UINT64_MAX};
+	struct wire_load load = {.load = {.kv_usage = NAN, .itl_us = -1, .expiries_total = 7}, .submits = UINT64_MAX};
 
 	switch (how) {
 	case 0: /* text that never began */
@@ -820,6 +901,23 @@ static void put_lie(struct buf *out, uint64_t id, int how)
 		put_text(out, id, ENGINE_DONE, 1);
 		put_text(out, id, ENGINE_DONE, 1);
 		return;
+	case 10: /* a rank for a document that nobody sent */
+		put_ranks(out, id, 3, 0.75F);
+		return;
+	case 11: /* one that is no number */
+		put_ranks(out, id, 2, NAN);
+		return;
+	case 12: /* vectors that were not asked for */
+		put_ranks(out, id, 2, 0.75F);
+		return;
+	case 13: /* words without end */
+		put_text(out, id, ENGINE_STARTED, 0);
+		for (int i = 0; i < 60; i++) {
+			event.text = (struct str){memset(mem_new(1 << 16), 'x', 1 << 16), 1 << 16};
+			wire_put_event(out, id, &event);
+			free((char *)event.text.base);
+		}
+		return;
 	default: /* ends, with words */
 		fprintf(stderr, "GGML_ASSERT(\x1b[31mfailed)\n");
 		abort();
@@ -857,7 +955,11 @@ static int hostile(int how)
 static void test_a_process_that_lies_is_ended_and_the_node_goes_on(void **state)
 {
 	(void)state;
-	for (int how = 0; how < 10; how++) {
+	static const struct str documents[] = {{"a", 1}, {"b", 1}};
+	const struct engine_params rank = {
+	    .task = ENGINE_RERANK, .prompt = STR("q"), .inputs = documents, .input_count = 2};
+
+	for (int how = 0; how < 14; how++) {
 		struct driver d;
 		struct engine_options options = options_for("llama");
 		struct ask a = {0};
@@ -866,9 +968,10 @@ static void test_a_process_that_lies_is_ended_and_the_node_goes_on(void **state)
 		options.model_name = str_from(name);
 		driver_init(&d, &options);
 		assert_int_equal(d.state, ENGINE_READY);
-		say(&d, &a, completion("Once", 5));
+		say(&d, &a, how == 10 || how == 11 ? rank : completion("Once", 5));
 		assert_int_equal(a.done, 1);
 		if (how == 8) {
+			assert_int_equal(engine_load(d.engine).expiries_total, 0);
 			assert_int_equal(a.last.finish, FINISH_STOP);
 			assert_true(engine_load(d.engine).kv_usage == 0 && engine_load(d.engine).itl_us == 0);
 			assert_int_equal(d.state, ENGINE_READY);
@@ -925,6 +1028,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_a_file_in_memory_is_handed_over),
 		cmocka_unit_test(test_without_memory_it_fails_in_words),
 		cmocka_unit_test(test_the_process_is_locked_up),
+		cmocka_unit_test(test_it_keeps_prompts_in_a_folder_of_its_own),
 		cmocka_unit_test(test_the_sandbox_refuses_what_a_model_does_not_need),
 		cmocka_unit_test(test_a_process_that_lies_is_ended_and_the_node_goes_on),
 		cmocka_unit_test(test_one_that_always_dies_while_loading_is_given_up),
