@@ -69,9 +69,9 @@ typedef void conn_file_done(void *arg, const struct error *err);
 void conn_send_file(struct conn *c, int fd, uint64_t offset, uint64_t length, conn_file_done *done, void *arg);
 bool conn_can_send_file(const struct conn *c);
 
-/* From now on it yields to other traffic, and sends at most so fast (0: as fast as it may). near: on a short line,
- * where losses mean full queues. Sockets only; as far as the system lets. */
-void conn_background(struct conn *c, uint64_t most_bytes_per_s, bool near);
+/* From now on it yields to other traffic, and sends at most so fast (0: as fast as it may). Sockets only; as
+ * far as the system lets. */
+void conn_background(struct conn *c, uint64_t most_bytes_per_s);
 
 bool conn_is_open(const struct conn *c);
 const char *conn_identity(const struct conn *c); /* verified SAN URI or "" */

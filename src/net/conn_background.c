@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Traffic that yields to all other: on the wire by DSCP 1, "lower effort" (RFC 8622), in this machine's queues by
  * SO_PRIORITY, at bottlenecks by a congestion control that gives way (TCP-LP, Kuzmanovic & Knightly 2003) where the
- * kernel has it, and evenly by pacing. On short lines without it one that takes losses for what they are there, full
- * queues: a system that is set to BBR, which fills them, had sent one byte in fourteen in vain when many sent to many.
+ * kernel has it, and evenly by pacing. Without it by one that takes losses for full queues: a system that is set to
+ * BBR, which fills them, had sent one byte in fourteen in vain when many sent to many, and one in twenty between sites.
  * All of it is advice: what the system refuses is left out.
  */
 #include "net/conn.h"
@@ -25,15 +25,15 @@ static bool set(int fd, int level, int option, const void *value, socklen_t size
 	return setsockopt(fd, level, option, value, size) == 0;
 }
 
-static void control_choose(int fd, bool near)
+static void control_choose(int fd)
 {
 	static const char *const names[] = {"lp", "cubic", "reno"};
-	for (size_t i = 0; i < (near ? 3 : 1); i++)
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++)
 		if (set(fd, IPPROTO_TCP, TCP_CONGESTION, names[i], (socklen_t)strlen(names[i])))
 			return;
 }
 
-void conn_background(struct conn *c, uint64_t most_bytes_per_s, bool near)
+void conn_background(struct conn *c, uint64_t most_bytes_per_s)
 {
 	uv_os_fd_t fd;
 	if (!c->socket || uv_fileno((uv_handle_t *)&c->socket->tcp, &fd) != 0)
@@ -44,7 +44,7 @@ void conn_background(struct conn *c, uint64_t most_bytes_per_s, bool near)
 		set(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
 		set(fd, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
 		set(fd, SOL_SOCKET, SO_PRIORITY, &priority, sizeof(priority)); /* after IP_TOS, which sets it, too */
-		control_choose(fd, near);
+		control_choose(fd);
 		c->is_background = true;
 	}
 	if (was_background && c->pacing == most_bytes_per_s)

@@ -47,7 +47,7 @@ static void dial_connected(struct conn_dial *d)
 	struct conn *c = d->conn;
 	uv_tcp_nodelay(&c->socket->tcp, 1);
 	if (c->wants_background)
-		conn_background(c, 0, false);
+		conn_background(c, 0);
 	if (!d->tls) {
 		c->open = true;
 		conn_dial_done(c);

@@ -63,7 +63,7 @@ bool http_header(const struct http_exchange *x, const char *name, struct str *re
 size_t http_headers(const struct http_exchange *x, const struct http_header **ret_headers);
 /* Its connection yields to other traffic from now on and sends at most so fast; 0: as fast as it may (conn_background).
  */
-void http_background(struct http_exchange *x, uint64_t most_bytes_per_s, bool near);
+void http_background(struct http_exchange *x, uint64_t most_bytes_per_s);
 uint64_t http_connection(const struct http_exchange *x);      /* a number of its own; 0: the client is gone */
 struct str http_peer_identity(const struct http_exchange *x); /* verified SAN URI; empty without TLS client cert */
 struct str http_peer_address(const struct http_exchange *x);  /* "1.2.3.4" or "::1" */

@@ -151,10 +151,10 @@ struct str http_path(const struct http_exchange *x)
 {
 	return x->path;
 }
-void http_background(struct http_exchange *x, uint64_t most_bytes_per_s, bool near)
+void http_background(struct http_exchange *x, uint64_t most_bytes_per_s)
 {
 	if (x->session && x->session->conn)
-		conn_background(x->session->conn, most_bytes_per_s, near);
+		conn_background(x->session->conn, most_bytes_per_s);
 }
 uint64_t http_connection(const struct http_exchange *x)
 {

@@ -20,7 +20,13 @@ static void answer_not_held(struct http_exchange *x)
 	http_respond_error(x, &err);
 }
 
-bool answer_held(struct turns *turns, struct http_exchange *x, const struct fetch *f)
+static void send_in_turn(struct peer *p, struct http_exchange *x, struct blob_file *file, bool part, uint64_t from,
+                         uint64_t length)
+{
+	turns_answer(&p->turns, x, file, part, from, length, peer_is_near(p, http_peer_identity(x)));
+}
+
+bool answer_held(struct peer *p, struct http_exchange *x, const struct fetch *f)
 {
 	const struct chunk_list *list;
 	const struct chunk_plan *plan;
@@ -35,7 +41,7 @@ bool answer_held(struct turns *turns, struct http_exchange *x, const struct fetc
 	if (fetch_file(f, &file, &err))
 		http_respond_error(x, &err);
 	else
-		turns_answer(turns, x, file, true, from, length);
+		send_in_turn(p, x, file, true, from, length);
 	return true;
 }
 
@@ -47,7 +53,7 @@ bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *
 	if (blob_file_open(p->o.store, d, &file, &err)) {
 		struct fetch *f = err.code == E_NOTFOUND ? peer_fetch(p, d) : NULL;
 		if (f || err.code == E_NOTFOUND)
-			return f && answer_held(&p->turns, x, f);
+			return f && answer_held(p, x, f);
 		http_respond_error(x, &err);
 		return true;
 	}
@@ -59,7 +65,7 @@ bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *
 		http_respond_error(x, &err);
 		return true;
 	}
-	turns_answer(&p->turns, x, file, range == HTTP_RANGE_PART, from, length);
+	send_in_turn(p, x, file, range == HTTP_RANGE_PART, from, length);
 	return true;
 }
 
@@ -164,8 +170,7 @@ bool peer_handle(struct peer *p, struct http_exchange *x)
 	} else if (asks_have) {
 		answer_have_blob(p, x, &d);
 	} else {
-		struct str identity = http_peer_identity(x);
-		sends_begin(&p->sends, x, peer_sends_to(p, identity), peer_is_near(p, identity), loop_now_us(p->loop));
+		sends_begin(&p->sends, x, peer_sends_to(p, http_peer_identity(x)), loop_now_us(p->loop));
 		answer_blob(p, x, &d);
 	}
 	return true;

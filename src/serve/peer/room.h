@@ -112,7 +112,7 @@ uint32_t peer_parents(const struct peer *p, const struct fetch *f, uint32_t stri
 /* The bytes asked for, if they are here; else false, and nothing is answered. */
 bool answer_bytes(struct peer *p, struct http_exchange *x, const struct digest *d);
 /* The chunks asked for, of a file on its way. False: not all are held. */
-bool answer_held(struct turns *turns, struct http_exchange *x, const struct fetch *f);
+bool answer_held(struct peer *p, struct http_exchange *x, const struct fetch *f);
 void answer_have(struct http_exchange *x, const struct chunk_list *list, const struct chunk_plan *plan);
 
 #define TICK_US INT64_C(500000)

@@ -53,9 +53,9 @@ uint64_t sends_share(struct sends *s, uint64_t connection, uint32_t rates, int64
 	return least;
 }
 
-void sends_begin(struct sends *s, struct http_exchange *x, uint32_t rates, bool near, int64_t now_us)
+void sends_begin(struct sends *s, struct http_exchange *x, uint32_t rates, int64_t now_us)
 {
-	http_background(x, sends_share(s, http_connection(x), rates, now_us), near);
+	http_background(x, sends_share(s, http_connection(x), rates, now_us));
 }
 
 void sends_fini(struct sends *s)

@@ -26,7 +26,7 @@ struct sends {
 	size_t count;
 };
 void sends_set(struct sends *s, const uint64_t rates[SENDS_RATES]); /* live */
-void sends_begin(struct sends *s, struct http_exchange *x, uint32_t rates, bool near, int64_t now_us);
+void sends_begin(struct sends *s, struct http_exchange *x, uint32_t rates, int64_t now_us);
 /* What a connection that asks now may send; 0: no limit. */
 uint64_t sends_share(struct sends *s, uint64_t connection, uint32_t rates, int64_t now_us);
 void sends_fini(struct sends *s);

@@ -6,7 +6,10 @@
 #include "store/blob_answer.h"
 
 #define AT_ONCE 8u
+#define AT_ONCE_BESIDE 3u /* while some go to other sites */
+#define AT_ONCE_FAR 4u
 #define TURN_US US_PER_S
+#define TURN_FAR_US (4 * US_PER_S)
 #define LOOK_US (US_PER_S / 8)
 #define SMALL_BYTES (UINT64_C(64) << 10) /* goes at once */
 
@@ -15,7 +18,7 @@ struct turn { /* in the exchange's memory */
 	struct turn *next;
 	struct http_exchange *x;
 	struct blob_file *file; /* NULL: it is being sent */
-	bool part;
+	bool part, near;
 	uint64_t from, length;
 	int64_t since_us;
 };
@@ -38,27 +41,42 @@ static bool turn_unlink(struct turn **list, const struct turn *turn)
 	return true;
 }
 
-static bool may_send(const struct turns *t, int64_t now_us)
+static bool may_send(const struct turns *t, const struct turn *next, int64_t now_us)
 {
-	uint32_t busy = 0;
-	for (const struct turn *turn = t->sending; turn; turn = turn->next)
-		busy += now_us - turn->since_us < TURN_US;
-	return busy < AT_ONCE || now_us - t->waiting->since_us >= TURN_US;
+	int64_t patience = next->near ? TURN_US : TURN_FAR_US;
+	uint32_t busy = 0, far = 0;
+	for (const struct turn *turn = t->sending; turn; turn = turn->next) {
+		busy += turn->near == next->near && now_us - turn->since_us < patience;
+		far += !turn->near;
+	}
+	uint32_t most = !next->near ? AT_ONCE_FAR : far ? AT_ONCE_BESIDE : AT_ONCE;
+	return busy < most || now_us - next->since_us >= patience;
+}
+
+static struct turn *next_due(const struct turns *t, int64_t now_us)
+{
+	struct turn *next = t->waiting;
+	while (next && !may_send(t, next, now_us))
+		next = next->next;
+	return next;
+}
+
+static void turn_begin(struct turns *t, struct turn *turn, int64_t now_us)
+{
+	struct blob_file *file = turn->file;
+	turn_unlink(&t->waiting, turn);
+	turn->file = NULL;
+	turn->since_us = now_us;
+	turn_push(&t->sending, turn);
+	blob_answer(turn->x, file, turn->part, turn->from, turn->length);
 }
 
 static void turns_go(void *arg)
 {
 	struct turns *t = arg;
 	int64_t now_us = loop_now_us(t->loop);
-	while (t->waiting && may_send(t, now_us)) {
-		struct turn *turn = t->waiting;
-		struct blob_file *file = turn->file;
-		t->waiting = turn->next;
-		turn->file = NULL;
-		turn->since_us = now_us;
-		turn_push(&t->sending, turn);
-		blob_answer(turn->x, file, turn->part, turn->from, turn->length);
-	}
+	for (struct turn *next; (next = next_due(t, now_us));)
+		turn_begin(t, next, now_us);
 	if (t->waiting)
 		loop_timer_start(t->timer, LOOK_US, 0);
 }
@@ -96,14 +114,14 @@ void turns_fini(struct turns *t)
 }
 
 void turns_answer(struct turns *t, struct http_exchange *x, struct blob_file *file, bool part, uint64_t from,
-                  uint64_t length)
+                  uint64_t length, bool near)
 {
 	if (length <= SMALL_BYTES) {
 		blob_answer(x, file, part, from, length);
 		return;
 	}
 	struct turn *turn = http_alloc(x, sizeof *turn);
-	*turn = (struct turn){t, NULL, x, file, part, from, length, loop_now_us(t->loop)};
+	*turn = (struct turn){t, NULL, x, file, part, near, from, length, loop_now_us(t->loop)};
 	turn_push(&t->waiting, turn);
 	http_watch(x, NULL, on_gone, turn);
 	turns_go(t);

@@ -29,7 +29,7 @@ static void waiter_answer(struct waiter *w, bool over)
 	struct fetch *f = w->fetch;
 	struct error err = {0};
 	/* While it is on its way there is no whole one to look for on the disk, each time that a chunk came. */
-	bool held = w->bytes && f->plan && answer_held(&f->peer->turns, w->x, f);
+	bool held = w->bytes && f->plan && answer_held(f->peer, w->x, f);
 	if (held || (w->bytes && (over || !f->plan) && answer_bytes(f->peer, w->x, &f->file.digest))) {
 		/* answered */
 	} else if (w->bytes && !over) {

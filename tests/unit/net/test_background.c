@@ -70,11 +70,11 @@ static void test_a_limit_bounds_what_waits_not_what_is_on_its_way(void **state)
 	struct world w;
 	world_init(&w);
 	int buffer = option(&w, SOL_SOCKET, SO_SNDBUF);
-	conn_background(w.conn, 10000000, true);
+	conn_background(w.conn, 10000000);
 	assert_int_equal(option(&w, SOL_SOCKET, SO_MAX_PACING_RATE), 10000000);
 	assert_int_equal(option(&w, IPPROTO_TCP, TCP_NOTSENT_LOWAT), 200000);
 	assert_int_equal(option(&w, SOL_SOCKET, SO_SNDBUF), buffer);
-	conn_background(w.conn, 0, true);
+	conn_background(w.conn, 0);
 	assert_int_equal(option(&w, SOL_SOCKET, SO_MAX_PACING_RATE), -1); /* none */
 	assert_int_equal(option(&w, IPPROTO_TCP, TCP_NOTSENT_LOWAT), 131072);
 	assert_int_equal(option(&w, SOL_SOCKET, SO_SNDBUF), buffer);
