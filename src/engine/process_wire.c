@@ -707,16 +707,18 @@ static bool get_text(struct reader *r, const struct field *f, struct str *ret)
 	return true;
 }
 
-static bool get_real(struct reader *r, const struct field *f, double *ret)
+static bool get_real(struct reader *r, const struct field *f, char *ret)
 {
 	const char *at;
+	double value;
 
-	if (!get_bytes(r, 8, &at))
+	if (!get_bytes(r, sizeof(value), &at))
 		return false;
-	memcpy(ret, at, 8);
-	if (f->least == 0 && (!isfinite(*ret) || *ret < 0)) /* an average of nothing */
-		*ret = 0;
-	return isfinite(*ret) || wrong(r, "a number is none");
+	memcpy(&value, at, sizeof(value));
+	if (f->least == 0 && (!isfinite(value) || value < 0)) /* an average of nothing */
+		value = 0;
+	memcpy(ret, &value, sizeof(value));
+	return isfinite(value) || wrong(r, "a number is none");
 }
 
 static bool get_chars(struct reader *r, const struct field *f, char *ret)
@@ -788,7 +790,7 @@ static bool get_field(struct reader *r, const struct field *f, char *thing)
 	case FIELD_BOOL:
 		return get_number(r, f, at);
 	case FIELD_REAL:
-		return get_real(r, f, (double *)at);
+		return get_real(r, f, at);
 	case FIELD_CHARS:
 		return get_chars(r, f, at);
 	case FIELD_TEXT:
