@@ -153,15 +153,26 @@ static void put_capabilities(struct buf *out, const struct model *m, const struc
 	put(out, "]");
 }
 
+/* ,"ARCHITECTURE.of": number. What a model says of itself may hold anything. */
+static void put_number(struct buf *out, const char *architecture, const char *of, int32_t number)
+{
+	char key[sizeof(((struct engine_info *)0)->architecture) + 32];
+
+	join(key, sizeof(key), (const char *const[]){architecture, of, NULL});
+	put(out, ",");
+	buf_append_json(out, str_from(key));
+	buf_printf(out, ":%d", number);
+}
+
 static void put_info(struct buf *out, const struct model *m, const struct engine_info *info)
 {
 	put(out, ",\"model_info\":{");
 	if (info) {
 		put(out, "\"general.architecture\":");
 		buf_append_json(out, str_from(info->architecture));
-		buf_printf(out, ",\"%s.context_length\":%d", info->architecture, info->context_tokens);
+		put_number(out, info->architecture, ".context_length", info->context_tokens);
 		if (info->embedding_size)
-			buf_printf(out, ",\"%s.embedding_length\":%d", info->architecture, info->embedding_size);
+			put_number(out, info->architecture, ".embedding_length", info->embedding_size);
 		if (m->fit.parameters)
 			buf_printf(out, ",\"general.parameter_count\":%llu", (unsigned long long)m->fit.parameters);
 	}
