@@ -211,6 +211,186 @@ static void test_settings_apply_at_once_and_bad_zones_are_refused(void **unused)
 	assert_int_equal(dns_zone_new(str_from(longest), &z, &err), E_INVAL);
 }
 
+/* A query of A for `name` with the cookie option: the client's 8 bytes, and `server` of them of ours. */
+static size_t cookie_query(const char *name, const uint8_t *cookie, uint8_t server, uint8_t *out)
+{
+	size_t len = ask_write(&(struct ask){.name = name, .edns = true}, 7, out);
+	const uint8_t head[4] = {0, 10, 0, (uint8_t)(8 + server)};
+	out[len - 1] = (uint8_t)(12 + server);
+	memcpy(out + len, head, 4);
+	memcpy(out + len + 4, cookie, 8u + server);
+	return len + 12 + server;
+}
+
+/* The rcode, and our cookie when there is one: it ends the message. */
+static unsigned cookie_ask(const uint8_t *query, size_t len, uint8_t *cookie, bool *ret_cookie)
+{
+	uint8_t reply[DNS_REPLY_SIZE];
+	struct ip resolver = {.bits = 32, .bytes = {10, 1, 0, 1}};
+	if (!w.view)
+		look(T);
+	size_t n = dns_zone_answer(w.zone, query, len, &resolver, false, T, reply);
+	struct told t = told_read(reply, n);
+	*ret_cookie = n > 40 && memcmp(reply + n - 28, "\0\12\0\30", 4) == 0;
+	if (*ret_cookie) {
+		assert_memory_equal(reply + n - 24, cookie, 8);
+		memcpy(cookie + 8, reply + n - 16, 16);
+	}
+	return t.rcode;
+}
+
+static void test_cookies_are_given_taken_and_outlive_a_new_secret(void **unused)
+{
+	uint8_t query[600], cookie[40] = {1, 2, 3, 4, 5, 6, 7, 8}, first[16];
+	bool given;
+	assert_int_equal(cookie_ask(query, cookie_query("api.mdn.test", cookie, 0, query), cookie, &given), 0);
+	assert_true(given);
+	memcpy(first, cookie + 8, 16);
+	assert_int_equal(dns_zone_counts(w.zone)->cookies_good, 0);
+	assert_int_equal(cookie_ask(query, cookie_query("api.mdn.test", cookie, 16, query), cookie, &given), 0);
+	assert_true(given);
+	assert_memory_equal(cookie + 8, first, 16); /* young enough */
+	assert_int_equal(dns_zone_counts(w.zone)->cookies_good, 1);
+	memcpy(w.scene.secrets[1], w.scene.secrets[0], DNS_SECRET_SIZE);
+	memset(w.scene.secrets[0], 9, DNS_SECRET_SIZE);
+	look(T);
+	assert_int_equal(cookie_ask(query, cookie_query("api.mdn.test", cookie, 16, query), cookie, &given), 0);
+	assert_memory_not_equal(cookie + 8, first, 16); /* taken, and one of the new secret in return */
+	assert_int_equal(dns_zone_counts(w.zone)->cookies_good, 2);
+	cookie[9] ^= 1;
+	assert_int_equal(cookie_ask(query, cookie_query("api.mdn.test", cookie, 16, query), cookie, &given), 0);
+	assert_true(given);
+	assert_int_equal(dns_zone_counts(w.zone)->cookies_good, 2);
+	assert_int_equal(cookie_ask(query, cookie_query("zzz.mdn.test", cookie, 16, query), cookie, &given),
+	                 DNS_NXDOMAIN);
+	assert_true(given);
+	/* Lengths that no cookie has. */
+	static const uint8_t bad[] = {1, 7, 33};
+	for (int i = 0; i < 3; i++) {
+		uint8_t long_cookie[48] = {0};
+		assert_int_equal(
+		    cookie_ask(query, cookie_query("api.mdn.test", long_cookie, bad[i], query), cookie, &given),
+		    DNS_FORMERR);
+		assert_false(given);
+	}
+	/* Without a question it asks for a cookie only (RFC 7873, 5.4). */
+	size_t len = cookie_query("", cookie, 0, query);
+	query[5] = 0;
+	memmove(query + 12, query + 17, len - 17);
+	assert_int_equal(cookie_ask(query, len - 5, cookie, &given), DNS_NOERROR);
+	assert_true(given);
+}
+
+static void test_rate_is_limited_per_network_but_not_for_cookies(void **unused)
+{
+	uint8_t query[600], reply[DNS_REPLY_SIZE], cookie[40] = {1};
+	struct ip near = {.bits = 32, .bytes = {10, 1, 0, 1}}, far = {.bits = 32, .bytes = {10, 9, 9, 9}};
+	unsigned whole = 0, slipped = 0, dropped = 0;
+	w.scene.rate = 100;
+	look(T);
+	size_t len = ask_write(&(struct ask){.name = "api.mdn.test"}, 7, query);
+	for (int i = 0; i < 300; i++) {
+		near.bytes[3] = (uint8_t)i; /* all of one /24 */
+		size_t n = dns_zone_answer(w.zone, query, len, &near, false, T, reply);
+		if (n > 0 && reply[2] & 2)
+			assert_int_equal(told_read(reply, n).counts[1], 0);
+		*(n == 0 ? &dropped : reply[2] & 2 ? &slipped : &whole) += 1;
+	}
+	assert_int_equal(whole, 100);
+	assert_int_equal(slipped, 100);
+	assert_int_equal(dropped, 100);
+	/* Others, other names, TCP and the time after are not touched. */
+	assert_true(dns_zone_answer(w.zone, query, len, &far, false, T, reply) > 0 && !(reply[2] & 2));
+	assert_true(dns_zone_answer(w.zone, query, len, &near, true, T, reply) > 0 && !(reply[2] & 2));
+	size_t other = ask_write(&(struct ask){.name = "x-y.api.mdn.test"}, 7, query);
+	assert_true(dns_zone_answer(w.zone, query, other, &near, false, T, reply) > 0 && !(reply[2] & 2));
+	/* A cookie comes even with TC, and frees its owner. */
+	size_t n;
+	near.bytes[3] = 1;
+	len = cookie_query("api.mdn.test", cookie, 0, query);
+	while ((n = dns_zone_answer(w.zone, query, len, &near, false, T, reply)) == 0)
+		;
+	assert_true(reply[2] & 2);
+	memcpy(cookie + 8, reply + n - 16, 16);
+	for (int i = 0; i < 300; i++) {
+		len = cookie_query("api.mdn.test", cookie, 16, query);
+		assert_true(dns_zone_answer(w.zone, query, len, &near, false, T, reply) > 0 && !(reply[2] & 2));
+	}
+	len = ask_write(&(struct ask){.name = "api.mdn.test"}, 7, query);
+	assert_true(dns_zone_answer(w.zone, query, len, &near, false, T + 20000, reply) > 0 && !(reply[2] & 2));
+}
+
+/* The rdata of the first answer, which names its owner by a pointer. */
+static size_t rdata_of(const char *name, uint16_t type, uint8_t *ret_rdata)
+{
+	uint8_t query[600], reply[DNS_REPLY_SIZE];
+	struct ip resolver = {.bits = 32, .bytes = {10, 1, 0, 1}};
+	size_t len = ask_write(&(struct ask){.name = name, .type = type}, 7, query);
+	size_t n = dns_zone_answer(w.zone, query, len, &resolver, false, T, reply);
+	struct told t = told_read(reply, n);
+	if (t.counts[1] == 0)
+		return 0;
+	size_t size = (size_t)reply[len + 10] << 8 | reply[len + 11];
+	memcpy(ret_rdata, reply + len + 12, size);
+	return size;
+}
+
+static void test_https_records_name_the_nodes_with_tls(void **unused)
+{
+	uint8_t rdata[DNS_REPLY_SIZE];
+	look(T);
+	expect("api.mdn.test", DNS_HTTPS, DNS_NOERROR, "", "6"); /* nobody has TLS */
+	report_at(w.map,
+	          &(struct node_spec){
+		      .id = "t", .site = "west", .api = "https://10.0.0.7:8443", .seq = 1, .model = "X/y:latest"},
+	          T);
+	report_at(w.map,
+	          &(struct node_spec){
+		      .id = "t6", .site = "west", .api = "https://[2001:db8::7]:8443", .seq = 1, .model = "X/y:latest"},
+	          T);
+	look(T);
+	static const uint8_t want[] = {0,    1, 0,   0,    1,    0, 9, 8, 'h', 't', 't', 'p', '/', '1', '.', '1', 0,
+	                               3,    0, 2,   0x20, 0xfb, 0, 4, 0, 4,   10,  0,   0,   7,   0,   6,   0,   16,
+	                               0x20, 1, 0xd, 0xb8, 0,    0, 0, 0, 0,   0,   0,   0,   0,   0,   0,   7};
+	static const uint16_t types[] = {DNS_HTTPS, DNS_SVCB};
+	static const char *const names[] = {"api.mdn.test", "x-y.api.mdn.test", "m-x-y.mdn.test"};
+	for (int i = 0; i < 6; i++) {
+		assert_int_equal(rdata_of(names[i % 3], types[i / 3], rdata), sizeof(want));
+		assert_memory_equal(rdata, want, sizeof(want));
+	}
+	expect("mdn.test", DNS_HTTPS, DNS_NOERROR, "", "6");
+	/* On the port of the scheme none is said. */
+	report_at(
+	    w.map,
+	    &(struct node_spec){.id = "t", .site = "west", .api = "https://10.0.0.7", .seq = 2, .model = "X/y:latest"},
+	    T);
+	node_map_remove(w.map, STR("t6"));
+	look(T);
+	assert_int_equal(rdata_of("api.mdn.test", DNS_HTTPS, rdata), 16 + 8);
+	assert_memory_equal(rdata + 16, "\0\4\0\4\12\0\0\7", 8);
+}
+
+static void test_why_says_place_and_costs_and_can_be_off(void **unused)
+{
+	uint8_t rdata[DNS_REPLY_SIZE + 1] = {0};
+	look(T);
+	size_t len = rdata_of("m-x-y.mdn.test", DNS_TXT, rdata);
+	assert_true(len > 20 && rdata[0] == len - 1);
+	rdata[len] = 0;
+	assert_non_null(strstr((char *)rdata, "client 10.1.0.1/32 by its resolver's address: site west, scope 22"));
+	struct told t = ask_at(&(struct ask){.name = "api.mdn.test", .type = DNS_TXT}, T);
+	assert_string_equal(t.answers, "16 16"); /* the place, and the one near address */
+	assert_int_equal(t.ttl, 0);
+	expect("mdn.test", DNS_TXT, DNS_NOERROR, "", "6");
+	for (int i = 0; i < DNS_WHY_PER_S; i++)
+		ask_at(&(struct ask){.name = "api.mdn.test", .type = DNS_TXT}, T);
+	expect("api.mdn.test", DNS_TXT, DNS_NOERROR, "", "6"); /* a debugger's tool, not a stranger's */
+	w.scene.why = false;
+	look(T);
+	t = ask_at(&(struct ask){.name = "api.mdn.test", .type = DNS_TXT}, T + 2000000);
+	assert_string_equal(t.answers, "");
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -220,6 +400,10 @@ int main(void)
 	    TEST(test_equals_take_turns),
 	    TEST(test_dead_node_leaves_the_answers_within_three_seconds),
 	    TEST(test_settings_apply_at_once_and_bad_zones_are_refused),
+	    TEST(test_cookies_are_given_taken_and_outlive_a_new_secret),
+	    TEST(test_rate_is_limited_per_network_but_not_for_cookies),
+	    TEST(test_https_records_name_the_nodes_with_tls),
+	    TEST(test_why_says_place_and_costs_and_can_be_off),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
