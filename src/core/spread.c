@@ -85,9 +85,10 @@ void spread_free(struct spread *s)
 	free(s);
 }
 
-static bool is_far_behind(uint64_t have, uint64_t median, uint64_t size, bool was)
+/* until: fifths of the middle, at which it has caught up. */
+static bool is_far_behind(uint64_t have, uint64_t median, uint64_t size, bool was, uint64_t until)
 {
-	return was ? have < median / 5 * 3 : have + size / 256 < median / 5 * 2;
+	return was ? have + size / 64 < median / 5 * until : have + size / 256 < median / 5 * 2;
 }
 
 static int by_site_and_have(const void *a, const void *b)
@@ -159,8 +160,8 @@ bool spread_judge(struct spread_progress *progresses, size_t count, uint64_t siz
 			to++;
 		uint64_t here = order[(from + to) / 2]->have;
 		for (size_t i = from; i < to; i++) {
-			bool late = is_far_behind(order[i]->have, here, size, order[i]->late);
-			bool behind = is_far_behind(order[i]->have, all, size, order[i]->behind);
+			bool late = is_far_behind(order[i]->have, here, size, order[i]->late, 4);
+			bool behind = is_far_behind(order[i]->have, all, size, order[i]->behind, 3);
 			changed |= late != order[i]->late || behind != order[i]->behind;
 			order[i]->late = late;
 			order[i]->behind = behind;
@@ -283,7 +284,8 @@ static uint32_t room_of(double each, double rate, double mean, uint32_t stripes)
 }
 
 /* Members: roots first (`roots`), then those that may feed (up to `feeding`), then the others. Roots that are few give
- * one copy: a child in each stripe; many have a stripe each, as the others. */
+ * one copy: a child in each stripe; many have a stripe each, as the others. Where few feed, one of them has two stripes
+ * and no time to spare: there slow ones, who take little of it, come before those that others could help. */
 static void line_grow(struct line *l, struct member *members, uint32_t count, uint32_t roots, uint32_t feeding,
                       uint32_t stripe)
 {
@@ -310,12 +312,15 @@ static void line_grow(struct line *l, struct member *members, uint32_t count, ui
 		if (feeds(members, i, roots, feeding, stripe))
 			line_add(l, i, room_of(each, members[i].rate, mean, stripes_of(i - roots, feeding - roots)));
 	l->feeding = l->count;
-	for (uint32_t i = roots; i < count; i++)
-		if (!feeds(members, i, roots, feeding, stripe)) {
-			line_add(l, i, 0);
-			if (!l->feeding)
-				l->feeding = 1; /* nobody may feed: then the first does */
-		}
+	uint32_t others = count - roots, first = feeding - roots < SPREAD_STRIPES ? feeding - roots : 0;
+	for (uint32_t k = 0; k < others; k++) {
+		uint32_t i = roots + (first + k) % others;
+		if (feeds(members, i, roots, feeding, stripe))
+			continue;
+		line_add(l, i, 0);
+		if (!l->feeding)
+			l->feeding = 1; /* nobody may feed: then the first does */
+	}
 }
 
 /* What each has left over from its own stripes. */

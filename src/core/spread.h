@@ -17,7 +17,7 @@
 #define SPREAD_STRIPES 8u
 #define SPREAD_PARENTS 3u      /* the parent, then who stands in for it */
 #define SPREAD_NONE UINT32_MAX /* no such parent */
-#define SPREAD_VERSION 2       /* of the rule: nodes of different versions must not both compute */
+#define SPREAD_VERSION 3       /* of the rule: nodes of different versions must not both compute */
 
 struct spread_node {
 	uint64_t key, site, rack; /* unique; same number: near each other; rack 0: unknown */

@@ -22,9 +22,13 @@
 struct pace { /* of one node */
 	char id[NODE_ID_SIZE];
 	struct spread_progress progress;
-	int64_t since_us; /* it fetches */
+	int64_t since_us;   /* it fetches */
+	uint64_t rates_sum; /* of its reports since rates were last looked at: one alone says little */
+	uint32_t rates_count;
 	bool complete;
 };
+
+enum look { LOOK_AT_NODES, LOOK_AT_REPORTS, LOOK_AT_RATES }; /* each at what those before it look at, too */
 
 struct spread_plan {
 	char name_tag[NAME_TAG_SIZE];
@@ -98,19 +102,28 @@ static bool takes_part(struct center *c, const struct known_version *k, const st
 	       (!h || rollouts_want(h, r->id) != WANT_OLD);
 }
 
+/* Who joins while others are on their way counts as late until it is judged, as does one that was away: those it would
+ * feed would wait until it caught up. */
 static void pace_read(const struct center *c, const struct known_version *k, const struct registered *r,
-                      const struct pace *before, bool rated, int64_t now_us, struct pace *ret)
+                      const struct pace *before, bool joins, enum look look, int64_t now_us, struct pace *ret)
 {
 	const struct model_report *m = models_reported(c, r, k->name_tag, &k->version.manifest);
-	*ret = before ? *before : (struct pace){.since_us = now_us};
+	*ret = before ? *before : (struct pace){.since_us = now_us, .progress.late = joins};
 	memcpy(ret->id, r->id, sizeof ret->id);
 	ret->progress.have = m ? m->have_bytes : 0;
 	ret->progress.site = hash_str(str_from(r->site));
 	ret->progress.measured = 0;
 	ret->complete = m && (m->state == MODEL_READY || m->state == MODEL_LOADING ||
 	                      (m->total_bytes && m->have_bytes == m->total_bytes));
-	if (rated && m && m->state == MODEL_FETCHING && m->fetch_rate > 0 && now_us - ret->since_us > MEASURED_US)
-		ret->progress.measured = (uint64_t)m->fetch_rate;
+	if (look >= LOOK_AT_REPORTS && m && m->state == MODEL_FETCHING && m->fetch_rate > 0) {
+		ret->rates_sum += (uint64_t)m->fetch_rate;
+		ret->rates_count++;
+	}
+	if (look < LOOK_AT_RATES)
+		return;
+	if (ret->rates_count && now_us - ret->since_us > MEASURED_US)
+		ret->progress.measured = ret->rates_sum / ret->rates_count;
+	ret->rates_sum = ret->rates_count = 0;
 }
 
 static void judge(struct pace *paces, size_t count, const char *origin, uint64_t size)
@@ -179,7 +192,9 @@ static uint64_t version_bytes(const struct version *v)
 static bool refresh_version(struct center *c, const struct known_version *k, bool measured, int64_t now_us)
 {
 	struct spreads *s = c->spreads;
-	bool rated = measured && now_us >= s->rated_us + MEASURED_US;
+	enum look look = !measured                            ? LOOK_AT_NODES
+	                 : now_us < s->rated_us + MEASURED_US ? LOOK_AT_REPORTS
+	                                                      : LOOK_AT_RATES;
 	struct spread_plan *p = plan_find(s, k->name_tag, &k->version.manifest);
 	struct pace *paces = mem_new((c->node_count + 1) * sizeof *paces);
 	size_t count = 0, lacking = 0;
@@ -187,7 +202,7 @@ static bool refresh_version(struct center *c, const struct known_version *k, boo
 		const struct registered *r = c->nodes[i];
 		if (!takes_part(c, k, r, now_us))
 			continue;
-		pace_read(c, k, r, pace_find(p, r->id), rated, now_us, &paces[count]);
+		pace_read(c, k, r, pace_find(p, r->id), p != NULL, look, now_us, &paces[count]);
 		lacking += !paces[count].complete && strcmp(r->id, k->source) != 0;
 		count++;
 	}
@@ -195,7 +210,7 @@ static bool refresh_version(struct center *c, const struct known_version *k, boo
 		free(paces);
 		return false; /* an old plan, if any, goes with what is not seen */
 	}
-	if (measured)
+	if (measured || p)
 		judge(paces, count, k->source, version_bytes(&k->version));
 	if (!p) {
 		struct spread_plan *more = realloc(s->plans, (s->count + 1) * sizeof *more);

@@ -134,6 +134,38 @@ static void test_slow_ones_feed_nobody_and_quick_ones_more(void **state)
 	net_free(&n);
 }
 
+/* Seven feed in eight stripes: nobody gives more than seven eighths of a copy to those that take all as it comes. */
+static void test_few_share_what_a_slow_one_spares_them(void **state)
+{
+	struct net n = net_new(8, 1, 0, 9);
+	n.nodes[8].leaf = true;
+	net_plan(&n);
+	assert_rooted(&n);
+	for (size_t i = 1; i < n.count; i++) {
+		uint32_t quick = 0;
+		for (size_t k = 1; k < 8; k++)
+			for (uint32_t s = 0; s < SPREAD_STRIPES; s++)
+				quick += parent(&n, k, s) == i;
+		assert_true(quick <= 7);
+	}
+	net_free(&n);
+}
+
+static void test_who_was_late_stays_so_until_it_caught_up(void **state)
+{
+	struct spread_progress p[3] = {{.have = 600}, {.have = 600}, {.have = 400, .late = true}};
+	assert_false(spread_judge(p, 3, 1000));
+	assert_true(p[2].late);
+	p[2].have = 500;
+	assert_true(spread_judge(p, 3, 1000));
+	assert_false(p[2].late);
+	p[2].have = 250; /* it fell back, but not by far */
+	assert_false(spread_judge(p, 3, 1000));
+	p[2].have = 200;
+	assert_true(spread_judge(p, 3, 1000));
+	assert_true(p[2].late);
+}
+
 static void test_who_has_it_feeds_its_site_and_the_origin_is_spared(void **state)
 {
 	struct net n = net_new(30, 1, 0, 6);
@@ -236,6 +268,8 @@ int main(void)
 	    cmocka_unit_test(test_everybody_is_reached_over_a_short_way_and_gives_at_most_a_copy),
 	    cmocka_unit_test(test_each_site_gets_one_copy_and_gives_about_one),
 	    cmocka_unit_test(test_slow_ones_feed_nobody_and_quick_ones_more),
+	    cmocka_unit_test(test_few_share_what_a_slow_one_spares_them),
+	    cmocka_unit_test(test_who_was_late_stays_so_until_it_caught_up),
 	    cmocka_unit_test(test_who_has_it_feeds_its_site_and_the_origin_is_spared),
 	    cmocka_unit_test(test_one_node_more_or_less_moves_few),
 	    cmocka_unit_test(test_order_of_nodes_does_not_matter),
