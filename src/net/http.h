@@ -44,6 +44,9 @@ struct http_server_options {
 
 int http_server_new(struct loop *loop, const struct http_server_options *options, struct http_server **ret_server,
                     struct error *err);
+/* Without a port: only clients of this process that are made with `inside` reach it, in memory. address, inherited_fd
+ * and tls are ignored. */
+struct http_server *http_server_inside(struct loop *loop, const struct http_server_options *options);
 /* Stops accepting and closes idle connections; running exchanges go on. */
 void http_server_drain(struct http_server *server);
 void http_server_free(struct http_server *server); /* cuts what is left */
@@ -125,6 +128,7 @@ struct http_client_options {
 	int64_t connect_timeout_us; /* 0: 3 s */
 	int64_t idle_us;            /* 0: 60 s */
 	bool background;            /* its connections yield to other traffic (conn_background) */
+	struct http_server *inside; /* every call goes there, in memory, whatever host it names; it outlives the client */
 };
 
 struct http_call_options {

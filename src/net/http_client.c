@@ -5,6 +5,7 @@
  * it. A call dials a link of its own when none is idle and the origin has room; else it waits, in order.
  */
 #include "net/http_client_internal.h"
+#include "net/http_server_internal.h"
 
 #include "base/clock.h"
 #include "base/limits.h"
@@ -108,7 +109,7 @@ static struct link *link_dial(struct origin *o)
 	                            .peer_identity = str_from(o->identity),
 	                            .connect_timeout_us = options->connect_timeout_us,
 	                            .background = options->background};
-	l->conn = conn_dial(o->client->loop, &dial);
+	l->conn = options->inside ? server_connect(options->inside, &dial) : conn_dial(o->client->loop, &dial);
 	return l;
 }
 

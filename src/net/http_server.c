@@ -510,6 +510,25 @@ struct http_server *http_server_bare(struct loop *loop, const struct http_server
 	return server;
 }
 
+struct http_server *http_server_inside(struct loop *loop, const struct http_server_options *options)
+{
+	struct http_server *server = http_server_bare(loop, options);
+
+	server->options.tls = NULL;
+	return server;
+}
+
+struct conn *server_connect(struct http_server *server, const struct conn_options *options)
+{
+	struct session *s = session_new(server);
+	const struct conn_options own = {.events = &session_events, .arg = s};
+	struct conn *ours, *theirs;
+
+	conn_pair(server->loop, &own, options, &ours, &theirs);
+	session_begin(s, ours);
+	return theirs;
+}
+
 int http_server_new(struct loop *loop, const struct http_server_options *options, struct http_server **ret_server,
                     struct error *err)
 {

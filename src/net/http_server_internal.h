@@ -95,6 +95,8 @@ struct http_server *http_server_bare(struct loop *loop, const struct http_server
 extern const struct conn_events session_events;
 struct session *session_new(struct http_server *server);
 void session_begin(struct session *s, struct conn *conn);
+/* The client's end of a connection in memory, with these options. */
+struct conn *server_connect(struct http_server *server, const struct conn_options *options);
 
 /* http_exchange.c */
 struct http_exchange *exchange_new(struct session *s);
