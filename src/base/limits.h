@@ -53,6 +53,17 @@
 	X(LIMIT_API_KEYS, 65536, 429, "API keys of one network") \
 	X(LIMIT_PLACEMENT_RULES, 4096, 429, "placement rules of one network") \
 	X(LIMIT_BANDWIDTH_LIMITS, 4096, 429, "bandwidth limits of one network") \
+	X(LIMIT_FILE, 209715200, 413, "bytes of a file uploaded for a batch") \
+	X(LIMIT_FILE_NAME, 255, 400, "bytes of its name") \
+	X(LIMIT_FILE_UPLOADS, 16, 429, "such uploads at once on a node") \
+	X(LIMIT_FILES, 1000, 429, "files of one tenant on a node") \
+	X(LIMIT_FILES_BYTES, 1073741824, 413, "bytes of the files of one tenant on a node") \
+	X(LIMIT_BATCHES, 1000, 429, "batches of one tenant on a node; those that are over make room") \
+	X(LIMIT_BATCH_LINES, 50000, 400, "requests of a batch") \
+	X(LIMIT_BATCH_LINE, 4194304, 400, "bytes of one of them") \
+	X(LIMIT_BATCH_ANSWER, 67108864, 0, "bytes of an answer to one of them") \
+	X(LIMIT_BATCH_ERRORS, 50, 0, "lines of a batch's input told as wrong") \
+	X(LIMIT_CUSTOM_ID, 512, 400, "bytes of a custom_id") \
 	X(LIMIT_SSE_WATCHERS, 4096, 503, "open event streams on one node")
 
 enum limits {

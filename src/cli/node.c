@@ -268,7 +268,8 @@ static int start_gateway(struct node *n, struct error *err)
 	const struct config *c = n->config;
 	if (!node_has(n, ROLE_EDGE))
 		return 0;
-	char *cache_folder = file_join(str_from(c->data), "prefix");
+	char *cache_folder = file_join(str_from(c->data), "prefix"),
+	     *offline_folder = file_join(str_from(c->data), "batches");
 	struct gateway_options o = {
 	    .client = member_client(n->member),
 	    .self_id = member_id(n->member),
@@ -299,6 +300,8 @@ static int start_gateway(struct node *n, struct error *err)
 		},
 	    .open = c->open,
 	    .access_log = c->access_log,
+	    .offline_folder = c->files_max ? str_from(offline_folder) : STR(""),
+	    .files_max = c->files_max,
 	    .on_change = on_change,
 	    .arg = n,
 	};
@@ -306,6 +309,7 @@ static int start_gateway(struct node *n, struct error *err)
 	if (rc == 0)
 		rc = gateway_new(n->loop, &o, &n->gateway, err);
 	free(cache_folder);
+	free(offline_folder);
 	if (rc)
 		return rc;
 	gateway_set_memory(n->gateway, c->memory_max);

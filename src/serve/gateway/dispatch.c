@@ -511,7 +511,10 @@ static void on_body(void *arg, struct http_exchange *x, struct str body, const s
 		take_hop_urgency(r);
 		request_answer_hop(r);
 	} else {
-		take_urgency(r);
+		if (r->offline)
+			r->in.service_class = ENGINE_BULK; /* whatever it says of itself */
+		else
+			take_urgency(r);
 		request_dispatch(r);
 	}
 }
@@ -545,8 +548,8 @@ static void on_gone(void *arg)
 	free(r);
 }
 
-void request_open(struct gateway *g, struct http_exchange *x, const struct dialect *dialect, bool hop,
-                  struct str sender, struct str tenant)
+struct request *request_open(struct gateway *g, struct http_exchange *x, const struct dialect *dialect, bool hop,
+                             struct str sender, struct str tenant)
 {
 	struct request *r = NEW(struct request);
 
@@ -572,6 +575,7 @@ void request_open(struct gateway *g, struct http_exchange *x, const struct diale
 	}
 	http_watch(x, on_writable, on_gone, r);
 	http_body_collect(x, LIMIT_JSON_BODY, on_body, r);
+	return r;
 }
 
 void request_free_all(struct gateway *g)

@@ -5,6 +5,8 @@
  * to be talking to another port.
  */
 #include "serve/gateway/internal.h"
+#include "serve/gateway/offline.h"
+#include "serve/gateway/openapi.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -63,6 +65,12 @@ static void get_metrics(struct gateway *g, struct http_exchange *x)
 	buf_fini(&out);
 }
 
+static void get_openapi(struct gateway *g, struct http_exchange *x)
+{
+	(void)g;
+	http_respond(x, 200, "application/json", (struct str){(const char *)openapi_json, openapi_json_size});
+}
+
 static void get_models(struct gateway *g, struct http_exchange *x)
 {
 	struct buf out = {0};
@@ -90,68 +98,140 @@ static void get_model(struct gateway *g, struct http_exchange *x)
 
 /* ---- routes ----------------------------------------------------------------------------------------------------- */
 
+enum { GET = 1, POST = 2, DELETE = 4 };
+
+/* {name} stands for a segment of the path, {name...} for the rest of it. */
 static const struct route_line {
 	const char *path;
-	bool prefix, get, key;
-	void (*answer)(struct gateway *g, struct http_exchange *x); /* NULL: a request to engines */
+	unsigned methods;
+	bool key;
+	void (*answer)(struct gateway *g, struct http_exchange *x); /* NULL: a request to engines, or `offline` */
 	const struct dialect *dialect;                              /* it, or the shape of errors; NULL: OpenAI's */
+	/* Files and batches; id: what {name} stands for. */
+	void (*offline)(struct gateway *g, struct http_exchange *x, struct str tenant, struct str id);
 } routes[] = {
-    {"/v1/chat/completions", .key = true, .dialect = &dialect_chat},
-    {"/v1/completions", .key = true, .dialect = &dialect_completion},
-    {"/v1/embeddings", .key = true, .dialect = &dialect_embeddings},
-    {"/v1/rerank", .key = true, .dialect = &dialect_rerank},
-    {"/rerank", .key = true, .dialect = &dialect_rerank},
-    {"/tokenize", .key = true, .dialect = &dialect_tokenize},
-    {"/detokenize", .key = true, .dialect = &dialect_detokenize},
-    {"/v1/responses", .key = true, .dialect = &dialect_responses},
-    {"/v1/messages", .key = true, .dialect = &dialect_messages},
-    {"/v1/messages/count_tokens", .key = true, .dialect = &dialect_count_tokens},
-    {"/api/chat", .key = true, .dialect = &dialect_ollama_chat},
-    {"/api/generate", .key = true, .dialect = &dialect_ollama_generate},
-    {"/api/tags", .get = true, .key = true, .answer = ollama_tags, .dialect = &dialect_ollama},
-    {"/api/ps", .get = true, .key = true, .answer = ollama_ps, .dialect = &dialect_ollama},
-    {"/api/show", .key = true, .answer = ollama_show, .dialect = &dialect_ollama},
-    {"/api/version", .get = true, .answer = ollama_version, .dialect = &dialect_ollama},
-    {"/v1/models", .get = true, .key = true, .answer = get_models},
-    {"/v1/models/", .prefix = true, .get = true, .key = true, .answer = get_model},
-    {"/health", .get = true, .answer = get_health},
-    {"/ready", .get = true, .answer = get_ready},
-    {"/metrics", .get = true, .answer = get_metrics},
-    {"/version", .get = true, .answer = get_version},
-    {"/", .get = true, .answer = get_root},
+    {"/v1/chat/completions", POST, .key = true, .dialect = &dialect_chat},
+    {"/v1/completions", POST, .key = true, .dialect = &dialect_completion},
+    {"/v1/embeddings", POST, .key = true, .dialect = &dialect_embeddings},
+    {"/v1/rerank", POST, .key = true, .dialect = &dialect_rerank},
+    {"/rerank", POST, .key = true, .dialect = &dialect_rerank},
+    {"/tokenize", POST, .key = true, .dialect = &dialect_tokenize},
+    {"/detokenize", POST, .key = true, .dialect = &dialect_detokenize},
+    {"/v1/responses", POST, .key = true, .dialect = &dialect_responses},
+    {"/v1/messages", POST, .key = true, .dialect = &dialect_messages},
+    {"/v1/messages/count_tokens", POST, .key = true, .dialect = &dialect_count_tokens},
+    {"/api/chat", POST, .key = true, .dialect = &dialect_ollama_chat},
+    {"/api/generate", POST, .key = true, .dialect = &dialect_ollama_generate},
+    {"/api/tags", GET, .key = true, .answer = ollama_tags, .dialect = &dialect_ollama},
+    {"/api/ps", GET, .key = true, .answer = ollama_ps, .dialect = &dialect_ollama},
+    {"/api/show", POST, .key = true, .answer = ollama_show, .dialect = &dialect_ollama},
+    {"/api/version", GET, .answer = ollama_version, .dialect = &dialect_ollama},
+    {"/v1/models", GET, .key = true, .answer = get_models},
+    {"/v1/models/{model...}", GET, .key = true, .answer = get_model},
+    {"/v1/files", GET | POST, .key = true, .offline = files_collection},
+    {"/v1/files/{file_id}", GET | DELETE, .key = true, .offline = files_one},
+    {"/v1/files/{file_id}/content", GET, .key = true, .offline = files_content},
+    {"/v1/batches", GET | POST, .key = true, .offline = batches_collection},
+    {"/v1/batches/{batch_id}", GET, .key = true, .offline = batches_one},
+    {"/v1/batches/{batch_id}/cancel", POST, .key = true, .offline = batches_cancel},
+    {"/health", GET, .answer = get_health},
+    {"/ready", GET, .answer = get_ready},
+    {"/metrics", GET, .answer = get_metrics},
+    {"/version", GET, .answer = get_version},
+    {"/openapi.json", GET, .answer = get_openapi},
+    {"/", GET, .answer = get_root},
 };
 
-static const struct route_line *route_find(struct str path)
+bool gateway_route(size_t number, const char **ret_path, const char **ret_methods)
 {
-	for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++) {
-		struct str own = str_from(routes[i].path);
+	static const char *const methods[] = {"",       "GET, HEAD",        "POST", "GET, HEAD, POST",
+	                                      "DELETE", "GET, HEAD, DELETE"};
 
-		if (str_equal(path, own) || (routes[i].prefix && str_starts(path, own) && path.len > own.len))
-			return &routes[i];
+	if (number >= sizeof(routes) / sizeof(routes[0]))
+		return false;
+	*ret_path = routes[number].path;
+	*ret_methods = methods[routes[number].methods];
+	return true;
+}
+
+static bool path_fits(const char *pattern, struct str path, struct str *ret_id)
+{
+	size_t at = 0;
+
+	for (; *pattern; pattern++) {
+		if (*pattern != '{') {
+			if (at == path.len || path.base[at++] != *pattern)
+				return false;
+			continue;
+		}
+		const char *end = strchr(pattern, '}');
+		bool rest = end[-1] == '.';
+		size_t from = at;
+		while (at < path.len && (rest || path.base[at] != '/'))
+			at++;
+		if (at == from)
+			return false;
+		*ret_id = (struct str){path.base + from, at - from};
+		pattern = end;
 	}
+	return at == path.len;
+}
+
+static const struct route_line *route_find(struct str path, struct str *ret_id)
+{
+	*ret_id = (struct str){0};
+	for (size_t i = 0; i < sizeof(routes) / sizeof(routes[0]); i++)
+		if (path_fits(routes[i].path, path, ret_id))
+			return &routes[i];
 	return NULL;
+}
+
+const struct dialect *gateway_dialect(struct str path)
+{
+	struct str id;
+	const struct route_line *line = route_find(path, &id);
+
+	return line && !line->answer && !line->offline ? line->dialect : NULL;
 }
 
 static bool method_fits(const struct route_line *line, struct http_exchange *x)
 {
 	struct str method = http_method(x);
 	struct fault fault = {0};
+	unsigned asked = str_equal(method, STR("GET")) || str_equal(method, STR("HEAD")) ? GET
+	                 : str_equal(method, STR("POST"))                                ? POST
+	                 : str_equal(method, STR("DELETE"))                              ? DELETE
+	                                                                                 : 0;
+	const char *path, *methods;
 
-	if (line->get ? str_equal(method, STR("GET")) || str_equal(method, STR("HEAD"))
-	              : str_equal(method, STR("POST")))
+	if (asked & line->methods)
 		return true;
-	http_add_header(x, "allow", line->get ? STR("GET, HEAD") : STR("POST"));
-	error_set(&fault.err, E_METHOD, "%s takes %s", line->path, line->get ? "GET" : "POST");
+	gateway_route((size_t)(line - routes), &path, &methods);
+	http_add_header(x, "allow", str_from(methods));
+	error_set(&fault.err, E_METHOD, "%s takes %s", path, methods);
 	respond_fault(x, line->dialect, &fault);
 	return false;
 }
 
+static void answer_offline(struct gateway *g, struct http_exchange *x, const struct route_line *line, struct str tenant,
+                           struct str id)
+{
+	struct fault fault = {0};
+
+	if (g->offline) {
+		line->offline(g, x, tenant, id);
+		return;
+	}
+	error_set(&fault.err, E_NOTFOUND, "this node takes neither files nor batches (files_max is 0)");
+	respond_fault(x, line->dialect, &fault);
+}
+
 bool gateway_handle_public(struct gateway *g, struct http_exchange *x)
 {
-	const struct route_line *line = route_find(http_path(x));
+	struct str ignored, id;
+	const struct route_line *line = route_find(http_path(x), &id);
 	struct fault fault = {0};
 	char tenant[32] = "";
-	struct str ignored;
 
 	if (!line)
 		return false;
@@ -165,6 +245,8 @@ bool gateway_handle_public(struct gateway *g, struct http_exchange *x)
 		respond_fault(x, line->dialect, &fault);
 	} else if (line->answer) {
 		line->answer(g, x);
+	} else if (line->offline) {
+		answer_offline(g, x, line, str_from(tenant), id);
 	} else {
 		request_open(g, x, line->dialect, false, STR(""), str_from(tenant));
 	}
@@ -173,11 +255,11 @@ bool gateway_handle_public(struct gateway *g, struct http_exchange *x)
 
 bool gateway_handle_node(struct gateway *g, struct http_exchange *x)
 {
-	const struct route_line *line = route_find(http_path(x));
+	struct str sender, id;
+	const struct route_line *line = route_find(http_path(x), &id);
 	struct fault fault = {0};
-	struct str sender;
 
-	if (!line || line->answer)
+	if (!line || line->answer || line->offline)
 		return false;
 	if (!method_fits(line, x))
 		return true;
@@ -267,6 +349,7 @@ static void on_tick(void *arg)
 			forward_check(r->forward, now);
 	}
 	models_tick(g);
+	offline_tick(g);
 }
 
 static void on_settle(void *arg)
@@ -317,6 +400,14 @@ int gateway_new(struct loop *loop, const struct gateway_options *options, struct
 	g->tick = loop_timer_new(loop, on_tick, g);
 	loop_timer_start(g->tick, TICK_US, TICK_US);
 	g->settle = loop_timer_new(loop, on_settle, g);
+	if (options->offline_folder.len) {
+		int rc = offline_open(g, options->offline_folder, options->files_max, err);
+
+		if (rc < 0) {
+			gateway_free(g);
+			return rc;
+		}
+	}
 	*ret_gateway = g;
 	return 0;
 }
@@ -326,6 +417,7 @@ void gateway_free(struct gateway *g)
 	if (!g)
 		return;
 	g->on_change = NULL;
+	offline_close(g);
 	request_free_all(g);
 	map_fini(g);
 	models_free(g);

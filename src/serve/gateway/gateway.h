@@ -21,6 +21,8 @@ struct gateway_options {
 	struct engine_options engine; /* template for every model: kind, slots, ... */
 	bool open, access_log;
 	bool plain_hops;                /* take hops without a node certificate: tests, benches; never in a network */
+	struct str offline_folder;      /* of files and batches; empty: none are taken. One node at a time */
+	uint64_t files_max;             /* bytes of all files in it */
 	int64_t first_token_timeout_us; /* of another node; 0: a minute and four times what was predicted */
 	void (*on_change)(void *arg);   /* a report would differ */
 	void *arg;

@@ -121,6 +121,7 @@ struct request {
 	struct request *prev, *next;
 	struct http_exchange *x;
 	bool hop, parsed, finished;
+	bool offline;      /* a line of a batch */
 	bool worked;       /* an engine here has begun it */
 	bool waits;        /* for a model to be loaded (waiting.c) */
 	bool head_sent;    /* a stream that was told of the loading: only this node can answer it now */
@@ -152,8 +153,9 @@ struct request {
 
 void request_dispatch(struct request *r);
 void request_answer_hop(struct request *r);
-void request_open(struct gateway *g, struct http_exchange *x, const struct dialect *dialect, bool hop,
-                  struct str sender, struct str tenant);
+/* Nothing happens to it before the next turn of the loop's handlers. */
+struct request *request_open(struct gateway *g, struct http_exchange *x, const struct dialect *dialect, bool hop,
+                             struct str sender, struct str tenant);
 void request_free_all(struct gateway *g); /* cuts what is left */
 /* Nothing went out yet: an error in the dialect's shape. May end the exchange. */
 void request_fail(struct request *r, const struct fault *fault);
@@ -214,6 +216,7 @@ struct gateway {
 	struct rng rng;
 	struct model *models, *leaving;
 	struct model_room room;
+	struct offline *offline; /* files and batches (offline.h); NULL: none are taken */
 	struct request *requests;
 	size_t request_count;
 	uint32_t waiting; /* requests that wait for a model */
@@ -228,6 +231,9 @@ struct gateway {
 	struct loop_timer *tick, *settle;
 };
 
+const struct dialect *gateway_dialect(struct str path); /* of requests to engines; NULL: no such path */
+/* The table of routes, for tests: false past its end. */
+bool gateway_route(size_t number, const char **ret_path, const char **ret_methods);
 void gateway_saw(struct gateway *g, struct str sender, uint64_t dispatched);
 
 static inline void gateway_changed(const struct gateway *g)
