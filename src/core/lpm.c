@@ -31,6 +31,13 @@ struct lpm_node {
 	uint8_t wide; /* length of the widest prefix around it with that one answer */
 };
 
+/* 256 addresses: what they all get, or else the deepest node they are under (NIL: none). */
+struct lpm_slot {
+	uint32_t at;
+	uint8_t scope;
+	bool final; /* at is the answer */
+};
+
 struct lpm {
 	struct lpm_node *nodes;
 	uint32_t count, cap;
@@ -38,7 +45,8 @@ struct lpm {
 	uint32_t prefixes;
 	/* By the first 16 bits: the deepest node of so many bits that they are under, NIL, or BLOCK and the number of a
 	 * block that tells the same by the next 8. */
-	uint32_t *jump, *blocks;
+	uint32_t *jump;
+	struct lpm_slot *blocks;
 	uint32_t block_count, block_cap;
 	bool sealed;
 	unsigned others; /* owners besides the first */
@@ -147,7 +155,8 @@ static void jumps_drop(struct lpm *l)
 {
 	free(l->jump);
 	free(l->blocks);
-	l->jump = l->blocks = NULL;
+	l->jump = NULL;
+	l->blocks = NULL;
 	l->block_count = l->block_cap = 0;
 }
 
@@ -262,7 +271,7 @@ static void seal_widths(struct lpm *l, uint32_t at, const struct lpm_node *paren
 	}
 }
 
-static uint32_t *block_of(struct lpm *l, uint32_t first16)
+static struct lpm_slot *block_of(struct lpm *l, uint32_t first16)
 {
 	uint32_t here = l->jump[first16];
 	if (here != NIL && here & BLOCK)
@@ -271,9 +280,9 @@ static uint32_t *block_of(struct lpm *l, uint32_t first16)
 		l->block_cap = l->block_cap ? l->block_cap * 2 : 16;
 		l->blocks = mem_resize(l->blocks, (size_t)l->block_cap * BLOCK_SIZE, sizeof(*l->blocks));
 	}
-	uint32_t *block = &l->blocks[l->block_count * BLOCK_SIZE];
+	struct lpm_slot *block = &l->blocks[l->block_count * BLOCK_SIZE];
 	for (uint32_t i = 0; i < BLOCK_SIZE; i++)
-		block[i] = here;
+		block[i] = (struct lpm_slot){.at = here};
 	l->jump[first16] = BLOCK | l->block_count++;
 	return block;
 }
@@ -285,35 +294,19 @@ static void seal_jumps(struct lpm *l, uint32_t at)
 	uint32_t first16 = (uint32_t)n->bytes[0] << 8 | n->bytes[1];
 	if (n->length > 24)
 		return;
-	bool fine = n->length > JUMP_BITS;
-	uint32_t *to = fine ? block_of(l, first16) + n->bytes[2] : l->jump + first16;
-	uint32_t count = 1u << ((fine ? 24 : JUMP_BITS) - n->length);
-	for (uint32_t i = 0; i < count; i++)
-		to[i] = at;
+	if (n->length > JUMP_BITS) {
+		struct lpm_slot *to = block_of(l, first16) + n->bytes[2];
+		for (uint32_t i = 0; i < 1u << (24 - n->length); i++)
+			to[i].at = at;
+	} else {
+		for (uint32_t i = 0; i < 1u << (JUMP_BITS - n->length); i++)
+			l->jump[first16 + i] = at;
+	}
 	for (unsigned side = 0; side < 2; side++) {
 		if (n->child[side] != NIL)
 			seal_jumps(l, n->child[side]);
 	}
 }
-
-void lpm_seal(struct lpm *l)
-{
-	for (int family = 0; family < 2; family++) {
-		if (l->root[family] == NIL)
-			continue;
-		seal_answers(l, l->root[family], NONE);
-		seal_widths(l, l->root[family], NULL);
-	}
-	jumps_drop(l);
-	if (l->root[0] != NIL && l->count >= JUMP_NODES_LEAST) {
-		l->jump = mem_resize(NULL, (size_t)1 << JUMP_BITS, sizeof(*l->jump));
-		memset(l->jump, 0xff, ((size_t)1 << JUMP_BITS) * sizeof(*l->jump));
-		seal_jumps(l, l->root[0]);
-	}
-	l->sealed = true;
-}
-
-/* ---- finding --------------------------------------------------------------------------------- */
 
 /* Everything in n's half towards us has the answer `now`: how far does that reach? */
 static unsigned widen(const struct lpm_node *n, uint32_t now)
@@ -323,19 +316,10 @@ static unsigned widen(const struct lpm_node *n, uint32_t now)
 	return n->all == now ? n->wide : n->length + 1u;
 }
 
-static uint32_t find(const struct lpm *l, const struct ip *ip, unsigned *ret_scope)
+/* On from `under` (the deepest known that we are under) to its child `at`. */
+static uint32_t walk(const struct lpm *l, const struct lpm_node *under, uint32_t at, const struct ip *ip,
+                     unsigned *ret_scope)
 {
-	const struct lpm_node *under = NULL; /* the deepest that we are under */
-	uint32_t at = l->root[ip->bits == 128];
-	if (ip->bits == 32 && l->jump) {
-		uint32_t jump = l->jump[(uint32_t)ip->bytes[0] << 8 | ip->bytes[1]];
-		if (jump != NIL && jump & BLOCK)
-			jump = l->blocks[(jump & ~BLOCK) * BLOCK_SIZE + ip->bytes[2]];
-		if (jump != NIL) {
-			under = &l->nodes[jump];
-			at = under->child[bit_at(ip->bytes, under->length)];
-		}
-	}
 	while (at != NIL) {
 		const struct lpm_node *n = &l->nodes[at];
 		unsigned same = common_bits(n->bytes, ip->bytes, n->length);
@@ -352,6 +336,78 @@ static uint32_t find(const struct lpm *l, const struct ip *ip, unsigned *ret_sco
 	return now;
 }
 
+/* Most /24 lie whole in one region: their finds need no node at all. */
+static void seal_slot(const struct lpm *l, struct lpm_slot *slot, const struct ip *ip)
+{
+	if (slot->at == NIL)
+		return;
+	const struct lpm_node *n = &l->nodes[slot->at];
+	if (n->length == 24 && (n->child[0] != NIL || n->child[1] != NIL))
+		return;
+	uint32_t child = n->length < 24 ? n->child[bit_at(ip->bytes, n->length)] : NIL;
+	if (child != NIL && common_bits(l->nodes[child].bytes, ip->bytes, 24) == 24)
+		return;
+	unsigned scope;
+	slot->at = walk(l, n, child, ip, &scope);
+	slot->scope = (uint8_t)scope;
+	slot->final = true;
+}
+
+static void seal_slots(struct lpm *l)
+{
+	for (uint32_t first16 = 0; first16 < 1u << JUMP_BITS; first16++) {
+		if (l->jump[first16] == NIL || !(l->jump[first16] & BLOCK))
+			continue;
+		struct lpm_slot *block = &l->blocks[(l->jump[first16] & ~BLOCK) * BLOCK_SIZE];
+		for (uint32_t i = 0; i < BLOCK_SIZE; i++) {
+			const struct ip ip = {32, {(uint8_t)(first16 >> 8), (uint8_t)first16, (uint8_t)i}};
+			seal_slot(l, &block[i], &ip);
+		}
+	}
+}
+
+void lpm_seal(struct lpm *l)
+{
+	for (int family = 0; family < 2; family++) {
+		if (l->root[family] == NIL)
+			continue;
+		seal_answers(l, l->root[family], NONE);
+		seal_widths(l, l->root[family], NULL);
+	}
+	jumps_drop(l);
+	if (l->root[0] != NIL && l->count >= JUMP_NODES_LEAST) {
+		l->jump = mem_resize(NULL, (size_t)1 << JUMP_BITS, sizeof(*l->jump));
+		memset(l->jump, 0xff, ((size_t)1 << JUMP_BITS) * sizeof(*l->jump));
+		seal_jumps(l, l->root[0]);
+		seal_slots(l);
+	}
+	l->sealed = true;
+}
+
+/* ---- finding --------------------------------------------------------------------------------- */
+
+static uint32_t find(const struct lpm *l, const struct ip *ip, unsigned *ret_scope)
+{
+	const struct lpm_node *under = NULL;
+	uint32_t at = l->root[ip->bits == 128];
+	if (ip->bits == 32 && l->jump) {
+		uint32_t jump = l->jump[(uint32_t)ip->bytes[0] << 8 | ip->bytes[1]];
+		if (jump != NIL && jump & BLOCK) {
+			const struct lpm_slot *slot = &l->blocks[(jump & ~BLOCK) * BLOCK_SIZE + ip->bytes[2]];
+			if (slot->final) {
+				*ret_scope = slot->scope;
+				return slot->at;
+			}
+			jump = slot->at;
+		}
+		if (jump != NIL) {
+			under = &l->nodes[jump];
+			at = under->child[bit_at(ip->bytes, under->length)];
+		}
+	}
+	return walk(l, under, at, ip, ret_scope);
+}
+
 bool lpm_find(const struct lpm *l, const struct ip *ip, uint32_t *ret_value, uint8_t *ret_scope)
 {
 	unsigned scope;
@@ -360,7 +416,8 @@ bool lpm_find(const struct lpm *l, const struct ip *ip, uint32_t *ret_value, uin
 		found = find(l, ip, &scope);
 	} else {
 		struct lpm copy = *l;
-		copy.jump = copy.blocks = NULL;
+		copy.jump = NULL;
+		copy.blocks = NULL;
 		copy.block_count = copy.block_cap = 0;
 		copy.nodes = mem_resize(NULL, l->count, sizeof(*l->nodes));
 		memcpy(copy.nodes, l->nodes, l->count * sizeof(*l->nodes));
