@@ -94,8 +94,13 @@ int state_commit(struct state *s, struct error *err)
 {
 	int rc = sql_exec(s->db, "COMMIT", err);
 	if (rc)
-		sql_exec(s->db, "ROLLBACK", NULL);
+		state_undo(s);
 	return rc;
+}
+
+void state_undo(struct state *s)
+{
+	sql_exec(s->db, "ROLLBACK", NULL); /* fails where SQLite has done so by itself */
 }
 
 static int put_if(struct state *s, const char *space, struct str key, struct str expected, struct str value,
@@ -122,7 +127,7 @@ int state_put_if(struct state *s, const char *space, struct str key, struct str 
 	rc = put_if(s, space, key, expected, value, err);
 	if (!rc)
 		return state_commit(s, err);
-	sql_exec(s->db, "ROLLBACK", NULL);
+	state_undo(s);
 	return rc;
 }
 

@@ -15,9 +15,11 @@ int state_open(struct str path, struct state **ret_state, struct error *err); /*
 void state_close(struct state *s);
 int state_get(struct state *s, const char *space, struct str key, struct buf *out, struct error *err); /* E_NOTFOUND */
 /* Writes between the two are durable together after the second, for one wait for the disk; state_put_if is not for
- * there. When the second fails, none happened. */
+ * there. When the second fails, none happened. Who cannot go on between the two must undo, or nothing can begin, or is
+ * durable, from then on. */
 int state_begin(struct state *s, struct error *err);
 int state_commit(struct state *s, struct error *err);
+void state_undo(struct state *s);
 int state_put(struct state *s, const char *space, struct str key, struct str value, struct error *err);
 /* Writes only when the stored value equals `expected` (empty: when there is none). E_CONFLICT otherwise. */
 int state_put_if(struct state *s, const char *space, struct str key, struct str expected, struct str value,

@@ -252,6 +252,7 @@ void batch_end(struct batches *b, struct batch *batch, enum batch_status status,
 	batch->has_output = output_bytes > 0;
 	batch->has_error = error_bytes > 0;
 	int rc = state_begin(b->files->state, &err);
+	bool begun = rc == 0;
 	if (rc == 0 && batch->has_output)
 		rc = add_output(b, batch, batch->output, "output", output_bytes, &err);
 	if (rc == 0 && batch->has_error)
@@ -260,6 +261,8 @@ void batch_end(struct batches *b, struct batch *batch, enum batch_status status,
 		rc = batch_save(b, batch, &err);
 	if (rc == 0)
 		rc = state_commit(b->files->state, &err);
+	else if (begun)
+		state_undo(b->files->state);
 	if (rc < 0)
 		log_error(ROOM, "the end of %s cannot be written, a restart will find it again: %s", batch->id,
 		          err.text);

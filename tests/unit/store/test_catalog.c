@@ -584,6 +584,12 @@ static void test_writes_between_begin_and_commit_go_together(void **state)
 	assert_int_equal(state_commit(s, NULL), 0);
 	assert_int_equal(state_get(other, "a", STR("1"), &value, NULL), 0);
 	assert_int_equal(state_get(other, "a", STR("2"), &value, NULL), 0);
+	assert_int_equal(state_begin(s, NULL), 0); /* who cannot go on leaves nothing, and others can begin */
+	assert_int_equal(state_put(s, "a", STR("3"), STR("z"), NULL), 0);
+	state_undo(s);
+	assert_int_equal(state_get(s, "a", STR("3"), &value, NULL), E_NOTFOUND);
+	assert_int_equal(state_begin(s, NULL), 0);
+	assert_int_equal(state_commit(s, NULL), 0);
 	buf_fini(&value);
 	state_close(s);
 	state_close(other);
