@@ -137,7 +137,7 @@ static void forward_commit(struct forward *f)
 	f->committed = true;
 	request_first_token(r);
 	r->g->metrics.forwards++;
-	histogram_add(&r->g->metrics.forward_ttft, H_TTFT, (double)(r->first_us - r->begun_us) / US_PER_S);
+	vllm_histogram_add(&r->g->metrics.forward_ttft, H_TTFT, (double)(r->first_us - r->begun_us) / US_PER_S);
 	request_name_node(r, str_from(f->to.id), str_from(f->to.name), str_from(f->to.site));
 	reply_pass_limits(r, f->call);
 	http_call_header(f->call, "content-type", &type);

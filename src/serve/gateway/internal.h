@@ -70,7 +70,7 @@ struct gateway_metrics {
 	uint64_t forwards, hops, retries, broken; /* broken: ended after the first token */
 	struct histogram forward_ttft;
 };
-void histogram_add(struct histogram *h, enum model_histogram which, double value);
+void vllm_histogram_add(struct histogram *h, enum model_histogram which, double value);
 void metrics_format(struct gateway *g, struct buf *out);
 
 /* Each model of the list, in order of names, with one of its reports; here: this node has it too. */

@@ -29,7 +29,7 @@ struct local {
 
 static void tally(struct local *l, enum model_histogram which, double value)
 {
-	histogram_add(&l->model->metrics->histograms[which], which, value);
+	vllm_histogram_add(&l->model->metrics->histograms[which], which, value);
 }
 
 static void measure(struct local *l, enum model_histogram which, int64_t us)

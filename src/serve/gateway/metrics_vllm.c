@@ -52,7 +52,7 @@ const double *histogram_bounds(enum model_histogram which, size_t *ret_count)
 	return kinds[which].bounds;
 }
 
-void histogram_add(struct histogram *h, enum model_histogram which, double value)
+void vllm_histogram_add(struct histogram *h, enum model_histogram which, double value)
 {
 	const struct histogram_kind *k = &kinds[which];
 	size_t i = 0;
