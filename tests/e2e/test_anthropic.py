@@ -40,6 +40,7 @@ def ask(client, messages=HELLO, model="tiny", **more):
 def test_an_answer_is_a_message_of_blocks(client):
     answer = ask(client, extra_body=GREEDY, system="Be brief.")
     assert answer.type == "message" and answer.role == "assistant" and answer.model == "tiny:latest"
+    assert answer._request_id.startswith("req-")
     assert answer.id.startswith("msg_") and answer.stop_reason == "max_tokens"
     assert [b.type for b in answer.content] == ["text"] and answer.content[0].text
     assert answer.usage.output_tokens == 12 and answer.usage.input_tokens > 0

@@ -94,6 +94,9 @@ def test_models_are_listed_shown_and_running(client, net):
     shown = client.show("tiny")
     assert shown.details.format == "gguf" and "completion" in shown.capabilities
     assert shown.modelinfo["general.architecture"] == shown.details.family
+    count = shown.modelinfo["general.parameter_count"]
+    assert shown.details.parameter_size == f"{count // 1000}K" and shown.details.quantization_level == "F32"
+    assert listed[0].details.parameter_size == shown.details.parameter_size
     running = client.ps().models
     assert [m.model for m in running] == ["tiny:latest"] and running[0].size > 0
     version = httpx.get(net.edges[0].api_url + "/api/version").json()
