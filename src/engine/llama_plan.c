@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* llama_plan.c - see the header. A budget below LEAST_TOKENS would waste the matrix kernels. */
+/* llama_plan.c - see the header. ggml's flash attention takes 64 rows at a time, and fewer one by one at several times
+ * the cost a row: so a prompt gets no less. Each batch besides costs what decoding costs. Where that is slow, small
+ * batches would spend their time on streams, so prompts get SLOW_TIMES what decoding takes too long. */
 #include "engine/llama_plan.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
 
-enum { TARGET_US = 100 * 1000, LEAST_TOKENS = 32 };
+enum { TARGET_US = 100 * 1000, LEAST_TOKENS = 64, SLOW_TIMES = 16, FILL_TOKENS = 32 };
 
 int32_t llama_plan_budget(int32_t room, int32_t streams, double rows_per_s, double decode_us, int64_t target_us)
 {
 	if (streams > 0 && rows_per_s > 0) {
 		double target = (double)(target_us > 0 ? target_us : TARGET_US);
-		double tokens = rows_per_s * (target > 3 * decode_us ? target : 3 * decode_us) / 1e6 - streams;
+		double slow = decode_us > target / 3 ? decode_us - target / 3 : 0;
+		double tokens = rows_per_s * (target + SLOW_TIMES * slow) / 1e6 - streams;
 		if (tokens < LEAST_TOKENS)
 			tokens = LEAST_TOKENS;
 		if (tokens < room)
@@ -60,8 +63,8 @@ void llama_plan_share(struct llama_share *shares, size_t count, int32_t budget)
 	if (count)
 		budget -= give(oldest, budget / 4);
 	for (size_t i = 0; i < count && budget > 0; i++) {
-		if (ends && !is_with_first(shares, i) && budget > LEAST_TOKENS)
-			budget = LEAST_TOKENS;
+		if (ends && !is_with_first(shares, i) && budget > FILL_TOKENS)
+			budget = FILL_TOKENS;
 		budget -= give(&shares[i], budget);
 		ends |= shares[i].wants && shares[i].gets == shares[i].wants;
 	}

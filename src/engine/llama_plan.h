@@ -26,7 +26,7 @@ struct llama_share {
 
 /* Tokens of prompts in a batch that has room for `room` rows, those of `streams` apart. rows_per_s <= 0: unknown;
  * decode_us: of a step without prompts, 0 unknown; target_us: of a step while streams run; 0: 100 ms. Where decoding
- * alone takes more than a third of that, prompts get twice its time. */
+ * alone takes more than a third of that, the step may take longer, by sixteen times what it takes more. */
 int32_t llama_plan_budget(int32_t room, int32_t streams, double rows_per_s, double decode_us, int64_t target_us);
 void llama_plan_share(struct llama_share *shares, size_t count, int32_t budget); /* reorders the array */
 

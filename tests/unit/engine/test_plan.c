@@ -35,8 +35,9 @@ static void test_budget_is_what_a_step_has_time_for(void **state)
 	assert_int_equal(llama_plan_budget(504, 8, 0, 0, 0), 504);        /* not measured yet */
 	assert_int_equal(llama_plan_budget(504, 8, 2000, 0, 0), 192);     /* 100 ms: 200 rows, 8 are the streams' */
 	assert_int_equal(llama_plan_budget(504, 8, 2000, 0, 50000), 92);  /* 50 ms */
-	assert_int_equal(llama_plan_budget(504, 8, 20, 0, 0), 32);        /* slow: still enough to get on */
-	assert_int_equal(llama_plan_budget(504, 8, 2000, 60000, 0), 352); /* decoding takes 60 ms: three times that */
+	assert_int_equal(llama_plan_budget(504, 8, 20, 0, 0), 64);        /* slow: still enough to get on */
+	assert_int_equal(llama_plan_budget(504, 8, 2000, 30000, 0), 192); /* decoding takes 30 ms: it fits */
+	assert_int_equal(llama_plan_budget(504, 8, 500, 60000, 0), 255);  /* 60 ms: 427 ms more for prompts */
 	assert_int_equal(llama_plan_budget(504, 8, 1e9, 0, 0), 504);
 	assert_int_equal(llama_plan_budget(16, 240, 1000, 0, 0), 16);
 	assert_int_equal(llama_plan_budget(0, 256, 1000, 0, 0), 0);
