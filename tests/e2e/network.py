@@ -192,8 +192,8 @@ class Network:
         self.repository = self._add("repository", ["repository"], "core", chunk_size="1M",
                                     repository_listen=f"127.0.0.1:{free_port()}", **(repository or {}))
         self.scheduler = self._add("scheduler", ["scheduler"], "core", scheduler_listen=f"127.0.0.1:{free_port()}",
-                                   dns_listen=f"127.0.0.1:{free_port()}", zones=ZONES, distances=DISTANCES,
-                                   **(scheduler or {}))
+                                   dns_listen=f"127.0.0.1:{free_port()}",
+                                   **({"zones": ZONES, "distances": DISTANCES} | (scheduler or {})))
         self.edges = [self.add_edge(name, site, **(edge or {})) for name, site in edges.items()]
 
     def _add(self, name, roles, site, **config):

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """DNS as others' programs see it: RFC 8906 with dig, cookies with kdig, service records, why, and a flood."""
+import contextlib
+import ipaddress
+import random
 import re
 import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import dns.edns
+import dns.exception
 import dns.flags
 import dns.message
 import dns.name
@@ -16,6 +22,8 @@ import dns.rcode
 import dns.rdatatype
 import httpx
 import pytest
+
+from network import Network, eventually, free_port
 
 
 def dig(port, *args, program="dig"):
@@ -181,3 +189,82 @@ def test_a_flood_from_one_network_is_thinned_and_slips_to_tcp(net, port):
     assert counter(net, "mdn_dns_limited_total") > 0
     assert dns.query.tcp(dns.message.make_query("ns.mdn.test", "AAAA"), "127.0.0.1", port=port,
                          timeout=3).rcode() == dns.rcode.NOERROR
+
+
+# ---- the same map beside gdnsd ---------------------------------------------------------------------------
+
+
+def nested_zones(rng):
+    """10.0.0.0/8 in the hands of one site, with exceptions in exceptions."""
+    zones = {"10.0.0.0/8": "north"}
+    for length in (12, 14, 16, 18, 20, 22, 24) * 12:
+        address = 10 << 24 | rng.getrandbits(length - 8) << 32 - length
+        zones[f"{ipaddress.ip_address(address)}/{length}"] = rng.choice(PLACES)
+    return zones
+
+
+PLACES = ("north", "south", "west")
+
+
+@contextlib.contextmanager
+def gdnsd(folder, zones, addresses):
+    port, nets = free_port(), "\n".join(f"{prefix} => [ {site} ]" for prefix, site in zones.items())
+    for name in ("zones", "geoip", "run", "state"):
+        (folder / name).mkdir(parents=True)
+    (folder / "geoip/nets").write_text(nets + "\n")
+    (folder / "config").write_text(f"""
+options => {{ listen => 127.0.0.1:{port}, udp_threads => 1, tcp_threads => 1, run_dir => {folder}/run, state_dir => {folder}/state,
+  edns_client_subnet => true }}
+plugins => {{ geoip => {{ maps => {{ places => {{ datacenters => [ {", ".join(PLACES)} ], nets => nets }} }}
+  resources => {{ node => {{ map => places, service_types => up,
+    dcmap => {{ {", ".join(f"{site} => {address}" for site, address in addresses.items())} }} }} }} }} }}
+""")
+    (folder / "zones/mdn.test").write_text("@ 20 SOA ns hostmaster 1 7200 1800 259200 20\n@ 20 NS ns\nns 20 A 192.0.2.53\napi 20 DYNA geoip!node\n")
+    with open(folder / "log", "wb") as log:
+        child = subprocess.Popen(["gdnsd", "-c", str(folder), "start"], stdout=log, stderr=log)
+    try:
+        eventually(lambda: answers(port), 10, "gdnsd answers")
+        yield port
+    finally:
+        child.terminate()
+        child.wait(10)
+
+
+def answers(port):
+    with contextlib.suppress(OSError, dns.exception.DNSException):
+        return ask(port, "mdn.test", "SOA").answer
+
+
+def near(port, address, source):
+    """The best address for a client's subnet, and how far that holds."""
+    network = ipaddress.ip_network((address, source), strict=False)
+    reply = ask(port, "api.mdn.test", use_edns=0, options=[dns.edns.ECSOption(str(network.network_address), source)])
+    ecs = next(o for o in reply.options if isinstance(o, dns.edns.ECSOption))
+    return reply.answer[0][0].address, ecs.scopelen
+
+
+@pytest.mark.skipif(not shutil.which("gdnsd"), reason="gdnsd is not installed")
+def test_the_same_map_gives_what_gdnsd_gives(tmp_path):
+    rng = random.Random(11)
+    zones = nested_zones(rng)
+    folder = Path(tempfile.mkdtemp(prefix="mdn-e2e-"))
+    network = Network(folder, edges={f"edge-{site}": site for site in PLACES}, scheduler={
+        "zones": [f"{prefix}={site}" for prefix, site in zones.items()], "dns_rate_limit": 0,
+        "distances": ["north-south=40ms", "north-west=40ms", "south-west=40ms"]})
+    try:
+        network.up()
+        ours = int(network.scheduler.config["dns_listen"].rsplit(":", 1)[1])
+        addresses = {site: edge.api_host for site, edge in zip(PLACES, network.edges)}
+        eventually(lambda: len(ask(ours, "api.mdn.test").answer[0]) == 3, 10, "all three are named")
+        with gdnsd(tmp_path, zones, addresses) as theirs:
+            for _ in range(400):
+                client = 10 << 24 | rng.getrandbits(24)
+                got, scope = near(ours, client, 24)
+                assert got == near(theirs, client, 24)[0], ipaddress.ip_address(client)
+                # Whoever is inside the scope gets the same.
+                block = ipaddress.ip_network((client, scope), strict=False)
+                other = int(block.network_address) | rng.getrandbits(32 - scope)
+                assert near(theirs, other, 32)[0] == got, (ipaddress.ip_address(client), scope)
+    finally:
+        network.down()
+        shutil.rmtree(folder, ignore_errors=True)
