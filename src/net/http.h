@@ -128,8 +128,7 @@ struct http_client_options {
 	int64_t connect_timeout_us; /* 0: 3 s */
 	int64_t idle_us;            /* 0: 60 s */
 	bool background;            /* its connections yield to other traffic (conn_background) */
-	struct http_server
-	    *inside; /* every call goes there, in memory, whatever host it names; it outlives the client */
+	struct http_server *inside; /* every call goes there, whatever host it names; outlives the client */
 };
 
 struct http_call_options {
