@@ -619,7 +619,7 @@ static void test_without_memory_it_fails_in_words(void **state)
 	struct engine_options options = options_for("llama");
 	(void)state;
 
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) /* they need the address space */
 	skip();
 #endif
 	options.slots = 64;
