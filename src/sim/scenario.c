@@ -111,7 +111,6 @@ static const cyaml_schema_field_t scenario_fields[] = {
     TEXT(struct scenario, duration),
     TEXT(struct scenario, step),
     TEXT(struct scenario, day),
-    TEXT(struct scenario, warmup),
     CYAML_FIELD_UINT("seed", OPTIONAL, struct scenario, seed),
     SECTION(users, users_fields),
     SECTION(tokens, tokens_fields),
@@ -246,7 +245,6 @@ static void check_top(struct reader *r, struct scenario *s)
 	duration(r, "duration", s->duration, SECOND, 366 * DAY, 3600 * SECOND, &s->duration_us);
 	duration(r, "day", s->day, 60 * SECOND, DAY, DAY, &s->day_us);
 	duration(r, "step", s->step, SECOND / 10, 60 * SECOND, SECOND, &s->step_us);
-	duration(r, "warmup", s->warmup, 0, s->duration_us / 2, 0, &s->warmup_us);
 	if (s->seed == 0)
 		s->seed = 1;
 }

@@ -105,10 +105,10 @@ struct scenario_reports {
 };
 
 struct scenario {
-	char *name, *about, *mode, *duration, *step, *day, *warmup;
+	char *name, *about, *mode, *duration, *step, *day;
 	uint64_t seed;
 	bool flows; /* mode: flows */
-	int64_t duration_us, step_us, day_us, warmup_us;
+	int64_t duration_us, step_us, day_us;
 	struct scenario_users users;
 	struct scenario_tokens tokens;
 	struct scenario_network network;

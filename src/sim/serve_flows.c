@@ -198,7 +198,8 @@ static void pass(struct flows *p, uint32_t at)
 	double us = (double)(p->now_us - g->at_us);
 	if (us <= 0 || g->dead)
 		return;
-	p->f->lines[p->f->line].streams += g->running * us;
+	if (p->now_us <= p->s->duration_us)
+		p->f->lines[p->f->line].streams += g->running * us;
 	g->backlog += (g->rate - prefill_rate(p, g)) * us;
 	if (g->backlog < 0)
 		g->backlog = 0;

@@ -487,6 +487,8 @@ static bool step(struct play *p)
 	if (p->now_us >= p->line_us) {
 		turn_line(p);
 		p->line_us += p->s->duration_us / FIGURES_LINES + 1;
+		if (p->now_us >= p->s->duration_us) /* what is left only ends */
+			p->line_us = INT64_MAX;
 	}
 	if (p->now_us == p->report_us) {
 		report_turn(p);
