@@ -338,8 +338,9 @@ static int32_t draw_surprised(struct sampler *s, const struct sample_candidate *
 
 	for (size_t j = 0; j < count; j++)
 		kept += all[j].value;
-	for (double at = draw(s) * kept - all[0].value; at >= 0 && i + 1 < count; at -= all[i].value)
-		i++;
+	double at = draw(s) * kept - all[0].value;
+	while (at >= 0 && i + 1 < count)
+		at -= all[++i].value;
 	s->surprise = -log2(all[i].value / kept);
 	return all[i].token;
 }

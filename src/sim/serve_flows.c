@@ -342,8 +342,10 @@ static double poisson(struct rng *rng, double mean)
 		return x > 0 ? floor(x) : 0;
 	}
 	double limit = exp(-mean), product = rng_unit(rng), n = 0;
-	for (; product > limit; n++)
+	while (product > limit) {
 		product *= rng_unit(rng);
+		n += 1;
+	}
 	return n;
 }
 
@@ -370,7 +372,7 @@ static void arrivals(struct flows *p, double step_us)
 			double n = poisson(&p->rng, mean), cuts = ceil(n / fmax(largest, 1));
 			cuts = cuts > PARCELS_MOST ? PARCELS_MOST : cuts;
 			figures_request(p->f, n);
-			for (double i = 0; i < cuts; i++) {
+			for (uint32_t i = 0; i < (uint32_t)cuts; i++) {
 				double from = floor(n * i / cuts);
 				add_parcel(p, floor(n * (i + 1) / cuts) - from, c, m);
 			}

@@ -40,7 +40,8 @@ static void place_cities(struct sim_world *w, struct rng *rng)
 	double *x = mem_new(regions * sizeof(double)), *y = mem_new(regions * sizeof(double)), sum = 0;
 	for (uint32_t r = 0; r < regions; r++) {
 		x[r] = (r % across + 0.25 + 0.5 * rng_unit(rng)) * n->width_km / across;
-		y[r] = (r / across + 0.25 + 0.5 * rng_unit(rng)) * n->height_km / down;
+		uint32_t row = r / across;
+		y[r] = (row + 0.25 + 0.5 * rng_unit(rng)) * n->height_km / down;
 	}
 	for (uint32_t i = 0; i < w->city_count; i++) {
 		struct sim_city *c = &w->cities[i];

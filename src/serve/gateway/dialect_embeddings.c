@@ -116,8 +116,10 @@ static size_t number_text(char *to, float number)
 
 	if (!(size >= 1e-5 && size < 1))
 		return (size_t)snprintf(to, NUMBER_BYTES, "%.9g", (double)number);
-	for (; size * scale < 1e8; scale *= 10)
+	while (size * scale < 1e8) {
+		scale *= 10;
 		zeros++;
+	}
 	uint64_t whole = (uint64_t)(size * scale + 0.5);
 	if (whole >= 1000000000) /* rounded up to the next power of ten */
 		return (size_t)snprintf(to, NUMBER_BYTES, "%.9g", (double)number);

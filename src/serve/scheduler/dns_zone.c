@@ -366,7 +366,7 @@ static void put_why(struct dns_zone *z, struct asking *a)
 	uint32_t site = dns_view_site_of(z->scene->view, &client, &scope);
 	ip_format(&client, address);
 	snprintf(text, sizeof(text), "client %s/%u by %s: site %.64s, scope %u; map %llu", address,
-	         ecs ? q->ecs_source : client.bits, ecs ? "its subnet" : "its resolver's address",
+	         (unsigned)(ecs ? q->ecs_source : client.bits), ecs ? "its subnet" : "its resolver's address",
 	         site == MAP_NONE ? "unknown" : distances_site_name(z->distances, site).base, scope,
 	         (unsigned long long)z->scene->view->version);
 	put_text(a->reply, text);

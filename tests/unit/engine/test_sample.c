@@ -3,7 +3,6 @@
 #include "driver.h"
 
 #include "base/rng.h"
-#include "engine/llama_plan.h"
 #include "engine/sample.h"
 
 #include <math.h>
@@ -465,36 +464,6 @@ static void test_logprobs_sum_to_one_and_top_is_sorted(void **state)
 	assert_int_equal(sample_top(row, 3, 20, top), 3);
 }
 
-static void test_plan_gives_short_prompts_first_and_starves_no_long_one(void **state)
-{
-	struct llama_share shares_of[] = {{0, 4000, 1, 0}, {1, 100, 2, 0}, {2, 50, 3, 0}};
-	int32_t sum = 0;
-	(void)state;
-
-	llama_plan_share(shares_of, 3, 400);
-	for (int i = 0; i < 3; i++) {
-		sum += shares_of[i].gets;
-		assert_true(shares_of[i].gets <= shares_of[i].wants);
-		if (shares_of[i].slot == 0)
-			assert_int_equal(shares_of[i].gets, 250);
-		else
-			assert_int_equal(shares_of[i].gets, shares_of[i].wants);
-	}
-	assert_int_equal(sum, 400);
-	struct llama_share crowd[] = {{0, 4000, 1, 0}, {1, 300, 2, 0}, {2, 300, 3, 0}};
-	llama_plan_share(crowd, 3, 400);
-	for (int i = 0; i < 3; i++)
-		if (crowd[i].slot == 0)
-			assert_int_equal(crowd[i].gets, 100);
-	llama_plan_share(crowd, 0, 100);
-	/* Streams shrink the budget to what a tenth of a second computes, but not to nothing. */
-	assert_int_equal(llama_plan_budget(512, 0, 1000), 512);
-	assert_int_equal(llama_plan_budget(512, 4, 1000), 100);
-	assert_int_equal(llama_plan_budget(512, 4, 10), 32);
-	assert_int_equal(llama_plan_budget(512, 4, 1e9), 508);
-	assert_int_equal(llama_plan_budget(8, 8, 1000), 0);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -510,7 +479,6 @@ int main(void)
 	    cmocka_unit_test(test_refused_tokens_leave_the_others_their_shares),
 	    cmocka_unit_test(test_penalties_and_bias_change_what_they_should),
 	    cmocka_unit_test(test_logprobs_sum_to_one_and_top_is_sorted),
-	    cmocka_unit_test(test_plan_gives_short_prompts_first_and_starves_no_long_one),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

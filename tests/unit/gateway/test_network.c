@@ -440,7 +440,9 @@ static void test_a_slow_or_leaving_client_reaches_the_far_engine(void **state)
 	for (int i = 0; i < 100 && tokens != before; i++) {
 		before = tokens;
 		world_wait(&f->w, 80 * US_PER_MS);
-		tokens = (int64_t)metric(f, &b, "vllm:inter_token_latency_seconds_count{model_name=\"m:latest\",engine=\"0\"}") * 16;
+		tokens = (int64_t)metric(
+			     f, &b, "vllm:inter_token_latency_seconds_count{model_name=\"m:latest\",engine=\"0\"}") *
+		         16;
 	}
 	assert_int_equal(tokens, before);
 	assert_true(tokens > 0 && tokens < 1500000);
