@@ -4,6 +4,7 @@ program: VLLM_ROUTER, SMG, LITELLM. `tools/setup routers` installs the first two
 import contextlib
 import json
 import os
+import secrets
 import subprocess
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from network import eventually, free_port
 
 HELLO = [{"role": "user", "content": "Say something about the sea."}]
+KEY = "sk-" + secrets.token_hex(24)  # litellm starts with a strong one only; the edges are open and take any
 ASKED = {"model": "tiny:latest", "messages": HELLO, "max_tokens": 8, "temperature": 0}
 
 
@@ -34,7 +36,7 @@ def litellm(program, port, edges, folder):
                                                       "api_key": "none"}}
               for name in ("tiny:latest", "nope") for e in edges]
     config = folder / "litellm.yaml"
-    config.write_text(json.dumps({"model_list": models, "router_settings": {"num_retries": 2}}))
+    config.write_text(json.dumps({"model_list": models, "router_settings": {"num_retries": 3, "allowed_fails": 0, "cooldown_time": 5}}))
     return [program, "--config", config, "--host", "127.0.0.1", "--port", port, "--telemetry", "False"]
 
 
@@ -45,10 +47,11 @@ ROUTERS = {"vllm-router": ("VLLM_ROUTER", vllm_router, "/health"), "smg": ("SMG"
 class Router:
     def __init__(self, name, process, url, log):
         self.name, self.process, self.url, self.log = name, process, url, log
-        self.client = openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0, timeout=30)
+        self.client = openai.OpenAI(base_url=url + "/v1", api_key=KEY, max_retries=0, timeout=30)
 
     def post(self, body):
-        return httpx.post(self.url + "/v1/chat/completions", json=body, timeout=30)
+        return httpx.post(self.url + "/v1/chat/completions", json=body, timeout=30,
+                          headers={"authorization": f"Bearer {KEY}"})
 
 
 @contextlib.contextmanager
@@ -58,14 +61,16 @@ def running(name, edges, folder):
     if not program:
         pytest.skip(f"set {variable} to the program of {name}: docs/operator-guide.md, \"MDN behind another router\"")
     port, log = free_port(), folder / f"{name}.log"
-    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1"}
+    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1", "LITELLM_MASTER_KEY": KEY}
     with open(log, "wb") as out:
         process = subprocess.Popen([str(part) for part in command(program, port, edges, folder)], stdin=subprocess.DEVNULL,
                                    stdout=out, stderr=out, env=os.environ | quiet, cwd=folder)
     router = Router(name, process, f"http://127.0.0.1:{port}", log)
     try:
-        eventually(lambda: httpx.get(router.url + healthy, timeout=5).status_code == 200 and
-                   router.post(ASKED).status_code == 200, 300, f"{name} answers; its log is {log}", every=0.2)
+        eventually(lambda: process.poll() is not None or (httpx.get(router.url + healthy, timeout=5).status_code == 200
+                                                          and router.post(ASKED).status_code == 200),
+                   120, f"{name} answers; its log is {log}", every=0.2)
+        assert process.poll() is None, log.read_text()[-2000:]
         yield router
     finally:
         process.terminate()
