@@ -55,11 +55,14 @@ def test_a_sites_limit_is_shared_and_can_change_on_the_way(limited, big):
     both = sum(n["have_bytes"] for n in net.model("big")["nodes"]) / (time.time() - begun)
     assert both < 1.3 * 2 * 2 * MB, f"together {both / MB:.1f} MB/s"
     net.mdn("limit", "set", "site=north", "stop")
-    time.sleep(6)  # they still give each other what one has and the other has not
-    before = [n["have_bytes"] for n in net.model("big")["nodes"]]
-    time.sleep(2)
-    after = [n["have_bytes"] for n in net.model("big")["nodes"]]
-    assert sum(after) - sum(before) < 0.05 * size
+
+    def still():
+        before = sum(n["have_bytes"] for n in net.model("big")["nodes"])
+        time.sleep(2)
+        return sum(n["have_bytes"] for n in net.model("big")["nodes"]) - before < 0.05 * size
+
+    eventually(still, 30, "nothing comes any more, but what one has and the other has not")
+    assert all(n["have_bytes"] < size for n in net.model("big")["nodes"]), "it was not stopped"
     net.center.kill()
     net.center.start()
     eventually(lambda: net.json("limit", "list")["limits"][0]["calendar"] == "stop", what="the center knows its limits")

@@ -77,7 +77,7 @@ def test_three_models_in_memory_for_two(make_network, three, room_for_two):
             thread.join(120)
         assert not failures, failures[0]
     assert edge.metric("mdn_requests_waiting_for_model") == 0
-    lines = net.mdn("models", "--loaded")[0].splitlines()
+    lines = net.mdn("models", "--loaded").splitlines()
     assert lines[0].split() == ["NODE", "MODEL", "STATE", "MEMORY", "ASKED", "PINNED"] and len(lines) == 4
     assert any("on disk, loaded when asked for" in line for line in lines), lines
     assert edge.metric("mdn_model_unloads_total") > 0

@@ -288,7 +288,7 @@ def test_a_client_that_leaves_frees_its_slot(net):
     with net.edges[2].openai() as client:
         stream = chat(client, stream=True, max_tokens=1500, logit_bias=NO_END)
         next(iter(stream))
-        assert total("vllm:num_requests_running") >= 1
+        eventually(lambda: total("vllm:num_requests_running") >= 1, 3, "its engine has told that it runs")
         stream.close()
     eventually(lambda: total("vllm:num_requests_running") == 0, 3, "the slot is free")
     eventually(lambda: total("mdn_ledger_open") == 0, 3, "the books are closed")
