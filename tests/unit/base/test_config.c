@@ -109,7 +109,7 @@ static void test_unknown_key_names_line_and_nearest(void **state)
 	check_refused("name: a\n\nfetch_paralel: 3\n",
 	              "3: unknown key \"fetch_paralel\"; the nearest known key is \"fetch_parallel\"");
 	check_refused("log-level: info\n", "1: unknown key \"log-level\"; the nearest known key is \"log_level\"");
-	check_refused("<<: {name: a}\n", "1: unknown key \"<<\"; the nearest known key is \"name\"");
+	check_refused("<<: {name: a}\n", "1: unknown key \"<<\"; the nearest known key is \"pin\"");
 	check_refused("name: a\nsite: b\nname: c\n", "3: name is here a second time; it was set in line 1");
 }
 
@@ -226,8 +226,9 @@ static const char *other_value(size_t i)
 {
 	static const struct {
 		const char *key, *value;
-	} words[] = {{"roles", "edge"},     {"state", "sqlite"},   {"engine", "remote"}, {"repository_access", "key"},
-	             {"log_level", "warn"}, {"log_format", "json"}};
+	} words[] = {
+	    {"roles", "edge"},     {"state", "sqlite"},    {"engine", "remote"},         {"repository_access", "key"},
+	    {"log_level", "warn"}, {"log_format", "json"}, {"engine_isolation", "none"}, {"itl_target", "20ms"}};
 	const char *kind = config_key_kind(i);
 
 	for (size_t j = 0; j < sizeof(words) / sizeof(words[0]); j++)
