@@ -34,7 +34,7 @@ static void print_table(const struct scenario *s, const struct sim_world *w, con
 	       "failed %", "TTFT p50", "p99 ms", "streams", "near %", "10ms %", "way ms", "took s");
 	for (unsigned i = 0; i < s->policy_count; i++)
 		print_row(&all[i]);
-	printf("early: busy answers while the offered load was not above what all hardware can do\n");
+	printf("early: busy answers before more was ever asked for than all hardware can do\n");
 }
 
 static int choose_policies(const struct args *args, struct scenario *s)

@@ -85,7 +85,8 @@ static void close_line(struct figures *f, const struct sim_world *w)
 	l->streams /= length;
 	l->moved = f->line > 0 ? moved(f) : 0;
 	f->streams_most = l->streams > f->streams_most ? l->streams : f->streams_most;
-	if (l->offered <= 1)
+	f->was_full = f->was_full || l->offered > 1;
+	if (!f->was_full)
 		f->busy_early += l->busy;
 	float *swap = f->flows_before;
 	f->flows_before = f->flows;

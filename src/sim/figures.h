@@ -30,7 +30,7 @@ struct figures {
 	double requests, served;
 	double busy;                  /* answered "busy": queues full, or waited too long in one */
 	double busy_with_room;        /* of those: while a living node with the model had room in its queue */
-	double busy_early;            /* of those: in lines whose offered load was not above 1 */
+	double busy_early;            /* of those: before the offered load was ever above 1 */
 	double lost;                  /* no address answered, or a stream's node died */
 	double retries;               /* second and third tries of gateways */
 	double near;                  /* served within 5 ms of the nearest site that has the model */
@@ -46,6 +46,7 @@ struct figures {
 	float *flows, *flows_before; /* [region * sites + site], of this line and the one before */
 	uint32_t line, sites, regions;
 	double streams_most;
+	bool was_full; /* the offered load has been above 1 */
 };
 
 void figures_init(struct figures *f, const struct sim_world *w, enum sim_policy policy);
