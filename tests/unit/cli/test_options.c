@@ -205,7 +205,7 @@ static void test_bash_completes_commands_options_values_and_keys(void **state)
 		skip();
 	check_completion("mdn confi", "config");
 	check_completion("mdn config \"\"", "show check explain");
-	check_completion("mdn config show --eng", "--engine");
+	check_completion("mdn config show --eng", "--engine --engine-isolation --engine-user");
 	check_completion("mdn config show --engine \"\"", "llama remote synthetic");
 	check_completion("mdn config explain dns_tt", "dns_ttl");
 	check_completion("mdn completion \"\"", "bash zsh");
