@@ -286,7 +286,7 @@ def test_a_client_that_leaves_frees_its_slot(net):
         return sum(edge.metric(metric) for edge in net.edges)  # whichever of them answers
 
     with net.edges[2].openai() as client:
-        stream = chat(client, stream=True, max_tokens=1500, logit_bias=NO_END)
+        stream = chat(client, stream=True, max_tokens=3500, logit_bias=NO_END)
         next(iter(stream))
         eventually(lambda: total("vllm:num_requests_running") >= 1, 3, "its engine has told that it runs")
         stream.close()
