@@ -39,7 +39,7 @@ struct node_map {
 
 	struct map_model *models;
 	uint32_t model_count, model_cap, model_free; /* free slots are few: searched */
-	struct hash_index by_model, by_label;
+	struct hash_index by_model;
 
 	struct distances distances; /* and the names of sites */
 	struct zone *zones;
@@ -81,7 +81,6 @@ void node_map_free(struct node_map *m)
 	free(m->zones);
 	hash_index_fini(&m->by_id);
 	hash_index_fini(&m->by_model);
-	hash_index_fini(&m->by_label);
 	distances_fini(&m->distances);
 	lpm_free(m->lpm);
 	free(m);
@@ -189,7 +188,6 @@ bool model_label(struct str name, char ret_label[static MODEL_LABEL_SIZE])
 	return len > 0;
 }
 
-/* The full label, and the short one of a model tagged latest; how many. */
 size_t map_model_labels(const struct map_model *model, char ret_labels[static 2][MODEL_LABEL_SIZE])
 {
 	struct str tag, full = str_from(model->name), bare = str_cut(full, ':', &tag);
@@ -197,27 +195,6 @@ size_t map_model_labels(const struct map_model *model, char ret_labels[static 2]
 	if (str_equal(tag, STR("latest")))
 		count += model_label(bare, ret_labels[count]);
 	return count;
-}
-
-const struct map_model *map_model_labelled(const struct node_map *m, struct str label, size_t *cursor)
-{
-	char labels[2][MODEL_LABEL_SIZE];
-	uint32_t at;
-	while (hash_index_next(&m->by_label, hash_str(label), cursor, &at)) {
-		for (size_t i = map_model_labels(&m->models[at], labels); i-- > 0;) {
-			if (str_equal(str_from(labels[i]), label))
-				return &m->models[at];
-		}
-	}
-	return NULL;
-}
-
-static void model_index(struct node_map *m, uint32_t at, void (*change)(struct hash_index *, uint64_t, uint32_t))
-{
-	char labels[2][MODEL_LABEL_SIZE];
-	change(&m->by_model, m->models[at].hash, at);
-	for (size_t i = map_model_labels(&m->models[at], labels); i-- > 0;)
-		change(&m->by_label, hash_str(str_from(labels[i])), at);
 }
 
 static uint32_t model_of(struct node_map *m, struct str name)
@@ -238,7 +215,7 @@ static uint32_t model_of(struct node_map *m, struct str name)
 		at = m->model_count++;
 	}
 	m->models[at] = (struct map_model){.name = str_dup(name), .hash = hash};
-	model_index(m, at, hash_index_add);
+	hash_index_add(&m->by_model, hash, at);
 	return at;
 }
 
@@ -255,7 +232,7 @@ static void link_remove(struct node_map *m, struct map_link *link)
 	}
 	if (--model->count > 0)
 		return;
-	model_index(m, link->model, hash_index_remove);
+	hash_index_remove(&m->by_model, model->hash, link->model);
 	free(model->name);
 	free(model->places);
 	free(model->keys);
@@ -683,17 +660,6 @@ int node_map_set_distances(struct node_map *m, const struct str *distances, size
 	if (rc == 0)
 		m->version++;
 	return rc;
-}
-
-uint32_t map_site_of(const struct node_map *m, const struct ip *client, uint8_t *ret_scope)
-{
-	uint32_t site;
-	return lpm_find(m->lpm, client, &site, ret_scope) ? site : MAP_NONE;
-}
-
-struct str map_site_name(const struct node_map *m, uint32_t site)
-{
-	return distances_site_name(&m->distances, site);
 }
 
 bool node_map_site_of(const struct node_map *m, const struct ip *client, struct str *ret_site, uint8_t *ret_scope)

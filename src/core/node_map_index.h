@@ -69,9 +69,6 @@ const struct map_place *map_place_find(const struct node_map *m, uint32_t node, 
  * False: nothing is left, or more than 63 bytes. */
 #define MODEL_LABEL_SIZE 64
 bool model_label(struct str name, char ret_label[static MODEL_LABEL_SIZE]);
-/* Models that answer to a label: "a:latest" to "a-latest" and "a", "a:7b" to "a-7b". One a call while *cursor (start:
- * 0) goes on. */
-const struct map_model *map_model_labelled(const struct node_map *m, struct str label, size_t *cursor);
 uint32_t map_node_find(const struct node_map *m, struct str id); /* its number; MAP_NONE */
 const struct map_node *map_node_at(const struct node_map *m, uint32_t i);
 const struct map_hot *map_hots(const struct node_map *m);
@@ -81,14 +78,12 @@ bool map_is_copy(const struct node_map *m);
 /* All models by number, free slots (name NULL) among them. */
 size_t map_model_count(const struct node_map *m);
 const struct map_model *map_model_at(const struct node_map *m, size_t i);
+/* Those it answers to, one or two: "a:latest" to "a-latest" and "a", "a:7b" to "a-7b"; how many. */
 size_t map_model_labels(const struct map_model *model, char ret_labels[static 2][MODEL_LABEL_SIZE]);
 /* For pictures of the map that outlive it: dns_view.h. */
 struct lpm *map_zones(const struct node_map *m);
 const struct distances *map_distances_all(const struct node_map *m);
 enum node_health map_health(const struct node_map *m, const struct map_hot *h, int64_t now_us);
-/* The site of a client; MAP_NONE when no zone covers it. */
-uint32_t map_site_of(const struct node_map *m, const struct ip *client, uint8_t *ret_scope);
-struct str map_site_name(const struct node_map *m, uint32_t site);
 uint32_t map_site_find(const struct node_map *m, struct str site); /* MAP_NONE when never heard of */
 /* Distances from a site to every site, by number, in microseconds; lives until the next change. */
 const uint32_t *map_distances(const struct node_map *m, uint32_t site);

@@ -28,11 +28,6 @@ void cells_grow(struct cells *c, int32_t count)
 	c->held += count;
 }
 
-int32_t cells_common(const struct cells *c, int32_t i, int32_t j)
-{
-	return *same(c, i, j);
-}
-
 int32_t cells_shared(const struct cells *c, int32_t i)
 {
 	int32_t most = 0;

@@ -22,6 +22,5 @@ void cells_grow(struct cells *c, int32_t count);                            /* a
 void cells_cut(struct cells *c, int32_t i, int32_t past, int32_t position); /* was `past` long */
 void cells_share(struct cells *c, int32_t from, int32_t to, int32_t count); /* `to` was empty */
 int32_t cells_shared(const struct cells *c, int32_t i);                     /* how far, with any other */
-int32_t cells_common(const struct cells *c, int32_t i, int32_t j);
 
 #endif

@@ -161,19 +161,4 @@ bool models_one(struct gateway *g, struct str name, struct buf *out);        /* 
 void models_names(struct gateway *g, struct str separator, struct buf *out); /* for error texts */
 bool models_any_ready(struct gateway *g);
 
-/* What is in memory, and what could be: for /api/ps and /metrics. Texts live for the call. */
-struct model_ps {
-	const char *name, *digest;
-	enum model_state state;
-	uint64_t memory_bytes; /* that it takes; not loaded: that it would */
-	uint64_t file_bytes;
-	int32_t context_tokens; /* 0: not loaded */
-	uint32_t requests;
-	double progress;      /* of its loading */
-	int64_t used_wall_us; /* 0: not yet asked */
-	int64_t unload_us;    /* until it is unloaded if nobody asks; 0: it is not */
-	bool pinned;
-};
-void models_ps(const struct gateway *g, void (*each)(void *arg, const struct model_ps *m), void *arg);
-
 #endif

@@ -172,34 +172,3 @@ bool models_any_ready(struct gateway *g)
 	list_fini(&l);
 	return any;
 }
-
-/* ---- what operators see ------------------------------------------------------------------------------------------ */
-
-static void tell_ps(const struct model *m, void (*each)(void *arg, const struct model_ps *m), void *arg)
-{
-	const struct model_room *room = &m->g->room;
-	bool ready = m->state == MODEL_READY && m->engine, pinned = model_is_pinned(m);
-	int64_t left = m->used_us + room->idle_unload_us - loop_now_us(m->g->loop);
-	const struct model_ps line = {
-	    .name = m->name,
-	    .digest = m->digest,
-	    .state = m->state,
-	    .memory_bytes = m->engine ? model_memory(m) : m->fit.need,
-	    .file_bytes = m->fit.weights,
-	    .context_tokens = ready ? engine_info(m->engine)->context_tokens : 0,
-	    .requests = m->requests,
-	    .progress = model_progress(m),
-	    .used_wall_us = m->used_wall_us,
-	    .unload_us = ready && room->idle_unload_us && !pinned && !m->requests ? (left > 1 ? left : 1) : 0,
-	    .pinned = pinned,
-	};
-
-	each(arg, &line);
-}
-
-void models_ps(const struct gateway *g, void (*each)(void *arg, const struct model_ps *m), void *arg)
-{
-	for (const struct model *m = g->models; m; m = m->following)
-		if (!m->removing)
-			tell_ps(m, each, arg);
-}
