@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/machine.h"
 
+#include "base/memory.h"
+
 #include <stdio.h>
 #include <unistd.h>
 
@@ -32,15 +34,9 @@ static int take_labels(const struct config *c, struct machine *m, struct error *
 	return 0;
 }
 
-static uint64_t machine_memory(void)
-{
-	long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-	return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
-}
-
 int machine_describe(const struct config *c, struct machine *ret_machine, struct error *err)
 {
-	struct machine m = {.memory_bytes = c->memory_max ? c->memory_max : machine_memory()};
+	struct machine m = {.memory_bytes = c->memory_max ? c->memory_max : memory_of_machine()};
 	const char *accelerator = c->accelerator;
 	int rc = take_labels(c, &m, err);
 	if (rc)

@@ -9,6 +9,7 @@
 #include "engine/llama_parts.h"
 
 #include "base/log.h"
+#include "base/memory.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -566,20 +567,6 @@ void llama_box_info(const struct llama_box *box, struct engine_info *info)
 
 /* ---- core -------------------------------------------------------------------------------------- */
 
-uint64_t llama_memory_available(void)
-{
-	char line[128];
-	unsigned long long kib = 0;
-	FILE *file = fopen("/proc/meminfo", "r");
-
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			break;
-	if (file)
-		fclose(file);
-	return kib * 1024;
-}
-
 /* K and V at 16 bits; models with latent attention need less. */
 static uint64_t kv_bytes_per_token(const struct llama_model *model)
 {
@@ -599,7 +586,7 @@ static int core_size_kv(const struct llama_box *box, struct llama_settings *sett
 	else if (trained > 0 && settings->context_tokens > trained)
 		return error_set(err, E_INVAL, "context_tokens is %d, the model was trained for %d: lower it",
 		                 settings->context_tokens, trained);
-	uint64_t per_token = kv_bytes_per_token(box->model), available = llama_memory_available();
+	uint64_t per_token = kv_bytes_per_token(box->model), available = memory_available();
 	int64_t wanted = (int64_t)settings->slots * settings->context_tokens;
 	int64_t least = settings->context_tokens + 64 * (int64_t)settings->slots;
 
@@ -627,7 +614,7 @@ static int core_size_kv(const struct llama_box *box, struct llama_settings *sett
 static int core_size_embedding(const struct llama_box *box, struct llama_settings *settings, struct error *err)
 {
 	int32_t trained = llama_model_n_ctx_train(box->model);
-	uint64_t per_token = kv_bytes_per_token(box->model), available = llama_memory_available();
+	uint64_t per_token = kv_bytes_per_token(box->model), available = memory_available();
 
 	if (settings->context_tokens <= 0)
 		settings->context_tokens = 4096;

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -357,7 +358,7 @@ static void cache_arrived(void *mail)
 
 static void batch_make_cache(struct batch *b, const struct digest *fingerprint)
 {
-	uint64_t available = llama_memory_available();
+	uint64_t available = memory_available();
 	uint64_t share = available / CACHE_SHARE, most = available / CACHE_MOST;
 
 	share = share < CACHE_BYTES_MAX ? share : CACHE_BYTES_MAX;

@@ -94,7 +94,6 @@ struct llama_core;
 int llama_core_new(struct llama_box *box, struct llama_settings *settings, const atomic_bool *stop,
                    struct llama_core **ret_core, struct error *err); /* fills in what was 0 in settings */
 void llama_core_free(struct llama_core *core);
-uint64_t llama_memory_available(void); /* bytes; 0 unknown */
 uint64_t llama_core_kv_bytes(const struct llama_core *core);
 /* The batch under construction; -1 when full. Returns the row, for llama_core_logits. */
 int32_t llama_core_room(const struct llama_core *core);

@@ -9,9 +9,10 @@
  */
 #include "serve/gateway/internal.h"
 
+#include "base/memory.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define GIVE_WAY_US (2 * US_PER_S)
 #define STAY_LEAST_US (10 * US_PER_S) /* and five times its loading: else the node does nothing but load */
@@ -141,21 +142,6 @@ static uint64_t used_memory(const struct gateway *g)
 	return sum;
 }
 
-/* What can be had without swapping, by the kernel's own estimate. */
-static uint64_t memory_available(void)
-{
-	FILE *f = fopen("/proc/meminfo", "re");
-	unsigned long long kib = 0;
-	char line[128];
-
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			break;
-	if (f)
-		fclose(f);
-	return kib * 1024;
-}
-
 /* Weights are mapped, so the kernel calls their pages available though we need them: never more than the machine. */
 static uint64_t budget_of(const struct gateway *g)
 {
@@ -163,10 +149,9 @@ static uint64_t budget_of(const struct gateway *g)
 		return g->room.max;
 	if (!is_llama(g))
 		return UINT64_MAX;
-	long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-	uint64_t machine = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : UINT64_MAX;
+	uint64_t machine = memory_of_machine();
 	uint64_t free_now = used_memory(g) + memory_available();
-	uint64_t least = free_now < machine ? free_now : machine;
+	uint64_t least = !machine || free_now < machine ? free_now : machine;
 	return least - least / 10;
 }
 
