@@ -241,27 +241,6 @@ static int check_tool(yyjson_val *tool, size_t i, struct fault *f)
 	return 0;
 }
 
-/* All tools, or only the one that must be called. */
-static int read_tools(yyjson_val *tools, struct str only, struct api_request *r, struct fault *f)
-{
-	yyjson_val *tool;
-	yyjson_arr_iter it;
-
-	if (yyjson_arr_size(tools) > LIMIT_TOOLS)
-		return refuse(f, "tools", "\"tools\" has %zu entries; at most %d are allowed", yyjson_arr_size(tools),
-		              LIMIT_TOOLS);
-	yyjson_arr_iter_init(tools, &it);
-	for (size_t i = 0; (tool = yyjson_arr_iter_next(&it)) != NULL; i++) {
-		if (check_tool(tool, i, f) < 0)
-			return f->err.code;
-		if (only.len == 0 || str_equal(val_str(yyjson_obj_get(tool, "name")), only))
-			write_tool(tool, &r->tools_text);
-	}
-	if (r->tools_text.len)
-		put(&r->tools_text, "]");
-	return 0;
-}
-
 static int parse_tools(yyjson_val *root, struct api_request *r, struct fault *f)
 {
 	yyjson_val *tools = NULL, *choice = NULL, *type;
@@ -277,7 +256,7 @@ static int parse_tools(yyjson_val *root, struct api_request *r, struct fault *f)
 	if (choice && !str_is(type, "auto") && !str_is(type, "any") && !str_is(type, "none") && only.len == 0)
 		return refuse(f, "tool_choice",
 		              "\"tool_choice\" must have \"type\" auto, any, none, or tool with the \"name\" of one");
-	if (read_tools(tools, only, r, f) < 0)
+	if (fields_tools(tools, only, check_tool, write_tool, r, f) < 0)
 		return f->err.code;
 	if (!choice)
 		return 0;

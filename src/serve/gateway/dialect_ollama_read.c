@@ -181,21 +181,21 @@ static int read_messages(yyjson_val *messages, struct messages *m, struct fault 
 	return 0;
 }
 
+static int check_tool(yyjson_val *tool, size_t i, struct fault *f)
+{
+	if (!yyjson_is_str(yyjson_obj_get(yyjson_obj_get(tool, "function"), "name")))
+		return refuse_at(f, "a tool needs \"function\" with \"name\", a string", "tools[%zu].function.name", i);
+	return 0;
+}
+
 static int parse_tools(yyjson_val *root, struct api_request *r, struct fault *f)
 {
-	yyjson_val *tools = NULL, *tool;
-	yyjson_arr_iter it;
+	yyjson_val *tools = NULL;
 
 	if (json_arr(root, "tools", &tools, &f->err) < 0)
 		return blame(f, "tools");
-	if (yyjson_arr_size(tools) > LIMIT_TOOLS)
-		return refuse(f, "tools", "\"tools\" has %zu entries; at most %d are allowed", yyjson_arr_size(tools),
-		              LIMIT_TOOLS);
-	yyjson_arr_iter_init(tools, &it);
-	for (size_t i = 0; (tool = yyjson_arr_iter_next(&it)) != NULL; i++)
-		if (!yyjson_is_str(yyjson_obj_get(yyjson_obj_get(tool, "function"), "name")))
-			return refuse_at(f, "a tool needs \"function\" with \"name\", a string",
-			                 "tools[%zu].function.name", i);
+	if (fields_tools(tools, STR(""), check_tool, NULL, r, f) < 0)
+		return f->err.code;
 	if (yyjson_arr_size(tools))
 		r->tools = tools;
 	return 0;

@@ -235,33 +235,26 @@ static int parse_messages(yyjson_val *root, struct api_request *r, struct fault 
 
 /* ---- tools and response format ------------------------------------------------------------------- */
 
+static int check_tool(yyjson_val *tool, size_t i, struct fault *f)
+{
+	yyjson_val *function = yyjson_obj_get(tool, "function");
+	yyjson_val *parameters = yyjson_obj_get(function, "parameters");
+
+	if (!str_is(yyjson_obj_get(tool, "type"), "function"))
+		return refuse_at(f, "a tool must be an object with \"type\": \"function\"", "tools[%zu].type", i);
+	if (!yyjson_is_str(yyjson_obj_get(function, "name")))
+		return refuse_at(f, "a tool needs \"function\" with \"name\", a string", "tools[%zu].function.name", i);
+	if (present(parameters) && !yyjson_is_obj(parameters))
+		return refuse_at(f, "\"parameters\" must be a JSON schema object", "tools[%zu].function.parameters", i);
+	return 0;
+}
+
 static int parse_tools(yyjson_val *root, struct api_request *r, struct fault *f)
 {
-	yyjson_val *tool;
-	yyjson_arr_iter it;
-
 	if (json_arr(root, "tools", &r->tools, &f->err) < 0)
 		return blame(f, "tools");
-	if (!r->tools)
-		return 0;
-	if (yyjson_arr_size(r->tools) > LIMIT_TOOLS)
-		return refuse(f, "tools", "\"tools\" has %zu entries; at most %d are allowed",
-		              yyjson_arr_size(r->tools), LIMIT_TOOLS);
-	yyjson_arr_iter_init(r->tools, &it);
-	for (size_t i = 0; (tool = yyjson_arr_iter_next(&it)) != NULL; i++) {
-		yyjson_val *function = yyjson_obj_get(tool, "function");
-		yyjson_val *parameters = yyjson_obj_get(function, "parameters");
-
-		if (!str_is(yyjson_obj_get(tool, "type"), "function"))
-			return refuse_at(f, "a tool must be an object with \"type\": \"function\"", "tools[%zu].type",
-			                 i);
-		if (!yyjson_is_str(yyjson_obj_get(function, "name")))
-			return refuse_at(f, "a tool needs \"function\" with \"name\", a string",
-			                 "tools[%zu].function.name", i);
-		if (present(parameters) && !yyjson_is_obj(parameters))
-			return refuse_at(f, "\"parameters\" must be a JSON schema object",
-			                 "tools[%zu].function.parameters", i);
-	}
+	if (fields_tools(r->tools, STR(""), check_tool, NULL, r, f) < 0)
+		return f->err.code;
 	if (yyjson_arr_size(r->tools) == 0)
 		r->tools = NULL;
 	return 0;

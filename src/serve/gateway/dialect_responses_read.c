@@ -213,24 +213,13 @@ static int check_tool(yyjson_val *tool, size_t i, struct fault *f)
 
 static int parse_tools(yyjson_val *root, struct api_request *r, struct fault *f)
 {
-	yyjson_val *choice = yyjson_obj_get(root, "tool_choice"), *tools = NULL, *tool;
+	yyjson_val *choice = yyjson_obj_get(root, "tool_choice"), *tools = NULL;
 	struct str only = val_str(yyjson_obj_get(choice, "name"));
-	yyjson_arr_iter it;
 
 	if (json_arr(root, "tools", &tools, &f->err) < 0)
 		return blame(f, "tools");
-	if (yyjson_arr_size(tools) > LIMIT_TOOLS)
-		return refuse(f, "tools", "\"tools\" has %zu entries; at most %d are allowed", yyjson_arr_size(tools),
-		              LIMIT_TOOLS);
-	yyjson_arr_iter_init(tools, &it);
-	for (size_t i = 0; (tool = yyjson_arr_iter_next(&it)) != NULL; i++) {
-		if (check_tool(tool, i, f) < 0)
-			return f->err.code;
-		if (only.len == 0 || str_equal(val_str(yyjson_obj_get(tool, "name")), only))
-			write_tool(tool, &r->tools_text);
-	}
-	if (r->tools_text.len)
-		put(&r->tools_text, "]");
+	if (fields_tools(tools, only, check_tool, write_tool, r, f) < 0)
+		return f->err.code;
 	if (!present(choice))
 		return 0;
 	if (str_is(choice, "auto") || str_is(choice, "none") || str_is(choice, "required"))

@@ -214,6 +214,27 @@ int fields_priority(yyjson_val *root, struct api_request *r, struct fault *f)
 
 /* ---- tools ---------------------------------------------------------------------------------------- */
 
+int fields_tools(yyjson_val *tools, struct str only, tool_check *check, tool_write *write, struct api_request *r,
+                 struct fault *f)
+{
+	yyjson_val *tool;
+	yyjson_arr_iter it;
+
+	if (yyjson_arr_size(tools) > LIMIT_TOOLS)
+		return refuse(f, "tools", "\"tools\" has %zu entries; at most %d are allowed", yyjson_arr_size(tools),
+		              LIMIT_TOOLS);
+	yyjson_arr_iter_init(tools, &it);
+	for (size_t i = 0; (tool = yyjson_arr_iter_next(&it)) != NULL; i++) {
+		if (check(tool, i, f) < 0)
+			return f->err.code;
+		if (write && (only.len == 0 || str_equal(val_str(yyjson_obj_get(tool, "name")), only)))
+			write(tool, &r->tools_text);
+	}
+	if (r->tools_text.len)
+		buf_append_str(&r->tools_text, STR("]"));
+	return 0;
+}
+
 yyjson_val *tool_by_name(yyjson_val *tools, struct str name)
 {
 	yyjson_val *tool;

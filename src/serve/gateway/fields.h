@@ -48,6 +48,12 @@ int fields_priority(yyjson_val *root, struct api_request *r, struct fault *f);
 bool class_parse(struct str text, enum engine_class *ret_class, int32_t *ret_priority);
 const char *class_name(enum engine_class c);
 
+/* "tools": not too many, each well formed by `check`. `write` (NULL: none) writes those named `only`, or all when that
+ * is empty, into r->tools_text as OpenAI's array: "[" and the first, or "," and one more. */
+typedef int tool_check(yyjson_val *tool, size_t i, struct fault *f);
+typedef void tool_write(yyjson_val *tool, struct buf *out);
+int fields_tools(yyjson_val *tools, struct str only, tool_check *check, tool_write *write, struct api_request *r,
+                 struct fault *f);
 /* Of an array of tools as OpenAI has them; NULL. */
 yyjson_val *tool_by_name(yyjson_val *tools, struct str name);
 

@@ -269,7 +269,7 @@ static void land(struct fixture *f, struct flight *at, unsigned *counts)
 	if (r->status == 200 && at->stream && stream_count(r, "[DONE]") != 1)
 		fail_msg("a stream ended early: %s", r->body.base);
 	if (r->status != 200 && r->status != 404 && r->status != 503)
-		fail_msg("status %d: %s", r->status, r->body.base);
+		fail_msg("status %d: %s%s", r->status, r->body.base, r->err.text);
 	if (r->status == 503 && !strstr(r->body.base, "cannot be used") && !strstr(r->body.base, "none can take"))
 		fail_msg("refused: %s", r->body.base);
 	counts[r->status == 200 ? 0 : r->status == 404 ? 1 : 2]++;
