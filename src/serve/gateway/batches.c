@@ -466,39 +466,19 @@ static struct batch **mine(const struct batches *b, struct str tenant, size_t *r
 
 static void list(struct batches *b, struct http_exchange *x, struct str tenant)
 {
-	struct offline_page page;
-	struct fault fault = {0};
-	struct buf out = {0};
-	size_t count, told = 0;
-	const char *first = NULL, *last = NULL;
-	bool more = false;
+	struct offline_list l;
+	size_t count;
 
-	if (offline_page(x, LIST_MOST, LIST_STANDARD, &page, &fault) < 0) {
-		offline_fail(x, &fault);
+	if (!offline_list_begin(&l, x, LIST_MOST, LIST_STANDARD))
 		return;
-	}
 	struct batch **all = mine(b, tenant, &count);
-	bool begun = page.after.len == 0;
-	buf_append_str(&out, STR("{\"object\":\"list\",\"data\":["));
-	for (size_t i = 0; i < count; i++) {
-		const struct batch *batch = all[page.oldest_first ? count - 1 - i : i];
-
-		if (!begun) {
-			begun = str_equal(str_from(batch->id), page.after);
-			continue;
-		}
-		more = told == (size_t)page.limit;
-		if (more)
-			break;
-		buf_append(&out, ",", told++ > 0);
-		batch_format(batch, &out);
-		first = first ? first : batch->id;
-		last = batch->id;
+	for (size_t i = 0; i < count && !l.more; i++) {
+		const struct batch *batch = all[l.oldest_first ? count - 1 - i : i];
+		if (offline_list_takes(&l, batch->id))
+			batch_format(batch, &l.out);
 	}
 	free(all);
-	offline_list_end(&out, first, last, more);
-	http_respond(x, 200, "application/json", buf_str(&out));
-	buf_fini(&out);
+	offline_list_end(&l, x);
 }
 
 /* ---- a new one ------------------------------------------------------------------------------------------------ */

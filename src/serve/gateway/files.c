@@ -255,37 +255,66 @@ void offline_fail(struct http_exchange *x, const struct fault *fault)
 	respond_fault(x, NULL, &told);
 }
 
-int offline_page(struct http_exchange *x, int64_t most, int64_t standard, struct offline_page *ret_page,
-                 struct fault *fault)
+static int read_page(struct offline_list *l, struct http_exchange *x, int64_t most, struct fault *fault)
 {
 	struct str limit, order;
 
-	*ret_page = (struct offline_page){.limit = standard};
-	if (http_query(x, "limit", &limit) &&
-	    (str_to_i64(limit, &ret_page->limit) < 0 || ret_page->limit < 1 || ret_page->limit > most))
+	if (http_query(x, "limit", &limit) && (str_to_i64(limit, &l->limit) < 0 || l->limit < 1 || l->limit > most))
 		return refuse(fault, "limit", "limit must be a whole number of 1 to %lld", (long long)most);
 	if (http_query(x, "order", &order)) {
-		ret_page->oldest_first = str_equal(order, STR("asc"));
-		if (!ret_page->oldest_first && !str_equal(order, STR("desc")))
+		l->oldest_first = str_equal(order, STR("asc"));
+		if (!l->oldest_first && !str_equal(order, STR("desc")))
 			return refuse(fault, "order", "order must be asc or desc");
 	}
-	http_query(x, "after", &ret_page->after);
+	http_query(x, "after", &l->after);
 	return 0;
 }
 
-void offline_list_end(struct buf *out, const char *first, const char *last, bool more)
+bool offline_list_begin(struct offline_list *l, struct http_exchange *x, int64_t most, int64_t standard)
 {
-	buf_append_str(out, STR("],\"first_id\":"));
-	if (first)
-		buf_append_json(out, str_from(first));
+	struct fault fault = {0};
+
+	*l = (struct offline_list){.limit = standard};
+	if (read_page(l, x, most, &fault) < 0) {
+		offline_fail(x, &fault);
+		return false;
+	}
+	l->begun = l->after.len == 0;
+	buf_append_str(&l->out, STR("{\"object\":\"list\",\"data\":["));
+	return true;
+}
+
+bool offline_list_takes(struct offline_list *l, const char *id)
+{
+	if (!l->begun) {
+		l->begun = str_equal(str_from(id), l->after);
+		return false;
+	}
+	l->more = l->told == l->limit;
+	if (l->more)
+		return false;
+	buf_append(&l->out, ",", l->told++ > 0);
+	l->first = l->first ? l->first : id;
+	l->last = id;
+	return true;
+}
+
+static void put_id(struct buf *out, const char *key, const char *id)
+{
+	buf_append_str(out, str_from(key));
+	if (id)
+		buf_append_json(out, str_from(id));
 	else
 		buf_append_str(out, STR("null"));
-	buf_append_str(out, STR(",\"last_id\":"));
-	if (last)
-		buf_append_json(out, str_from(last));
-	else
-		buf_append_str(out, STR("null"));
-	buf_printf(out, ",\"has_more\":%s}", more ? "true" : "false");
+}
+
+void offline_list_end(struct offline_list *l, struct http_exchange *x)
+{
+	put_id(&l->out, "],\"first_id\":", l->first);
+	put_id(&l->out, ",\"last_id\":", l->last);
+	buf_printf(&l->out, ",\"has_more\":%s}", l->more ? "true" : "false");
+	http_respond(x, 200, "application/json", buf_str(&l->out));
+	buf_fini(&l->out);
 }
 
 void file_format(const struct file *file, struct buf *out)
@@ -315,41 +344,21 @@ static struct file **mine(const struct files *f, struct str tenant, struct str p
 
 static void list(struct files *f, struct http_exchange *x, struct str tenant)
 {
-	struct offline_page page;
-	struct fault fault = {0};
+	struct offline_list l;
 	struct str purpose = {0};
-	struct buf out = {0};
-	size_t count, told = 0;
-	const char *first = NULL, *last = NULL;
-	bool more = false;
+	size_t count;
 
-	if (offline_page(x, LIST_MOST, LIST_MOST, &page, &fault) < 0) {
-		offline_fail(x, &fault);
+	if (!offline_list_begin(&l, x, LIST_MOST, LIST_MOST))
 		return;
-	}
 	http_query(x, "purpose", &purpose);
 	struct file **all = mine(f, tenant, purpose, &count);
-	bool begun = page.after.len == 0;
-	buf_append_str(&out, STR("{\"object\":\"list\",\"data\":["));
-	for (size_t i = 0; i < count && !more; i++) {
-		const struct file *file = all[page.oldest_first ? count - 1 - i : i];
-
-		if (!begun) {
-			begun = str_equal(str_from(file->id), page.after);
-			continue;
-		}
-		more = told == (size_t)page.limit;
-		if (more)
-			break;
-		buf_append(&out, ",", told++ > 0);
-		file_format(file, &out);
-		first = first ? first : file->id;
-		last = file->id;
+	for (size_t i = 0; i < count && !l.more; i++) {
+		const struct file *file = all[l.oldest_first ? count - 1 - i : i];
+		if (offline_list_takes(&l, file->id))
+			file_format(file, &l.out);
 	}
 	free(all);
-	offline_list_end(&out, first, last, more);
-	http_respond(x, 200, "application/json", buf_str(&out));
-	buf_fini(&out);
+	offline_list_end(&l, x);
 }
 
 static struct file *find_or_fail(struct files *f, struct http_exchange *x, struct str tenant, struct str id)

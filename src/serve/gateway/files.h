@@ -47,16 +47,20 @@ int files_add(struct files *f, const struct file *file, struct error *err);
 void files_remove(struct files *f, struct file *file);
 
 void offline_id(const char *prefix, char ret_id[static OFFLINE_ID_SIZE]);
-/* limit, after and order of a list; `most` is what limit may be at most. */
-struct offline_page {
-	int64_t limit;
-	struct str after;
-	bool oldest_first;
-};
-int offline_page(struct http_exchange *x, int64_t most, int64_t standard, struct offline_page *ret_page,
-                 struct fault *fault);
 void offline_fail(struct http_exchange *x, const struct fault *fault); /* with a retry-after where it helps */
-void offline_list_end(struct buf *out, const char *first, const char *last, bool more);
+/* A list as clients page through it: limit, after and order. Objects are offered in the order asked for, newest first
+ * unless `oldest_first`; one that is taken is formatted into `out` next. The end answers. */
+struct offline_list {
+	struct buf out;
+	int64_t limit, told;
+	struct str after;
+	bool oldest_first, begun, more;
+	const char *first, *last; /* ids of objects told */
+};
+/* most: what limit may be at most. False: it has been answered that the query is wrong. */
+bool offline_list_begin(struct offline_list *l, struct http_exchange *x, int64_t most, int64_t standard);
+bool offline_list_takes(struct offline_list *l, const char *id);
+void offline_list_end(struct offline_list *l, struct http_exchange *x);
 
 /* Routes: /v1/files, /v1/files/{file_id}, /v1/files/{file_id}/content */
 void files_collection(struct gateway *g, struct http_exchange *x, struct str tenant, struct str id);
