@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 struct wait {
 	struct driver *driver;
@@ -74,6 +75,40 @@ void driver_init(struct driver *d, const struct engine_options *options)
 	if (engine_new(d->loop, options, on_state, d, &d->engine, &err) < 0)
 		fail_msg("engine_new: %s", err.text);
 	driver_until(d, is_settled, d);
+}
+
+char *model_path(const char *name)
+{
+	static char paths[8][4096];
+	static unsigned turn;
+	char *path = paths[turn++ % 8];
+
+	snprintf(path, sizeof(paths[0]), "%s/%s.gguf", getenv("MDN_TEST_MODELS"), name);
+	return path;
+}
+
+struct engine_options options_for(const char *name)
+{
+	return (struct engine_options){.kind = STR("llama"),
+	                               .model_path = str_from(model_path(name)),
+	                               .slots = 4,
+	                               .context_tokens = 256,
+	                               .batch_tokens = 64,
+	                               .threads = 1};
+}
+
+void driver_start(struct driver *d, const struct engine_options *options)
+{
+	driver_init(d, options);
+	if (d->state != ENGINE_READY)
+		fail_msg(STR_FMT ": %s", STR_ARG(options->model_path), d->err.text);
+}
+
+void driver_model(struct driver *d, const char *name)
+{
+	struct engine_options options = options_for(name);
+
+	driver_start(d, &options);
 }
 
 void driver_fini(struct driver *d)
@@ -147,6 +182,12 @@ void ask_wait(struct ask *ask)
 		buf_append(texts[i], "", 1);
 		texts[i]->len--;
 	}
+}
+
+void say(struct driver *d, struct ask *ask, struct engine_params params)
+{
+	ask_start(ask, d, &params);
+	ask_wait(ask);
 }
 
 void ask_fini(struct ask *ask)

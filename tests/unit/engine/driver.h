@@ -36,11 +36,18 @@ struct ask {
 	void *arg;
 };
 
-void driver_init(struct driver *d, const struct engine_options *options); /* waits for READY or FAILED */
+/* A file that models.py has made; good until the eighth call from now. */
+char *model_path(const char *name);
+/* Of that model: 4 slots of 256 tokens, batches of 64, one thread. */
+struct engine_options options_for(const char *name);
+void driver_init(struct driver *d, const struct engine_options *options);  /* waits for READY or FAILED */
+void driver_start(struct driver *d, const struct engine_options *options); /* must become READY */
+void driver_model(struct driver *d, const char *name);                     /* the same with options_for */
 void driver_fini(struct driver *d);
 int ask_submit(struct ask *ask, struct driver *d, const struct engine_params *params, struct error *err);
 void ask_start(struct ask *ask, struct driver *d, const struct engine_params *params); /* must be taken */
 void ask_wait(struct ask *ask);
+void say(struct driver *d, struct ask *ask, struct engine_params params); /* ask_start and ask_wait */
 /* Runs the loop until `fn` says true; fails the test after 60 s. */
 void driver_until(struct driver *d, bool (*fn)(void *arg), void *arg);
 void driver_turns(struct driver *d, int64_t us); /* lets the loop run that long */

@@ -20,26 +20,17 @@
 static const char *const models[] = {"llama", "qwen2", "llama-moe", "gemma3", "mamba", "lfm2"};
 enum { MODELS = sizeof(models) / sizeof(models[0]) };
 
-static char path[4096], folder[256];
+static char folder[256];
 
-static struct engine_options options_for(const char *model)
+static struct engine_options long_for(const char *model)
 {
-	snprintf(path, sizeof(path), "%s/%s.gguf", getenv("MDN_TEST_MODELS"), model);
-	return (struct engine_options){.kind = STR("llama"),
-	                               .model_path = str_from(path),
-	                               .model_name = STR("tiny:latest"),
-	                               .in_process = true,
-	                               .slots = 4,
-	                               .context_tokens = 1024,
-	                               .batch_tokens = 128,
-	                               .threads = 1};
-}
+	struct engine_options options = options_for(model);
 
-static void start(struct driver *d, const struct engine_options *options)
-{
-	driver_init(d, options);
-	if (d->state != ENGINE_READY)
-		fail_msg("%s", d->err.text);
+	options.model_name = STR("tiny:latest");
+	options.in_process = true;
+	options.context_tokens = 1024;
+	options.batch_tokens = 128;
+	return options;
 }
 
 static void words(struct buf *out, int seed, int count)
@@ -61,10 +52,9 @@ static struct engine_params ask_for(const struct buf *prompt, const char *salt, 
 	return p;
 }
 
-static void say(struct driver *d, struct ask *ask, struct engine_params p)
+static void say_well(struct driver *d, struct ask *ask, struct engine_params p)
 {
-	ask_start(ask, d, &p);
-	ask_wait(ask);
+	say(d, ask, p);
 	if (ask->err.code)
 		fail_msg("%s", ask->err.text);
 }
@@ -77,8 +67,8 @@ static int32_t say_both(struct driver *d, const struct buf *prompt, int32_t max_
 	char salt[32];
 
 	snprintf(salt, sizeof(salt), "only %d", unique++);
-	say(d, &with, ask_for(prompt, "shared", max_tokens));
-	say(d, &without, ask_for(prompt, salt, max_tokens));
+	say_well(d, &with, ask_for(prompt, "shared", max_tokens));
+	say_well(d, &without, ask_for(prompt, salt, max_tokens));
 	assert_int_equal(without.cached_tokens, 0);
 	assert_string_equal(with.text.base, without.text.base);
 	assert_int_equal(with.last.completion_tokens, without.last.completion_tokens);
@@ -93,12 +83,12 @@ static int32_t say_both(struct driver *d, const struct buf *prompt, int32_t max_
 /* Two chats in turns, so that each loses its slot to the other, and a third that only begins alike. */
 static void chats(const char *model)
 {
-	struct engine_options options = options_for(model);
+	struct engine_options options = long_for(model);
 	struct buf chat[2] = {{0}}, begins = {0};
 	struct driver d;
 
 	options.slots = 2;
-	start(&d, &options);
+	driver_start(&d, &options);
 	for (int i = 0; i < 2; i++) {
 		words(&chat[i], 1, 150);
 		words(&chat[i], 10 + i, 40);
@@ -134,13 +124,13 @@ static void test_what_is_found_says_the_same_as_what_is_computed(void **state)
 /* A sliding window that the prompt is longer than. */
 static void test_window_behind_the_prompt_is_not_taken_for_whole(void **state)
 {
-	struct engine_options options = options_for("gemma3");
+	struct engine_options options = long_for("gemma3");
 	struct buf prompt = {0};
 	struct driver d;
 	(void)state;
 
 	options.slots = 1;
-	start(&d, &options);
+	driver_start(&d, &options);
 	for (int i = 0; i < 3; i++) {
 		buf_clear(&prompt);
 		words(&prompt, 1, 300); /* two tokens a word */
@@ -157,14 +147,14 @@ static void test_many_that_begin_alike_compute_it_once(void **state)
 {
 	(void)state;
 	for (int m = 0; m < MODELS; m++) {
-		struct engine_options options = options_for(models[m]);
+		struct engine_options options = long_for(models[m]);
 		struct ask asks[20] = {{0}}, alone[20] = {{0}};
 		struct buf prompts[20] = {{0}};
 		int64_t computed = 0, tails = 0;
 		struct driver d;
 
 		options.slots = 6;
-		start(&d, &options);
+		driver_start(&d, &options);
 		for (int i = 0; i < 20; i++) {
 			words(&prompts[i], 1, 200);
 			words(&prompts[i], 50 + i, 10);
@@ -181,7 +171,7 @@ static void test_many_that_begin_alike_compute_it_once(void **state)
 			fail_msg("%s: %lld tokens computed of prompts that share all but %lld", models[m],
 			         (long long)computed, (long long)tails);
 		for (int i = 0; i < 20; i += 7) {
-			say(&d, &alone[i], ask_for(&prompts[i], "nobody's", 6));
+			say_well(&d, &alone[i], ask_for(&prompts[i], "nobody's", 6));
 			assert_string_equal(alone[i].text.base, asks[i].text.base);
 		}
 		for (int i = 0; i < 20; i++) {
@@ -195,26 +185,26 @@ static void test_many_that_begin_alike_compute_it_once(void **state)
 
 static void test_prompt_of_another_tenant_is_not_found_unless_salts_agree(void **state)
 {
-	struct engine_options options = options_for("llama");
+	struct engine_options options = long_for("llama");
 	struct buf prompt = {0};
 	struct ask asks[6] = {{0}};
 	struct driver d;
 	(void)state;
 
-	start(&d, &options);
+	driver_start(&d, &options);
 	words(&prompt, 1, 100);
 	struct engine_params p = ask_for(&prompt, "", 4);
-	say(&d, &asks[0], p);
-	say(&d, &asks[1], p);
+	say_well(&d, &asks[0], p);
+	say_well(&d, &asks[1], p);
 	assert_int_equal(asks[1].cached_tokens, asks[1].prompt_tokens - 1);
 	p.tenant = STR("bob");
-	say(&d, &asks[2], p);
+	say_well(&d, &asks[2], p);
 	assert_int_equal(asks[2].cached_tokens, 0);
 	p.cache_salt = STR("alice"); /* her name is not her salt */
-	say(&d, &asks[3], p);
+	say_well(&d, &asks[3], p);
 	assert_int_equal(asks[3].cached_tokens, 0);
 	p.tenant = STR("carol");
-	say(&d, &asks[4], p);
+	say_well(&d, &asks[4], p);
 	assert_int_equal(asks[4].cached_tokens, asks[4].prompt_tokens - 1);
 	p.adapter = STR("other");
 	p.tenant = STR("");
@@ -289,7 +279,7 @@ static void test_restart_finds_what_is_on_disk(void **state)
 {
 	(void)state;
 	for (int m = 0; m < MODELS; m++) {
-		struct engine_options options = options_for(models[m]);
+		struct engine_options options = long_for(models[m]);
 		struct buf prompt = {0};
 		struct ask first = {0}, again = {0}, stranger = {0};
 		struct stat st;
@@ -298,20 +288,20 @@ static void test_restart_finds_what_is_on_disk(void **state)
 		options.cache_folder = str_from(folder);
 		options.cache_disk_bytes = 64 << 20;
 		words(&prompt, 1, 200);
-		start(&d, &options);
-		say(&d, &first, ask_for(&prompt, "", 10));
+		driver_start(&d, &options);
+		say_well(&d, &first, ask_for(&prompt, "", 10));
 		driver_fini(&d);
 		assert_int_equal(stat(folder, &st), 0);
 		assert_int_equal(st.st_mode & 0777, 0700);
 		assert_true(each_file(NULL) >= 1);
-		start(&d, &options);
+		driver_start(&d, &options);
 		awaited_bytes = 1;
 		driver_until(&d, disk_has, &d);
 		struct engine_params p = ask_for(&prompt, "", 10);
 		p.tenant = STR("mallory");
-		say(&d, &stranger, p);
+		say_well(&d, &stranger, p);
 		assert_int_equal(stranger.cached_tokens, 0);
-		say(&d, &again, ask_for(&prompt, "", 10));
+		say_well(&d, &again, ask_for(&prompt, "", 10));
 		assert_true(again.cached_tokens >= again.prompt_tokens - 2);
 		assert_int_equal(engine_load(d.engine).cached_disk_total, again.cached_tokens);
 		assert_string_equal(again.text.base, first.text.base);
@@ -325,7 +315,7 @@ static void test_restart_finds_what_is_on_disk(void **state)
 
 static void test_what_an_adapter_made_stays_in_memory(void **state)
 {
-	struct engine_options options = options_for("llama");
+	struct engine_options options = long_for("llama");
 	const struct str name = STR("other");
 	char file[4096];
 	struct buf prompt = {0};
@@ -341,16 +331,16 @@ static void test_what_an_adapter_made_stays_in_memory(void **state)
 	options.cache_folder = str_from(folder);
 	options.cache_disk_bytes = 64 << 20;
 	words(&prompt, 1, 200);
-	start(&d, &options);
+	driver_start(&d, &options);
 	struct engine_params p = ask_for(&prompt, "", 4);
 	p.adapter = name;
-	say(&d, &first, p);
-	say(&d, &again, p);
+	say_well(&d, &first, p);
+	say_well(&d, &again, p);
 	assert_int_equal(again.cached_tokens, again.prompt_tokens - 1);
 	driver_fini(&d);
 	assert_int_equal(each_file(NULL), 0);
-	start(&d, &options);
-	say(&d, &plain, ask_for(&prompt, "", 4));
+	driver_start(&d, &options);
+	say_well(&d, &plain, ask_for(&prompt, "", 4));
 	assert_int_equal(plain.cached_tokens, 0);
 	driver_fini(&d);
 	assert_true(each_file(NULL) > 0);
@@ -379,7 +369,7 @@ static void cut(const char *file)
 
 static void test_damaged_and_foreign_files_are_refused_and_removed(void **state)
 {
-	struct engine_options options = options_for("llama");
+	struct engine_options options = long_for("llama");
 	struct buf prompt = {0};
 	struct ask first = {0}, damaged = {0};
 	struct driver d;
@@ -388,45 +378,45 @@ static void test_damaged_and_foreign_files_are_refused_and_removed(void **state)
 	options.cache_folder = str_from(folder);
 	options.cache_disk_bytes = 64 << 20;
 	words(&prompt, 1, 200);
-	start(&d, &options);
-	say(&d, &first, ask_for(&prompt, "", 10));
+	driver_start(&d, &options);
+	say_well(&d, &first, ask_for(&prompt, "", 10));
 	driver_fini(&d);
 	int files = each_file(NULL);
 	assert_true(files >= 6);
 	/* One bit of the KV. */
 	spoil_at = 100;
 	each_file(spoil);
-	start(&d, &options);
+	driver_start(&d, &options);
 	awaited_bytes = 1;
 	driver_until(&d, disk_has, &d);
-	say(&d, &damaged, ask_for(&prompt, "", 10));
+	say_well(&d, &damaged, ask_for(&prompt, "", 10));
 	assert_int_equal(damaged.cached_tokens, 0);
 	assert_string_equal(damaged.text.base, first.text.base);
 	driver_fini(&d);
 	ask_fini(&damaged);
 	damaged = (struct ask){0};
 	/* What was computed again was written again: all good now. */
-	start(&d, &options);
+	driver_start(&d, &options);
 	awaited_bytes = 1;
 	driver_until(&d, disk_has, &d);
-	say(&d, &damaged, ask_for(&prompt, "", 10));
+	say_well(&d, &damaged, ask_for(&prompt, "", 10));
 	assert_true(damaged.cached_tokens > 150);
 	driver_fini(&d);
 	/* Cut short, and another model of the same name. */
 	each_file(cut);
-	start(&d, &options);
+	driver_start(&d, &options);
 	ask_fini(&damaged);
 	damaged = (struct ask){0};
-	say(&d, &damaged, ask_for(&prompt, "", 10));
+	say_well(&d, &damaged, ask_for(&prompt, "", 10));
 	assert_int_equal(damaged.cached_tokens, 0);
 	driver_fini(&d);
-	options = options_for("qwen2");
+	options = long_for("qwen2");
 	options.cache_folder = str_from(folder);
 	options.cache_disk_bytes = 64 << 20;
-	start(&d, &options);
+	driver_start(&d, &options);
 	ask_fini(&damaged);
 	damaged = (struct ask){0};
-	say(&d, &damaged, ask_for(&prompt, "", 1));
+	say_well(&d, &damaged, ask_for(&prompt, "", 1));
 	assert_int_equal(damaged.cached_tokens, 0);
 	driver_fini(&d);
 	assert_true(each_file(NULL) <= files);
@@ -446,7 +436,7 @@ static void weigh(const char *file)
 
 static void test_memory_and_disk_stay_within_their_bounds(void **state)
 {
-	struct engine_options options = options_for("llama");
+	struct engine_options options = long_for("llama");
 	struct driver d;
 	(void)state;
 
@@ -454,12 +444,12 @@ static void test_memory_and_disk_stay_within_their_bounds(void **state)
 	options.cache_memory_bytes = 200 * 1000;
 	options.cache_disk_bytes = 300 * 1000;
 	options.slots = 1;
-	start(&d, &options);
+	driver_start(&d, &options);
 	for (int i = 0; i < 12; i++) {
 		struct buf prompt = {0};
 		struct ask ask = {0};
 		words(&prompt, i, 100);
-		say(&d, &ask, ask_for(&prompt, "", 2));
+		say_well(&d, &ask, ask_for(&prompt, "", 2));
 		struct engine_load load = engine_load(d.engine);
 		assert_true(load.cache_memory_bytes <= options.cache_memory_bytes);
 		assert_true(load.cache_disk_bytes <= options.cache_disk_bytes);
@@ -535,14 +525,14 @@ static void test_no_cell_is_lost_under_random_load(void **state)
 
 	rng_init(&rng, 77);
 	for (int m = 0; m < MODELS; m++) {
-		struct engine_options options = options_for(models[m]);
+		struct engine_options options = long_for(models[m]);
 		struct ask asks[24] = {{0}}, last = {0};
 		struct buf prompts[24] = {{0}}, prompt = {0};
 		struct driver d;
 
 		options.slots = 5;
 		options.context_tokens = options.kv_tokens = 768;
-		start(&d, &options);
+		driver_start(&d, &options);
 		for (int i = 0; i < 24; i++) {
 			words(&prompts[i], (int)rng_below(&rng, 3), 20 + (int)rng_below(&rng, 80));
 			words(&prompts[i], 100 + i, (int)rng_below(&rng, 40));
@@ -564,7 +554,7 @@ static void test_no_cell_is_lost_under_random_load(void **state)
 		}
 		driver_until(&d, all_done, asks);
 		words(&prompt, 9, 340);
-		say(&d, &last, ask_for(&prompt, "", -1));
+		say_well(&d, &last, ask_for(&prompt, "", -1));
 		assert_in_range(last.last.prompt_tokens, 600, 767);
 		assert_int_equal(engine_load(d.engine).running, 0);
 		for (int i = 0; i < 24; i++) {

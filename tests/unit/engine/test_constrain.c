@@ -13,14 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static char *model_path(const char *name)
-{
-	static char path[4096];
-
-	snprintf(path, sizeof(path), "%s/%s.gguf", getenv("MDN_TEST_MODELS"), name);
-	return path;
-}
-
 /* ---- listed texts ------------------------------------------------------------------------------- */
 
 /* What is supported of JSON Schema; each with texts on which draft 2020-12 agrees. Properties come in the order in

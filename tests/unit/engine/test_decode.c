@@ -14,38 +14,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static char *model_path(const char *name)
+static struct engine_options wide(const char *name)
 {
-	static char paths[4][4096];
-	static int turn;
-	char *path = paths[turn++ % 4];
+	struct engine_options options = options_for(name);
 
-	snprintf(path, sizeof(paths[0]), "%s/%s.gguf", getenv("MDN_TEST_MODELS"), name);
-	return path;
-}
-
-static struct engine_options options_for(const char *name)
-{
-	return (struct engine_options){.kind = STR("llama"),
-	                               .model_path = str_from(model_path(name)),
-	                               .slots = 4,
-	                               .context_tokens = 512,
-	                               .batch_tokens = 64,
-	                               .threads = 1,
-	                               .in_process = true};
-}
-
-static void start(struct driver *d, const struct engine_options *options)
-{
-	driver_init(d, options);
-	if (d->state != ENGINE_READY)
-		fail_msg("%s", d->err.text);
-}
-
-static void say(struct driver *d, struct ask *ask, struct engine_params params)
-{
-	ask_start(ask, d, &params);
-	ask_wait(ask);
+	options.context_tokens = 512;
+	options.in_process = true;
+	return options;
 }
 
 /* Tokens of TEXT events, by ask->arg. */
@@ -106,7 +81,7 @@ static void run_all(const struct engine_options *options, bool always, struct bu
 	struct driver d;
 	struct ask together[PROMPTS] = {0};
 
-	start(&d, options);
+	driver_start(&d, options);
 	if (always)
 		engine_llama_draft_always(d.engine);
 	for (int kind = 0; kind < KINDS; kind++)
@@ -148,7 +123,7 @@ static void test_guesses_change_nothing_of_what_is_said(void **state)
 	struct engine_load load;
 	(void)state;
 
-	struct engine_options options = options_for("llama");
+	struct engine_options options = wide("llama");
 	run_all(&options, false, plain, &load);
 	assert_int_equal(load.drafted_tokens_total, 0);
 	for (size_t way = 0; way < sizeof(ways) / sizeof(ways[0]); way++) {
@@ -191,13 +166,13 @@ static bool all_run(void *arg)
 static void test_a_busy_batch_has_no_room_for_guesses(void **state)
 {
 	struct driver d;
-	struct engine_options options = options_for("llama");
+	struct engine_options options = wide("llama");
 	struct ask asks[10] = {{0}};
 	(void)state;
 
 	options.slots = 10;
 	options.speculate = STR("ngram");
-	start(&d, &options);
+	driver_start(&d, &options);
 	engine_llama_draft_always(d.engine);
 	for (int i = 0; i < 10; i++) {
 		struct engine_params p = prompt_params(i % PROMPTS, 0);
@@ -232,7 +207,7 @@ static void test_what_cannot_guess_is_refused_with_words(void **state)
 	(void)state;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		struct engine_options options = options_for(bad[i].model);
+		struct engine_options options = wide(bad[i].model);
 		struct driver d = {0};
 		struct error err = {0};
 		options.speculate = str_from(bad[i].speculate);
@@ -311,10 +286,10 @@ static void test_deterministic_requests_give_the_same_bits_under_any_load(void *
 
 	rng_init(&rng, 5);
 	for (size_t m = 0; m < sizeof(models) / sizeof(models[0]); m++) {
-		struct engine_options options = options_for(models[m]);
+		struct engine_options options = wide(models[m]);
 		struct driver d;
 		options.deterministic = true;
-		start(&d, &options);
+		driver_start(&d, &options);
 		for (int i = 0; i < SAME; i++) {
 			struct ask a = {.on_text = note, .arg = &alone[i]};
 			alone[i] = (struct noted){0};
@@ -361,12 +336,12 @@ static void test_logits_are_those_of_plain_llama_cpp(void **state)
 	(void)state;
 
 	for (size_t m = 0; m < sizeof(models) / sizeof(models[0]); m++) {
-		struct engine_options options = options_for(models[m]);
+		struct engine_options options = wide(models[m]);
 		struct driver d;
 		struct ask a = {.on_text = note, .arg = &noted};
 		struct engine_params p = completion("Once upon a time there was a logit", 50);
 		noted = (struct noted){0};
-		start(&d, &options);
+		driver_start(&d, &options);
 		p.logprobs = LIMIT_LOGPROBS;
 		say(&d, &a, p);
 		struct reference_rows rows =
@@ -402,10 +377,10 @@ static void test_an_echoed_prompt_brings_its_logprobs(void **state)
 	int32_t n = rows.count;
 	assert_in_range(n, 71, 300);
 	for (int way = 0; way < 3; way++) { /* the second time its KV is there; the third is deterministic */
-		struct engine_options options = options_for("llama");
+		struct engine_options options = wide("llama");
 		options.deterministic = way == 2;
 		if (way != 1)
-			start(&d, &options);
+			driver_start(&d, &options);
 		struct ask a = {.on_text = note, .arg = &noted}, busy = {0};
 		struct engine_params p = completion(prompt.base, way == 1 ? 0 : 5), q = completion("Busy", 300);
 		noted = (struct noted){0};
@@ -435,14 +410,14 @@ static void test_an_echoed_prompt_brings_its_logprobs(void **state)
 static void test_prompts_may_be_tokens_and_answers_are_told_as_tokens(void **state)
 {
 	static struct noted noted, again;
-	struct engine_options options = options_for("llama");
+	struct engine_options options = wide("llama");
 	struct driver d;
 	struct ask text = {.on_text = note, .arg = &noted}, tokens = {.on_text = note, .arg = &again}, ids = {0},
 		   bad = {0}, back = {0};
 	static int32_t copied[128];
 	(void)state;
 
-	start(&d, &options);
+	driver_start(&d, &options);
 	struct engine_params p = completion("Once upon a time", 40);
 	say(&d, &text, p);
 	assert_int_equal(noted.count, 40);
@@ -493,12 +468,12 @@ static void test_prompts_may_be_tokens_and_answers_are_told_as_tokens(void **sta
 
 static void test_gaps_are_filled_where_the_model_was_trained_to(void **state)
 {
-	struct engine_options options = options_for("infill");
+	struct engine_options options = wide("infill");
 	struct driver d;
 	struct ask filled = {0}, plain = {0}, other = {0}, refused = {0};
 	(void)state;
 
-	start(&d, &options);
+	driver_start(&d, &options);
 	assert_true(engine_info(d.engine)->infill);
 	say(&d, &plain, completion("int main(", 20));
 	struct engine_params p = completion("int main(", 20);
@@ -510,8 +485,8 @@ static void test_gaps_are_filled_where_the_model_was_trained_to(void **state)
 	say(&d, &other, p);
 	assert_string_not_equal(filled.text.base, other.text.base);
 	driver_fini(&d);
-	options = options_for("llama");
-	start(&d, &options);
+	options = wide("llama");
+	driver_start(&d, &options);
 	assert_false(engine_info(d.engine)->infill);
 	say(&d, &refused, p);
 	assert_int_equal(refused.err.code, E_INVAL);

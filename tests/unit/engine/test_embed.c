@@ -26,28 +26,13 @@ struct got {
 	struct error err;
 };
 
-static char *model_path(const char *name)
-{
-	static char path[4096];
-
-	snprintf(path, sizeof(path), "%s/%s.gguf", getenv("MDN_TEST_MODELS"), name);
-	return path;
-}
-
 static void start_with(struct driver *d, const char *name, struct str pooling)
 {
-	struct engine_options options = {.kind = STR("llama"),
-	                                 .model_path = str_from(model_path(name)),
-	                                 .slots = 4,
-	                                 .context_tokens = 256,
-	                                 .batch_tokens = 64,
-	                                 .threads = 1,
-	                                 .pooling = pooling,
-	                                 .in_process = true};
+	struct engine_options options = options_for(name);
 
-	driver_init(d, &options);
-	if (d->state != ENGINE_READY)
-		fail_msg("%s: %s", name, d->err.text);
+	options.pooling = pooling;
+	options.in_process = true;
+	driver_start(d, &options);
 }
 
 static void start(struct driver *d, const char *name)

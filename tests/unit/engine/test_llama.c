@@ -18,39 +18,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static char *model_path(const char *name)
-{
-	static char path[4096];
-
-	snprintf(path, sizeof(path), "%s/%s.gguf", getenv("MDN_TEST_MODELS"), name);
-	return path;
-}
-
-static struct engine_options options_for(const char *name)
-{
-	return (struct engine_options){.kind = STR("llama"),
-	                               .model_path = str_from(model_path(name)),
-	                               .slots = 4,
-	                               .context_tokens = 256,
-	                               .batch_tokens = 64,
-	                               .threads = 1};
-}
-
-static void start(struct driver *d, const char *name)
-{
-	struct engine_options options = options_for(name);
-
-	driver_init(d, &options);
-	if (d->state != ENGINE_READY)
-		fail_msg("%s: %s", name, d->err.text);
-}
-
-static void say(struct driver *d, struct ask *ask, struct engine_params params)
-{
-	ask_start(ask, d, &params);
-	ask_wait(ask);
-}
-
 static void test_greedy_is_what_llama_cpp_computes(void **state)
 {
 	static const char *const models[] = {"llama", "qwen2", "gemma3", "llama-moe"};
@@ -61,7 +28,7 @@ static void test_greedy_is_what_llama_cpp_computes(void **state)
 		struct ask a = {0};
 		struct buf expected = {0};
 		reference_greedy(model_path(models[i]), "Once upon a time", 40, &expected);
-		start(&d, models[i]);
+		driver_model(&d, models[i]);
 		assert_true(engine_info(d.engine)->chat);
 		say(&d, &a, completion("Once upon a time", 40));
 		/* The reference writes raw bytes; random models like to cut characters. */
@@ -86,7 +53,7 @@ static void test_streams_side_by_side_say_what_each_says_alone(void **state)
 	char prompts[8][64];
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	for (int i = 0; i < 8; i++) {
 		snprintf(prompts[i], sizeof(prompts[i]), "%d. the %.*s story number %d", i, i * 3,
 		         "very very very very very", i);
@@ -185,7 +152,7 @@ static void test_cancel_frees_the_slot_and_nothing_comes_after(void **state)
 	struct ask hogs[4] = {0}, next = {0};
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	struct engine_params p = completion("Once", 200);
 	for (int i = 0; i < 4; i++)
 		ask_start(&hogs[i], &d, &p);
@@ -213,7 +180,7 @@ static void test_same_beginning_is_not_computed_again(void **state)
 	char longer[1024];
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	say(&d, &a, completion("The quick brown fox jumps over the lazy dog and then", 20));
 	snprintf(longer, sizeof(longer), "The quick brown fox jumps over the lazy dog and then%s", a.text.base);
 	say(&d, &b, completion("The quick brown fox jumps over the lazy dog and then", 20));
@@ -268,7 +235,7 @@ static void test_stop_string_across_token_borders(void **state)
 	struct ask whole = {0}, cut = {0};
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	say(&d, &whole, completion("Once upon a time", 60));
 	assert_true(whole.text.len > 40);
 	size_t at = whole.text.len / 2;
@@ -296,7 +263,7 @@ static void test_prompt_too_long_and_full_context(void **state)
 	struct buf prompt = {0};
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	for (int i = 0; i < 300; i++)
 		buf_printf(&prompt, " %c", 'a' + i % 26);
 	struct engine_params p = completion("", 5);
@@ -347,7 +314,7 @@ static void test_full_queue_is_refused(void **state)
 	char tenant[16];
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	p.service_class = ENGINE_SYSTEM;
 	for (int i = 0; i < LIMIT_QUEUE; i++) {
 		snprintf(tenant, sizeof(tenant), "t%d", i / 2); /* one alone may not fill it */
@@ -383,7 +350,7 @@ static void test_paused_stream_rests_with_its_kv_and_goes_on(void **state)
 	struct ask paused = {.on_text = pause_now}, other = {0}, plain = {0};
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	say(&d, &plain, completion("Once upon a time", 60));
 	struct engine_params p = completion("Once upon a time", 60);
 	ask_start(&paused, &d, &p);
@@ -410,7 +377,7 @@ static void test_seed_repeats_and_logprobs_are_probabilities(void **state)
 	struct engine_params p = completion("Once upon a time", 40);
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	p.sampling.temperature = 1.2;
 	p.sampling.top_p = 0.95;
 	p.sampling.seed = 1234;
@@ -444,7 +411,7 @@ static void test_schema_binds_the_answer(void **state)
 	struct driver d;
 	(void)state;
 
-	start(&d, "llama");
+	driver_model(&d, "llama");
 	for (int chat = 0; chat < 2; chat++) {
 		struct ask a = {0};
 		struct engine_params p =
@@ -732,7 +699,7 @@ static void test_small_kv_cache_preempts_and_still_answers_everybody(void **stat
 	for (int swaps = 0; swaps < 2; swaps++) {
 		/* A byte: nothing fits, all is computed again. */
 		options.swap_bytes = options.cache_memory_bytes = swaps ? 0 : 1;
-		start(&d, "llama");
+		driver_model(&d, "llama");
 		for (int i = 0; i < 4; i++) {
 			snprintf(prompts[i], sizeof(prompts[i]), "%d times upon", i);
 			say(&d, &alone[i], completion(prompts[i], 200));

@@ -11,34 +11,17 @@ enum { TOKENS = 24 };
 
 static const char *const prompts[] = {"Once upon a time", "The sea is", "A list of numbers: 1, 2,", "Dear friend"};
 
-static char *path_of(const char *name)
-{
-	struct buf path = {0};
-
-	buf_printf(&path, "%s/%s.gguf", getenv("MDN_TEST_MODELS"), name);
-	return path.base;
-}
-
 static void start(struct driver *d, const char *model)
 {
-	char *paths[] = {path_of(model), path_of("adapter"), path_of("adapter-2"), path_of("text")};
 	const struct str names[] = {STR("one"), STR("two"), STR("bad")};
-	const struct str files[] = {str_from(paths[1]), str_from(paths[2]), str_from(paths[3])};
-	struct engine_options options = {.kind = STR("llama"),
-	                                 .model_path = str_from(paths[0]),
-	                                 .slots = 4,
-	                                 .context_tokens = 256,
-	                                 .batch_tokens = 64,
-	                                 .threads = 1,
-	                                 .adapter_names = names,
-	                                 .adapter_paths = files,
-	                                 .adapter_count = 3};
+	const struct str files[] = {str_from(model_path("adapter")), str_from(model_path("adapter-2")),
+	                            str_from(model_path("text"))};
+	struct engine_options options = options_for(model);
 
-	driver_init(d, &options);
-	if (d->state != ENGINE_READY)
-		fail_msg("%s: %s", model, d->err.text);
-	for (size_t i = 0; i < 4; i++)
-		free(paths[i]);
+	options.adapter_names = names;
+	options.adapter_paths = files;
+	options.adapter_count = 3;
+	driver_start(d, &options);
 }
 
 static struct engine_params with(const char *prompt, const char *adapter)

@@ -28,38 +28,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char *model_path(const char *name)
+static struct engine_options named(const char *name)
 {
-	static char path[4096];
+	struct engine_options options = options_for(name);
 
-	snprintf(path, sizeof(path), "%s/%s.gguf", getenv("MDN_TEST_MODELS"), name);
-	return path;
-}
-
-static struct engine_options options_for(const char *name)
-{
-	return (struct engine_options){.kind = STR("llama"),
-	                               .model_path = str_from(model_path(name)),
-	                               .model_name = STR("tiny:latest"),
-	                               .slots = 4,
-	                               .context_tokens = 256,
-	                               .batch_tokens = 64,
-	                               .threads = 1};
+	options.model_name = STR("tiny:latest");
+	return options;
 }
 
 static void start(struct driver *d, const char *name)
 {
-	struct engine_options options = options_for(name);
+	struct engine_options options = named(name);
 
-	driver_init(d, &options);
-	if (d->state != ENGINE_READY)
-		fail_msg("%s: %s", name, d->err.text);
-}
-
-static void say(struct driver *d, struct ask *ask, struct engine_params params)
-{
-	ask_start(ask, d, &params);
-	ask_wait(ask);
+	driver_start(d, &options);
 }
 
 /* The one child of this process; 0: none. */
@@ -246,7 +227,7 @@ static void test_an_event_crosses_unchanged_and_a_bad_one_not(void **state)
 static void test_it_answers_as_in_process(void **state)
 {
 	struct driver here, there;
-	struct engine_options options = options_for("tools");
+	struct engine_options options = named("tools");
 	struct ask a = {0}, b = {0};
 	struct engine_params p = chat_of("[{\"role\":\"user\",\"content\":\"Hello\"}]", 40);
 	(void)state;
@@ -447,7 +428,7 @@ static void start_only(struct driver *d, const struct engine_options *options)
 static void test_killed_while_it_loads_it_is_started_again(void **state)
 {
 	struct driver d;
-	struct engine_options options = options_for("llama");
+	struct engine_options options = named("llama");
 	struct ask early = {0};
 	struct engine_params p = completion("Once", 5);
 	(void)state;
@@ -471,7 +452,7 @@ static void test_killed_while_it_loads_it_is_started_again(void **state)
 static void test_requests_wait_while_it_loads(void **state)
 {
 	struct driver d;
-	struct engine_options options = options_for("llama");
+	struct engine_options options = named("llama");
 	struct ask early = {0}, canceled = {0};
 	struct engine_params p = completion("Once", 5);
 	(void)state;
@@ -495,7 +476,7 @@ static void test_files_that_are_no_models_are_told_in_words(void **state)
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
 		struct driver d;
-		struct engine_options options = options_for(names[i]);
+		struct engine_options options = named(names[i]);
 		driver_init(&d, &options);
 		assert_int_equal(d.state, ENGINE_FAILED);
 		if (!strstr(d.err.text, words[i]))
@@ -530,7 +511,7 @@ static void test_hostile_files_end_their_process_at_most(void **state)
 	assert_non_null(dir);
 	for (int i = 0; i < 30; i++) {
 		struct driver d;
-		struct engine_options options = options_for("llama");
+		struct engine_options options = named("llama");
 		while ((entry = readdir(dir)) && entry->d_name[0] == '.')
 			;
 		if (entry) {
@@ -560,7 +541,7 @@ static void test_hostile_files_end_their_process_at_most(void **state)
 static void test_freed_at_any_time_it_leaves_nothing_behind(void **state)
 {
 	struct driver d;
-	struct engine_options options = options_for("llama");
+	struct engine_options options = named("llama");
 	struct ask stream = {.on_text = pause_now};
 	struct engine_params p = completion("Once", 250);
 	(void)state;
@@ -589,7 +570,7 @@ static void test_freed_at_any_time_it_leaves_nothing_behind(void **state)
 static void test_a_file_in_memory_is_handed_over(void **state)
 {
 	struct driver d;
-	struct engine_options options = options_for("llama");
+	struct engine_options options = named("llama");
 	struct ask a = {0};
 	char path[64], data[65536];
 	int from = open(model_path("llama"), O_RDONLY), fd = memfd_create("model", MFD_CLOEXEC);
@@ -616,7 +597,7 @@ static void test_without_memory_it_fails_in_words(void **state)
 {
 	struct rlimit old, tight = {400 << 20, 400 << 20};
 	struct driver d;
-	struct engine_options options = options_for("llama");
+	struct engine_options options = named("llama");
 	(void)state;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) /* they need the address space */
@@ -702,7 +683,7 @@ static int count_kv(const char *folder)
 static void test_it_keeps_prompts_in_a_folder_of_its_own(void **state)
 {
 	char all[] = "mdn-prefix-XXXXXX";
-	struct engine_options options = options_for("llama");
+	struct engine_options options = named("llama");
 	struct driver d;
 	struct ask a = {0};
 	struct stat of_all, of_own;
@@ -961,7 +942,7 @@ static void test_a_process_that_lies_is_ended_and_the_node_goes_on(void **state)
 
 	for (int how = 0; how < 14; how++) {
 		struct driver d;
-		struct engine_options options = options_for("llama");
+		struct engine_options options = named("llama");
 		struct ask a = {0};
 		char name[32];
 		snprintf(name, sizeof(name), "hostile-%d", how);
@@ -992,7 +973,7 @@ static void test_a_process_that_lies_is_ended_and_the_node_goes_on(void **state)
 static void test_one_that_always_dies_while_loading_is_given_up(void **state)
 {
 	struct driver d;
-	struct engine_options options = options_for("llama");
+	struct engine_options options = named("llama");
 	(void)state;
 
 	options.model_name = STR("hostile-dies");
