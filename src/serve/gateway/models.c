@@ -213,10 +213,10 @@ void models_settle(struct gateway *g)
 		following = m->following;
 		model_settle(m);
 	}
+	requests_unpark(g); /* before room is looked for: what came in for them is not idle */
 	room_settle(g, changed);
 	lora_settle(g);
 	changed = leaving_free(g) || changed;
-	requests_unpark(g);
 	if (changed)
 		gateway_changed(g);
 }

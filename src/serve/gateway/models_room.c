@@ -258,6 +258,7 @@ void room_refuse(struct model *m, enum residence why)
 	         "%s%s; lower `context` or `slots`, raise `memory_max`, or place it elsewhere", figures,
 	         why == RESIDENCE_PINNED ? ", pinned models included" : "");
 	log_error(ROOM, "model %s cannot be used: %s", m->name, m->error);
+	models_settle_soon(m->g); /* those that wait for it are told */
 	gateway_changed(m->g);
 }
 
