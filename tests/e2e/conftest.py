@@ -4,6 +4,7 @@
 A failed test shows the tails of the logs of every network it used. Recovery times that tests measure are printed at
 the end.
 """
+import contextlib
 import os
 import shutil
 import tempfile
@@ -46,36 +47,37 @@ def discard(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def net(tiny):
-    """Three edges on two sites, open, with the model `tiny` on all of them. Leave it as it was."""
+@contextlib.contextmanager
+def shared_network(**keywords):
+    """A network that is up, for several tests; all that fail while it is there show its logs."""
     folder = network_folder()
-    network = Network(folder)
+    network = Network(folder, **keywords)
     shared.append(network)
     try:
-        network.up()
-        network.push(tiny, "tiny")
-        yield network
+        yield network.up()
     finally:
         network.down()
         discard(folder)
+
+
+@pytest.fixture(scope="session")
+def net(tiny):
+    """Three edges on two sites, open, with the model `tiny` on all of them. Leave it as it was."""
+    with shared_network() as network:
+        network.push(tiny, "tiny")
+        yield network
 
 
 @pytest.fixture(scope="session")
 def scripted_net(tiny):
     """(network, script): one edge whose engine is scripted.py, as the model `scripted`."""
     script = Scripted(free_port())
-    folder = network_folder()
-    network = Network(folder, edges={"edge-1": "north"}, edge={"engine": "remote", "remote_url": script.url})
-    shared.append(network)
     try:
-        network.up()
-        network.push(tiny, "scripted")
-        yield network, script
+        with shared_network(edges={"edge-1": "north"}, edge={"engine": "remote", "remote_url": script.url}) as network:
+            network.push(tiny, "scripted")
+            yield network, script
     finally:
-        network.down()
         script.stop()
-        discard(folder)
 
 
 @pytest.fixture

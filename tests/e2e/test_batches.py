@@ -8,8 +8,8 @@ import httpx
 import openai
 import pytest
 
-from conftest import discard, network_folder, shared
-from network import Network, eventually
+from conftest import shared_network
+from network import eventually
 
 URL = "/v1/chat/completions"
 OVER = {"completed", "failed", "expired", "cancelled"}
@@ -48,12 +48,8 @@ def answers(client, file):
 def keys(tiny):
     """(network, client of team-a, client of team-b): two edges with keys, whose engines take 11 ms a token. Batches go to
     the first, which has `tiny`; the second has `far`."""
-    folder = network_folder()
-    net = Network(folder, edges={"edge-1": "north", "edge-2": "north"},
-                  edge={"engine": "synthetic", "open": False, "slots": 4, "files_max": "400M"})
-    shared.append(net)
-    try:
-        net.up()
+    with shared_network(edges={"edge-1": "north", "edge-2": "north"},
+                        edge={"engine": "synthetic", "open": False, "slots": 4, "files_max": "400M"}) as net:
         made = [net.json("key", "new", name)["key"] for name in ("team-a", "team-b")]
         net.api_headers = {"authorization": "Bearer " + made[0]}
         net.push(tiny, "tiny", on="node=edge-1")
@@ -61,9 +57,6 @@ def keys(tiny):
         edge = net.edges[0]
         eventually(lambda: edge.openai(made[1]).models.list(), what="the edge knows the keys")
         yield net, edge.openai(made[0]), edge.openai(made[1])
-    finally:
-        net.down()
-        discard(folder)
 
 
 # ---- files ---------------------------------------------------------------------------------------------

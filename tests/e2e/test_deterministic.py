@@ -6,8 +6,8 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from conftest import discard, network_folder, shared
-from network import ROOT, Network
+from conftest import shared_network
+from network import ROOT
 
 MODEL = ROOT / ".deps" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = ["What is the tide?", "Name three rivers of Europe.", "Why is the sky blue?", "Write a line about snow.",
@@ -18,17 +18,10 @@ pytestmark = pytest.mark.skipif(not MODEL.exists(), reason="the real model is no
 
 @pytest.fixture(scope="module")
 def real():
-    folder = network_folder()
-    net = Network(folder, edges={"edge-1": "north"}, edge={"deterministic": True, "slots": 8, "context": 512})
-    shared.append(net)
-    try:
-        net.up()
+    with shared_network(edges={"edge-1": "north"}, edge={"deterministic": True, "slots": 8, "context": 512}) as net:
         net.push(MODEL, "smol", seconds=120)
         with net.edges[0].openai() as client:
             yield client
-    finally:
-        net.down()
-        discard(folder)
 
 
 def ask(client, question, seed=7):

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from network import MDN, Network, eventually, free_port, tiny_model
+from network import MDN, eventually, free_port, tiny_model
 
-from conftest import discard, network_folder, shared
+from conftest import shared_network
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -26,16 +26,9 @@ def weights(models):
 
 @pytest.fixture(scope="module")
 def net(weights):
-    folder = network_folder()
-    network = Network(folder, edges={"edge-1": "north", "edge-2": "south"})  # apart, so that each prefers itself
-    shared.append(network)
-    try:
-        network.up()
+    with shared_network(edges={"edge-1": "north", "edge-2": "south"}) as network:  # apart: each prefers itself
         network.push(weights, "base")
         yield network
-    finally:
-        network.down()
-        discard(folder)
 
 
 def children(pid):

@@ -17,9 +17,9 @@ import httpx
 import openai
 import pytest
 
-from network import CommandFailed, Network, eventually, tiny_model
+from network import CommandFailed, eventually, tiny_model
 
-from conftest import discard, network_folder, shared
+from conftest import shared_network
 
 NAMES = ["repository", "center", "scheduler", "edge-1", "edge-2", "edge-3"]
 RESTART_S = 0.1
@@ -35,16 +35,9 @@ def weights(models):
 
 @pytest.fixture(scope="module")
 def net(weights):
-    folder = network_folder()
-    network = Network(folder, edge={"fetch_rate": "40M"})
-    shared.append(network)
-    try:
-        network.up()
+    with shared_network(edge={"fetch_rate": "40M"}) as network:
         network.push(weights, "base")
         yield network
-    finally:
-        network.down()
-        discard(folder)
 
 
 def variant(weights, folder, number):

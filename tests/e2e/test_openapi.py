@@ -9,25 +9,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
-from conftest import discard, network_folder, shared
-from network import ROOT, Network
+from conftest import shared_network
+from network import ROOT
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 @pytest.fixture(scope="module")
 def edge(tiny):
-    folder = network_folder()
-    net = Network(folder, edges={"edge-1": "north"}, edge={"engine": "synthetic", "slots": 16})
-    shared.append(net)
-    try:
-        net.up().push(tiny, "tiny")
+    with shared_network(edges={"edge-1": "north"}, edge={"engine": "synthetic", "slots": 16}) as net:
+        net.push(tiny, "tiny")
         yield net.edges[0]
         assert net.edges[0].runs, "the node outlives it all"
         assert net.edges[0].metric("mdn_ledger_open") == 0
-    finally:
-        net.down()
-        discard(folder)
 
 
 def short(node):

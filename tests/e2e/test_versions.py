@@ -15,6 +15,8 @@ import pytest
 
 from network import MDN, CommandFailed, eventually, tiny_model
 
+from conftest import shared_network
+
 ALIGNMENT = 32
 SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
@@ -139,18 +141,9 @@ def safetensors_model(folder, seed=1, context=2048):
 def net():
     import shutil
 
-    from network import Network
-    import conftest
-    folder = conftest.network_folder()
-    network = Network(folder, edges={"edge-1": "north"},
-                      repository={"immutable_tags": ["fixed*"], "repository_quotas": ["small=3M", "race=3M"]})
-    conftest.shared.append(network)
-    try:
-        yield network.up()
-    finally:
-        network.down()
-        if not os.environ.get("MDN_KEEP"):
-            shutil.rmtree(folder, ignore_errors=True)
+    with shared_network(edges={"edge-1": "north"}, repository={
+            "immutable_tags": ["fixed*"], "repository_quotas": ["small=3M", "race=3M"]}) as network:
+        yield network
 
 
 def push(net, file, model, *more):
