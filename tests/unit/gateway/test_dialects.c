@@ -1,13 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What other APIs ask becomes OpenAI's messages; what engines say becomes their answers and events. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include "serve/gateway/dialect.h"
+#include "asks.h"
 
 #include <stdlib.h>
 
@@ -15,14 +8,6 @@ static void assert_buf(const struct buf *out, const char *expected)
 {
 	if (!str_equal(buf_str(out), str_from(expected)))
 		fail_msg("\n%.*s\nis not\n%s", (int)out->len, out->base, expected);
-}
-
-static void parse(const struct dialect *dialect, const char *body, struct api_request *r)
-{
-	struct fault fault;
-
-	if (api_request_parse(str_from(body), dialect, r, &fault) < 0)
-		fail_msg("%s: %s (%s)", body, fault.err.text, fault.param);
 }
 
 /* Request in, the three texts an engine gets out; NULL: not looked at. */
@@ -111,7 +96,7 @@ static void test_every_dialect_asks_in_openai_messages(void **state)
 		const struct translation *t = &translations[i];
 		struct api_request r;
 
-		parse(t->dialect, t->body, &r);
+		assert_taken(t->dialect, t->body, &r);
 		buf_clear(&out);
 		api_request_messages(&r, &out);
 		assert_buf(&out, t->messages);
@@ -127,10 +112,7 @@ static void test_every_dialect_asks_in_openai_messages(void **state)
 	buf_fini(&out);
 }
 
-static const struct bad {
-	const struct dialect *dialect;
-	const char *body, *param;
-} bads[] = {
+static const struct bad_ask bads[] = {
 #define HI "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
 #define ASK(rest) "{\"model\":\"m\",\"max_tokens\":5," rest "}"
 #define SAY(content) ASK("\"messages\":[{\"role\":\"user\",\"content\":" content "}]")
@@ -195,16 +177,7 @@ static const struct bad {
 static void test_every_wrong_field_is_named(void **state)
 {
 	(void)state;
-	for (size_t i = 0; i < sizeof(bads) / sizeof(bads[0]); i++) {
-		struct api_request r;
-		struct fault fault;
-
-		if (api_request_parse(str_from(bads[i].body), bads[i].dialect, &r, &fault) == 0)
-			fail_msg("taken: %s", bads[i].body);
-		if (strcmp(fault.param, bads[i].param) != 0)
-			fail_msg("%s: blamed \"%s\", not \"%s\"", bads[i].body, fault.param, bads[i].param);
-		assert_true(strlen(fault.err.text) > 10);
-	}
+	assert_refused(bads, sizeof(bads) / sizeof(bads[0]));
 }
 
 static void test_options_of_ollama_have_its_names_and_defaults(void **state)
@@ -212,25 +185,26 @@ static void test_options_of_ollama_have_its_names_and_defaults(void **state)
 	struct api_request r;
 
 	(void)state;
-	parse(&dialect_ollama_generate, "{\"model\":\"m\",\"prompt\":\"x\",\"raw\":true}", &r);
+	assert_taken(&dialect_ollama_generate, "{\"model\":\"m\",\"prompt\":\"x\",\"raw\":true}", &r);
 	assert_true(r.stream);
 	assert_int_equal(r.task, ENGINE_COMPLETION);
 	assert_true(r.sampling.temperature == 0.8 && r.sampling.top_p == 0.9 && r.sampling.repeat_penalty == 1.1);
 	assert_int_equal(r.sampling.top_k, 40);
 	assert_int_equal(r.max_tokens, -1);
 	api_request_fini(&r);
-	parse(&dialect_ollama_generate,
-	      "{\"model\":\"m\",\"prompt\":\"x\",\"stream\":false,\"options\":{\"num_predict\":-2,\"seed\":3,\"stop\":["
-	      "\"a\"],"
-	      "\"mirostat\":2,\"mirostat_tau\":4,\"num_ctx\":99,\"temperature\":0}}",
-	      &r);
+	assert_taken(
+	    &dialect_ollama_generate,
+	    "{\"model\":\"m\",\"prompt\":\"x\",\"stream\":false,\"options\":{\"num_predict\":-2,\"seed\":3,\"stop\":["
+	    "\"a\"],"
+	    "\"mirostat\":2,\"mirostat_tau\":4,\"num_ctx\":99,\"temperature\":0}}",
+	    &r);
 	assert_true(!r.stream && r.sampling.has_seed && r.sampling.temperature == 0);
 	assert_int_equal(r.task, ENGINE_CHAT);
 	assert_int_equal(r.sampling.mirostat, 2);
 	assert_int_equal(r.max_tokens, -1);
 	assert_int_equal(r.stop_count, 1);
 	api_request_fini(&r);
-	parse(&dialect_ollama_chat, "{\"model\":\"m\",\"messages\":[],\"keep_alive\":0}", &r);
+	assert_taken(&dialect_ollama_chat, "{\"model\":\"m\",\"messages\":[],\"keep_alive\":0}", &r);
 	assert_int_equal(r.task, ENGINE_TOKENIZE);
 	assert_false(r.stream);
 	api_request_fini(&r);

@@ -1,29 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_embeddings.c - the dialects that do not generate: vectors keep every bit, ranks are sorted, tokens are listed.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "asks.h"
 
 #include "base/rng.h"
-#include "serve/gateway/dialect.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 enum { SIZE = 4096 };
-
-static void read_request(struct api_request *r, const char *body, const struct dialect *dialect)
-{
-	struct fault fault;
-
-	if (api_request_parse(str_from(body), dialect, r, &fault) < 0)
-		fail_msg("%s: %s", body, fault.err.text);
-}
 
 static yyjson_doc *answer_of(const struct api_request *r, const struct engine_event *e, const struct dialect *dialect)
 {
@@ -68,7 +54,7 @@ static void test_numbers_keep_every_bit(void **state)
 	(void)state;
 
 	fill(vectors, SIZE);
-	read_request(&r, "{\"model\":\"m\",\"input\":[\"a\",\"b\"]}", &dialect_embeddings);
+	assert_taken(&dialect_embeddings, "{\"model\":\"m\",\"input\":[\"a\",\"b\"]}", &r);
 	yyjson_doc *doc = answer_of(&r, &e, &dialect_embeddings);
 	yyjson_val *data = yyjson_obj_get(yyjson_doc_get_root(doc), "data");
 	for (size_t i = 0; i < SIZE; i++) {
@@ -89,8 +75,8 @@ static void test_base64_is_what_everybody_reads(void **state)
 	struct api_request r;
 	(void)state;
 
-	read_request(&r, "{\"model\":\"m\",\"input\":[[1],[2,3]],\"encoding_format\":\"base64\",\"dimensions\":3}",
-	             &dialect_embeddings);
+	assert_taken(&dialect_embeddings,
+	             "{\"model\":\"m\",\"input\":[[1],[2,3]],\"encoding_format\":\"base64\",\"dimensions\":3}", &r);
 	assert_int_equal(r.input_count, 2);
 	assert_int_equal(r.input_lengths[1], 2);
 	assert_int_equal(r.prompts[0].tokens[2], 3);
@@ -117,9 +103,9 @@ static void test_ranks_are_sorted_and_cut(void **state)
 	struct api_request r;
 	(void)state;
 
-	read_request(&r,
+	assert_taken(&dialect_rerank,
 	             "{\"model\":\"m\",\"query\":\"q\",\"documents\":[\"a\",{\"text\":\"b\"},\"c\",\"d\"],\"top_n\":3}",
-	             &dialect_rerank);
+	             &r);
 	yyjson_doc *doc = answer_of(&r, &e, &dialect_rerank);
 	yyjson_val *results = yyjson_obj_get(yyjson_doc_get_root(doc), "results");
 	static const int order[] = {1, 2, 3};
@@ -140,7 +126,7 @@ static void test_tokens_are_listed(void **state)
 	struct api_request r;
 	(void)state;
 
-	read_request(&r, "{\"model\":\"m\",\"prompt\":\"x\",\"return_token_strs\":true}", &dialect_tokenize);
+	assert_taken(&dialect_tokenize, "{\"model\":\"m\",\"prompt\":\"x\",\"return_token_strs\":true}", &r);
 	assert_true(r.pieces && !r.plain_tokens);
 	yyjson_doc *doc = answer_of(&r, &e, &dialect_tokenize);
 	yyjson_val *root = yyjson_doc_get_root(doc);
@@ -151,17 +137,14 @@ static void test_tokens_are_listed(void **state)
 	assert_string_equal(yyjson_get_str(yyjson_arr_get(yyjson_obj_get(root, "token_strs"), 1)), "\xef\xbf\xbd");
 	yyjson_doc_free(doc);
 	api_request_fini(&r);
-	read_request(&r, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", &dialect_tokenize);
+	assert_taken(&dialect_tokenize, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", &r);
 	assert_true(r.plain_tokens && !r.no_generation_prompt);
 	api_request_fini(&r);
 }
 
 static void test_wrong_fields_are_named(void **state)
 {
-	static const struct {
-		const struct dialect *dialect;
-		const char *body, *param;
-	} cases[] = {
+	static const struct bad_ask cases[] = {
 	    {&dialect_embeddings, "{\"model\":\"m\"}", "input"},
 	    {&dialect_embeddings, "{\"model\":\"m\",\"input\":\"\"}", "input"},
 	    {&dialect_embeddings, "{\"model\":\"m\",\"input\":[]}", "input"},
@@ -181,13 +164,7 @@ static void test_wrong_fields_are_named(void **state)
 	};
 	(void)state;
 
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct api_request r;
-		struct fault fault;
-		if (api_request_parse(str_from(cases[i].body), cases[i].dialect, &r, &fault) == 0)
-			fail_msg("%s was taken", cases[i].body);
-		assert_string_equal(fault.param, cases[i].param);
-	}
+	assert_refused(cases, sizeof(cases) / sizeof(cases[0]));
 }
 
 int main(void)

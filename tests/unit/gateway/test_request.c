@@ -1,12 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include "serve/gateway/dialect.h"
+#include "asks.h"
 
 #include <stdlib.h>
 
@@ -15,10 +8,7 @@
 #define TEXT(rest) "{\"model\":\"m\",\"prompt\":\"p\"," rest "}"
 #define TOOLS "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"
 
-static const struct bad {
-	const struct dialect *dialect;
-	const char *body, *param;
-} bads[] = {
+static const struct bad_ask bads[] = {
     {&dialect_chat, "", ""},
     {&dialect_chat, "{", ""},
     {&dialect_chat, "[]", ""},
@@ -110,17 +100,7 @@ static const struct bad {
 static void test_every_wrong_field_is_named(void **state)
 {
 	(void)state;
-	for (size_t i = 0; i < sizeof(bads) / sizeof(bads[0]); i++) {
-		struct api_request r;
-		struct fault fault;
-
-		if (api_request_parse(str_from(bads[i].body), bads[i].dialect, &r, &fault) == 0)
-			fail_msg("taken: %s", bads[i].body);
-		if (strcmp(fault.param, bads[i].param) != 0)
-			fail_msg("%s: blamed \"%s\", not \"%s\"", bads[i].body, fault.param, bads[i].param);
-		assert_int_equal(fault_status(&fault), 400);
-		assert_true(strlen(fault.err.text) > 10);
-	}
+	assert_refused(bads, sizeof(bads) / sizeof(bads[0]));
 }
 
 static void test_a_full_request_is_read(void **state)
