@@ -211,10 +211,12 @@ static void process_load(const struct engine *engine, struct engine_load *load)
 	load->requests_total = own.requests_total;
 	load->cancels_total = own.cancels_total;
 	load->expiries_total = own.expiries_total;
+	/* Newest first, those that are not in its number yet: four bytes a token. */
 	for (const struct engine_request *q = engine->requests; q; q = q->next) {
 		const struct process_request *r = (const struct process_request *)q;
-		if (r->submits > e->load.submits) /* not in its number yet: four bytes a token */
-			load->tokens_to_prefill += (int64_t)(r->bytes / 4);
+		if (r->submits <= e->load.submits)
+			break;
+		load->tokens_to_prefill += (int64_t)(r->bytes / 4);
 	}
 }
 
