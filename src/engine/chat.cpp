@@ -529,25 +529,21 @@ double thread_seconds()
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* What looking at every `step`th token costs. */
-double mask_seconds(llama_sampler *rules, const llama_vocab *vocab, int32_t step)
-{
-	std::vector<llama_token_data> some;
-	for (int32_t i = 0; i < llama_vocab_n_tokens(vocab); i += step)
-		some.push_back(llama_token_data{i, 0.0f, 0.0f});
-	llama_token_data_array array = {some.data(), some.size(), -1, false};
-	double begun = thread_seconds();
-	llama_sampler_apply(rules, &array);
-	return thread_seconds() - begun;
-}
-
 /* Grammars come from strangers, and some cost seconds a token, which every stream of the batch would wait for. So the
- * first token is tried here, on the caller's thread; on a sample first, so that the trial stays short, too. */
+ * first token is tried here, on the caller's thread; one candidate at a time, so that the trial ends in time, too. */
 bool is_affordable(const std::string &grammar, const llama_vocab *vocab)
 {
 	llama_sampler *rules = llama_sampler_init_grammar(vocab, grammar.c_str(), "root");
-	bool affordable = !rules || (mask_seconds(rules, vocab, 64) < GRAMMAR_SECONDS_MAX / 16 &&
-	                             mask_seconds(rules, vocab, 1) < GRAMMAR_SECONDS_MAX);
+	const int32_t n = llama_vocab_n_tokens(vocab);
+	const double until = thread_seconds() + GRAMMAR_SECONDS_MAX;
+	bool affordable = true;
+
+	for (int32_t token = 0; rules && affordable && token < n; token++) {
+		llama_token_data one = {token, 0.0f, 0.0f};
+		llama_token_data_array array = {&one, 1, -1, false};
+		llama_sampler_apply(rules, &array);
+		affordable = thread_seconds() < until;
+	}
 	llama_sampler_free(rules);
 	return affordable;
 }

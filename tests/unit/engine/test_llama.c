@@ -438,18 +438,13 @@ static void test_schema_binds_the_answer(void **state)
 	p.json_schema = STR("{\"type\":\"no such type\"}");
 	say(&d, &bad, p);
 	assert_int_equal(bad.err.code, E_INVAL);
-	/* So many alternatives that each token would take seconds. */
-	struct buf wide = {0};
-	buf_append_str(&wide, STR("{\"enum\":[0"));
-	for (int i = 0; wide.len < 60000; i++)
-		buf_printf(&wide, ",\"v%d\"", i);
-	buf_append_str(&wide, STR("]}"));
-	p.json_schema = buf_str(&wide);
+	/* So many ways to go on that each token would take seconds. */
+	p.json_schema =
+	    STR("{\"type\":\"string\",\"pattern\":\"^(a?b?c?d?e?f?g?h?i?j?k?l?m?n?o?p?q?r?s?t?u?v?w?x?y?z?){50}$\"}");
 	ask_fini(&bad);
 	bad = (struct ask){0};
 	say(&d, &bad, p);
 	assert_int_equal(bad.err.code, E_LIMIT);
-	buf_fini(&wide);
 	p = chat_of("[{\"role\":\"user\",\"content\":\"Hi\"}]", 5);
 	p.tools_json = str_from(weather);
 	p.tool_choice = STR("required");
