@@ -47,7 +47,10 @@ int http_server_new(struct loop *loop, const struct http_server_options *options
 /* Without a port: only clients of this process that are made with `inside` reach it, in memory. address, inherited_fd
  * and tls are ignored. */
 struct http_server *http_server_inside(struct loop *loop, const struct http_server_options *options);
-/* Stops accepting and closes idle connections; running exchanges go on. */
+/* Stops accepting: who comes from now on is reset by the kernel at once, and knows to go elsewhere. Connections that
+ * live are answered once more, with "Connection: close". */
+void http_server_refuse_new(struct http_server *server);
+/* The same, and closes idle connections; running exchanges go on. */
 void http_server_drain(struct http_server *server);
 void http_server_free(struct http_server *server); /* cuts what is left */
 /* "127.0.0.1:8080", the port really bound. */

@@ -554,10 +554,15 @@ static void server_stop_listening(struct http_server *server)
 	server->listener = NULL;
 }
 
-void http_server_drain(struct http_server *server)
+void http_server_refuse_new(struct http_server *server)
 {
 	server->draining = true;
 	server_stop_listening(server);
+}
+
+void http_server_drain(struct http_server *server)
+{
+	http_server_refuse_new(server);
 	for (struct session *s = server->sessions.next, *next; s != &server->sessions; s = next) {
 		next = s->next;
 		if (!s->x && s->rest.len == 0 && !s->lingering)
