@@ -22,12 +22,22 @@
 /* Taken when the query does not say (DNS, route): a short turn. More would let noise in measured rates outweigh
  * distance. */
 #define PROMPT_UNKNOWN_TOKENS 32
+/* What a session's node gets ahead: its history may be there, and nothing says how long that is. */
+#define SESSION_US (5 * INT64_C(1000))
+#define HOT_PERMILLE 840 /* of the candidates are no busier than that: Prequal's quantile */
 
 struct pick {
 	const struct map_place *place;
 	int64_t score_us, rtt_us, queue_us, prefill_us;
 	struct ledger_load own;
-	bool suspect;
+	int32_t warm_tokens;
+	bool suspect, session;
+};
+
+struct warm_node {
+	uint32_t node;
+	int32_t tokens;
+	bool session;
 };
 
 struct sweep {
@@ -40,6 +50,8 @@ struct sweep {
 	uint32_t self;       /* the dispatcher's own node, no way from itself; MAP_NONE */
 	int64_t now_us;
 	int32_t prompt_tokens;
+	struct warm_node warm[AFFINITY_HOLDERS_MAX];
+	size_t warm_count;
 	struct pick heap[ROUTE_CANDIDATES_MAX]; /* worst on top */
 	size_t count;
 };
@@ -144,12 +156,31 @@ static void add_own(const struct sweep *s, struct pick *k)
 	k->score_us += k->queue_us;
 }
 
-static void consider(struct sweep *s, const struct map_place *p, const struct map_hot *h, bool suspect, bool with_own)
+static const struct warm_node *warm_of(const struct sweep *s, uint32_t node)
+{
+	for (size_t i = 0; i < s->warm_count; i++)
+		if (s->warm[i].node == node)
+			return &s->warm[i];
+	return NULL;
+}
+
+static struct pick pick_of(const struct sweep *s, const struct map_place *p, const struct map_hot *h, bool suspect)
 {
 	struct pick k = {.place = p, .suspect = suspect, .queue_us = p->queue_us};
+	const struct warm_node *w = warm_of(s, p->node);
 	k.rtt_us = p->node == s->self ? 0 : s->row ? s->row[h->site] : NODE_DISTANCE_UNKNOWN_US;
-	k.prefill_us = (int64_t)fmin(s->prompt_tokens * p->us_per_token, PREFILL_MOST_US);
-	k.score_us = k.rtt_us + k.queue_us + k.prefill_us + (suspect ? SUSPECT_US : 0);
+	if (w) { /* at least one token is always computed */
+		k.warm_tokens = w->tokens < s->prompt_tokens ? w->tokens : s->prompt_tokens - 1;
+		k.session = w->session;
+	}
+	k.prefill_us = (int64_t)fmin((s->prompt_tokens - k.warm_tokens) * p->us_per_token, PREFILL_MOST_US);
+	k.score_us = k.rtt_us + k.queue_us + k.prefill_us + (suspect ? SUSPECT_US : 0) - (k.session ? SESSION_US : 0);
+	return k;
+}
+
+static void consider(struct sweep *s, const struct map_place *p, const struct map_hot *h, bool suspect, bool with_own)
+{
+	struct pick k = pick_of(s, p, h, suspect);
 	if (with_own && heap_takes(s, k.score_us))
 		add_own(s, &k);
 	if (heap_takes(s, k.score_us))
@@ -168,7 +199,7 @@ static void try_place(struct sweep *s, const struct map_place *p, bool with_own,
 		refuse(s, p, why, refusals);
 }
 
-/* Places [from, to) but the dispatcher's own. */
+/* Places [from, to) but the dispatcher's own and the warm ones. */
 static void sweep(struct sweep *s, uint32_t from, uint32_t to, bool with_own, struct route_decision *refusals)
 {
 	const struct map_key *keys = s->model->keys;
@@ -178,17 +209,24 @@ static void sweep(struct sweep *s, uint32_t from, uint32_t to, bool with_own, st
 		int64_t least_us = (int64_t)(s->row ? s->row[key->site] : NODE_DISTANCE_UNKNOWN_US) + key->queue_us;
 		float prefill_us = tokens * key->us_per_token;
 		least_us += prefill_us < KEY_PREFILL_MOST_US ? (int64_t)(prefill_us * KEY_ROUND) : KEY_PREFILL_MOST_US;
-		if (heap_takes(s, least_us) && s->model->places[at].node != s->self)
+		uint32_t node = s->model->places[at].node;
+		if (heap_takes(s, least_us) && node != s->self && !warm_of(s, node))
 			try_place(s, &s->model->places[at], with_own, refusals);
 	}
 }
 
-/* The dispatcher's own place first (its key does not tell that it has no way), then all from a random start. */
+/* The dispatcher's own place first and those that are warm (their keys do not tell that they have no way, or less to
+ * prefill), then all from a random start. */
 static void sweep_all(struct sweep *s, uint32_t start, bool with_own, struct route_decision *refusals)
 {
 	const struct map_place *own = s->self == MAP_NONE ? NULL : map_place_find(s->map, s->self, s->model);
 	if (own)
 		try_place(s, own, with_own, refusals);
+	for (size_t i = 0; i < s->warm_count; i++) {
+		const struct map_place *warm = map_place_find(s->map, s->warm[i].node, s->model);
+		if (warm && warm != own)
+			try_place(s, warm, with_own, refusals);
+	}
 	sweep(s, start, s->model->count, with_own, refusals);
 	sweep(s, 0, start, with_own, refusals);
 }
@@ -242,7 +280,7 @@ static char *put_ms(char *to, int64_t us)
 	return put_text(put_number(to, (uint64_t)us / 100 % 10), " ms");
 }
 
-/* At most 3 durations of 15 digits (all are bounded by 1e12 us), 2 counts of 10 and 90 letters: fits. */
+/* At most 3 durations of 15 digits (all are bounded by 1e12 us), 3 counts of 10 and 140 letters: fits. */
 static void describe(const struct pick *k, char *to)
 {
 	to = put_ms(put_text(to, "distance "), k->rtt_us);
@@ -254,7 +292,11 @@ static void describe(const struct pick *k, char *to)
 	if (k->place->load_us)
 		to = put_text(to, "; it must be loaded first");
 	if (k->suspect)
-		put_text(to, "; its reports are late");
+		to = put_text(to, "; its reports are late");
+	if (k->warm_tokens > 0)
+		put_text(put_number(put_text(to, "; prefix of "), (uint64_t)k->warm_tokens), " tokens is warm there");
+	else if (k->session)
+		put_text(to, "; the session was there");
 }
 
 static void fill(const struct sweep *s, const struct pick *k, struct route_candidate *c)
@@ -270,28 +312,151 @@ static void fill(const struct sweep *s, const struct pick *k, struct route_candi
 	c->rtt_us = k->rtt_us;
 	c->queue_us = k->queue_us;
 	c->prefill_us = k->prefill_us;
+	c->warm_tokens = k->warm_tokens;
+	c->session = k->session;
 	describe(k, c->reason);
 }
 
-/* Of those as good as the best: ourselves, for a hop and a cold KV cache cost something; else two at random, the better
- * of the two. */
+static double use_of(const struct pick *k)
+{
+	return ((double)k->place->busy + k->own.running) / k->place->slots;
+}
+
+static int by_use(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+/* Prequal's rule: of those as good as the best, the ones that are not hot; all hot: the least busy. ret_cold: their
+ * places in the heap, in its order; how many. */
+static size_t leave_hot(const struct sweep *s, size_t near, size_t ret_cold[static ROUTE_CANDIDATES_MAX])
+{
+	double uses[ROUTE_CANDIDATES_MAX];
+	size_t count = 0, least = 0;
+	for (size_t i = 0; i < s->count; i++)
+		uses[i] = use_of(&s->heap[i]);
+	qsort(uses, s->count, sizeof(uses[0]), by_use);
+	double hot = uses[(s->count - 1) * HOT_PERMILLE / 1000];
+	for (size_t i = 0; i < near; i++) {
+		if (use_of(&s->heap[i]) <= hot)
+			ret_cold[count++] = i;
+		if (use_of(&s->heap[i]) < use_of(&s->heap[least]))
+			least = i;
+	}
+	if (count == 0)
+		ret_cold[count++] = least;
+	return count;
+}
+
+/* The one of `cold` that the prompt's key belongs to, so that other dispatchers send it there, too. */
+static size_t by_key(const struct sweep *s, const size_t *cold, size_t count)
+{
+	uint64_t most = 0;
+	size_t best = cold[0];
+	for (size_t i = 0; i < count; i++) {
+		const struct pick *k = &s->heap[cold[i]];
+		uint64_t rank = policy_rank(s->map, k->place->node, s->query->key);
+		if (rank > most && k->rtt_us <= s->heap[0].rtt_us + SCORE_NEAR_US) {
+			most = rank;
+			best = cold[i];
+		}
+	}
+	return best;
+}
+
+/* Of those as good as the best: who is warm; whom the prompt belongs to; ourselves, for a hop costs something; else two
+ * at random, the better of the two. */
 static size_t draw(const struct sweep *s, struct rng *rng)
 {
 	int64_t best_us = s->heap[0].score_us;
 	int64_t pure_us = s->heap[0].suspect ? best_us - SUSPECT_US : best_us;
 	int64_t near_us = pure_us * SCORE_NEAR_PERMILLE / 1000;
-	size_t near = 1;
+	size_t near = 1, cold[ROUTE_CANDIDATES_MAX];
 	if (near_us < SCORE_NEAR_US)
 		near_us = SCORE_NEAR_US;
 	while (near < s->count && s->heap[near].score_us <= best_us + near_us)
 		near++;
-	for (size_t i = 0; i < near && s->self != MAP_NONE; i++)
-		if (s->heap[i].place->node == s->self)
+	for (size_t i = 0; i < near && s->warm_count > 0; i++)
+		if (s->heap[i].warm_tokens > 0 || s->heap[i].session)
 			return i;
-	if (near == 1 || !rng)
+	if (near == 1)
 		return 0;
-	size_t a = rng_below(rng, near), b = rng_below(rng, near);
-	return a < b ? a : b;
+	size_t count = leave_hot(s, near, cold);
+	if (s->query->key)
+		return by_key(s, cold, count);
+	for (size_t i = 0; i < count && s->self != MAP_NONE; i++)
+		if (s->heap[cold[i]].place->node == s->self)
+			return cold[i];
+	if (!rng)
+		return cold[0];
+	size_t a = rng_below(rng, count), b = rng_below(rng, count);
+	return cold[a < b ? a : b];
+}
+
+/* ---- policies by other names --------------------------------------------------------------------------- */
+
+/* Places that can take it; suspect ones only when there are no others. */
+static uint32_t all_fit(const struct sweep *s, uint32_t *fit)
+{
+	uint32_t count = 0, suspects = 0;
+	for (uint32_t i = 0; i < s->model->count; i++) {
+		const struct map_place *p = &s->model->places[i];
+		const struct map_hot *h = &s->hots[p->node];
+		enum node_health health = map_health(s->map, h, s->now_us);
+		if (why_not(s, p, h, health))
+			continue;
+		if (health == NODE_SUSPECT)
+			fit[s->model->count - ++suspects] = i;
+		else
+			fit[count++] = i;
+	}
+	if (count == 0 && suspects > 0)
+		memmove(fit, fit + s->model->count - suspects, suspects * sizeof(*fit));
+	return count > 0 ? count : suspects;
+}
+
+/* Its choice; when that is none of the best, it takes the place of the last of them. */
+static size_t by_policy(struct sweep *s, struct rng *rng)
+{
+	uint32_t *fit = mem_resize(NULL, s->model->count, sizeof(*fit));
+	const struct policy_pool pool = {
+	    .map = s->map,
+	    .model = s->model,
+	    .ledger = s->ledger,
+	    .self_id = s->query->self_id,
+	    .fit = fit,
+	    .fit_count = all_fit(s, fit),
+	    .warm = s->query->warm,
+	    .warm_count = s->query->warm_count,
+	    .prompt_tokens = s->prompt_tokens,
+	    .key = s->query->key,
+	    .session_key = s->query->session_key,
+	    .turn = s->query->turn,
+	    .rng = rng,
+	};
+	const struct map_place *p = &s->model->places[s->query->policy->choose(&pool)];
+	free(fit);
+	for (size_t i = 0; i < s->count; i++)
+		if (s->heap[i].place == p)
+			return i;
+	const struct map_hot *h = &s->hots[p->node];
+	s->heap[s->count - 1] = pick_of(s, p, h, map_health(s->map, h, s->now_us) == NODE_SUSPECT);
+	add_own(s, &s->heap[s->count - 1]);
+	return s->count - 1;
+}
+
+/* ---- */
+
+/* Those of the query that live the life in which they computed it. */
+static void take_warm(struct sweep *s)
+{
+	for (size_t i = 0; i < s->query->warm_count && s->warm_count < AFFINITY_HOLDERS_MAX; i++) {
+		const struct route_warm *w = &s->query->warm[i];
+		uint32_t node = map_node_find(s->map, str_from(w->id));
+		if (node != MAP_NONE && map_node_at(s->map, node)->entry.report.boot == w->boot)
+			s->warm[s->warm_count++] = (struct warm_node){node, w->tokens, w->session};
+	}
 }
 
 static int nothing_found(const struct sweep *s, const struct route_decision *d, struct error *err)
@@ -320,7 +485,8 @@ int route_decide(const struct node_map *map, const struct ledger *ledger, const 
 	s.self = query->for_client || query->self_id.len == 0 ? MAP_NONE : map_node_find(map, query->self_id);
 	s.now_us = now_us;
 	s.prompt_tokens = query->prompt_tokens > 0 ? query->prompt_tokens : PROMPT_UNKNOWN_TOKENS;
-	s.count = 0;
+	s.count = s.warm_count = 0;
+	take_warm(&s);
 	uint32_t site = query->client_site.len > 0 ? map_site_find(map, query->client_site) : MAP_NONE;
 	if (site != MAP_NONE)
 		s.row = map_distances(map, site);
@@ -334,11 +500,11 @@ int route_decide(const struct node_map *map, const struct ledger *ledger, const 
 		*ret_decision = d;
 		return nothing_found(&s, &d, err);
 	}
+	d.choice = query->policy && query->policy->choose ? by_policy(&s, rng) : draw(&s, rng);
 	d.candidates = mem_resize(NULL, s.count, sizeof(*d.candidates));
 	d.candidate_count = s.count;
 	for (size_t i = 0; i < s.count; i++)
 		fill(&s, &s.heap[i], &d.candidates[i]);
-	d.choice = draw(&s, rng);
 	*ret_decision = d;
 	return 0;
 }

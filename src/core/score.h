@@ -3,17 +3,18 @@
  *
  *   T(node) = distance + queue + prefill, each in microseconds, with our own dispatches since the node's report counted
  * in; a node whose use u nears 1 pays the barrier u/(1-u), so that the near one wins until its queue costs more than
- * the way.
+ * the way. What a node has of the prompt already (query.warm) it need not prefill: it wins until its queue costs more
+ * than that saves.
  *
- * Candidates within SCORE_NEAR of the best are drawn between at random (two choices), against herds. A decision owns
+ * Candidates within SCORE_NEAR of the best are as good: of those the warm one, else the one a long prompt's key
+ * belongs to, else two are drawn at random, against herds; the busiest ones are left out (Prequal's hot-cold rule). A
+ * policy by another name (policy.h) chooses in the score's place, which is then only told. A decision owns
  * its arrays; texts in it are copies. Pure. The reasons are words for people: "why did I get this answer?".
  */
 #ifndef MDN_CORE_SCORE_H
 #define MDN_CORE_SCORE_H
 
-#include "base/rng.h"
-#include "core/ledger.h"
-#include "core/node_map.h"
+#include "core/policy.h"
 
 struct route_query {
 	struct str model;           /* "name" or "name:tag" */
@@ -22,7 +23,12 @@ struct route_query {
 	int32_t prompt_tokens;      /* uncached, estimated; 0 unknown */
 	const struct str *excluded; /* ids not to choose: already tried */
 	size_t excluded_count;
-	bool brief;      /* candidates without their reasons: for those that only send the request on */
+	const struct route_policy *policy; /* NULL: the score */
+	const struct route_warm *warm;     /* who has computed some of it, from affinity_find */
+	size_t warm_count;
+	uint64_t key, session_key; /* affinity.h; 0: none */
+	uint32_t *turn;            /* of policy.h */
+	bool brief;                /* candidates without their reasons: for those that only send the request on */
 	bool for_client; /* the client will connect by itself: only nodes with an api_url, and self is as far as any */
 };
 
@@ -34,7 +40,9 @@ struct route_candidate {
 	char node_url[NODE_URL_SIZE], api_url[NODE_URL_SIZE];
 	char model[NODE_TEXT_SIZE]; /* the name:tag it has */
 	int64_t score_us, rtt_us, queue_us, prefill_us;
-	char reason[160];
+	int32_t warm_tokens; /* of the prompt it need not prefill */
+	bool session;        /* the session was there last */
+	char reason[224];
 };
 
 struct route_refusal {
