@@ -64,6 +64,7 @@ static const struct rule {
     {"roles", "repository, center, edge, scheduler"},
     {"state", "sqlite"},
     {"repository_access", "open, pull, key"},
+    {"route_policy", "mdn, round_robin, random, power_of_two, least_load, cache_aware, prefix_hash, session"},
     {"engine", "llama, remote, synthetic"},
     {"engine_isolation", "process, none"},
     {"log_level", "debug, info, warn, error"},

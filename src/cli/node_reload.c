@@ -7,6 +7,7 @@
 #include "cli/model_files.h"
 #include "cli/systemd.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -73,6 +74,8 @@ void node_set_repository_rules(struct node *n, const struct config *c)
 
 void node_set_residence(struct node *n, const struct config *c)
 {
+	int rc = gateway_set_policy(n->gateway, str_from(c->route_policy), NULL);
+	assert(rc == 0); /* the configuration takes no other names */
 	struct str *pins = mem_new((c->pin.count + 1) * sizeof *pins);
 	for (unsigned i = 0; i < c->pin.count; i++)
 		pins[i] = str_from(c->pin.items[i]);

@@ -5,11 +5,13 @@
  * Running requests get one token each per step of itl_base_us + itl_slope_us x running. A request is admitted
  * when it is its turn (core/request_queue.h), a slot is free and its prompt and whole answer fit into what is left of
  * the KV cache. A token is four bytes of prompt. The answer is a fixed sequence of words chosen by the prompt:
- * max_tokens of them, or ANSWER_TOKENS. The prefix cache is a direct-mapped table of block hashes as large as the KV
- * cache. Timings of -1 mean none at all, then tokens come in runs of RUN_TOKENS, one run a turn of the loop. All on the
- * loop's thread, one timer an engine. Vectors and ranks are made of the text's bytes and take the time of their tokens,
- * one request after another. It will not do tools or schemas: there is no model that could honour them.
+ * max_tokens of them, or ANSWER_TOKENS. The prefix cache is the blocks of as many tokens as the KV cache has (at most
+ * CACHE_BLOCKS_MAX), by their hashes, the least recently used go first. Timings of -1 mean none at all, then tokens
+ * come in runs of RUN_TOKENS, one run a turn of the loop. All on the loop's thread, one timer an engine. Vectors and
+ * ranks are made of the text's bytes and take the time of their tokens, one request after another. It will not do tools
+ * or schemas: there is no model that could honour them.
  */
+#include "core/recent.h"
 #include "engine/answer.h"
 #include "engine/engine_ops.h"
 
@@ -22,6 +24,7 @@ enum {
 	RUN_TOKENS = 16,
 	BLOCK_BYTES = 64, /* 16 tokens */
 	TOKEN_BYTES = 4,
+	CACHE_BLOCKS_MAX = 1 << 20,
 };
 
 struct synthetic_request {
@@ -51,8 +54,7 @@ struct synthetic {
 	int64_t prefill_end_us; /* also when the last one ended */
 	int64_t step_us;        /* when the next token is due */
 	int64_t load_us, ready_us;
-	uint64_t *cache;
-	size_t cache_mask;
+	struct recent *cache;
 	bool in_pass;
 };
 
@@ -76,7 +78,6 @@ int engine_synthetic_new(const struct engine_options *options, struct engine **r
 {
 	struct synthetic *s = NEW(struct synthetic);
 	int32_t slots = or_default(options->slots, 8), context = or_default(options->context_tokens, 4096);
-	size_t cache_size = 64;
 	(void)err;
 
 	s->base.ops = &engine_synthetic_ops;
@@ -93,9 +94,8 @@ int engine_synthetic_new(const struct engine_options *options, struct engine **r
 	int64_t kv = options->kv_tokens > 0 ? options->kv_tokens : (int64_t)slots * context;
 	s->kv_tokens = kv > INT32_MAX ? INT32_MAX : (int32_t)kv;
 	s->running = mem_new((size_t)slots * sizeof(*s->running));
-	while (cache_size < (size_t)s->kv_tokens * TOKEN_BYTES / BLOCK_BYTES)
-		cache_size *= 2;
-	s->cache_mask = cache_size - 1;
+	uint32_t blocks = (uint32_t)s->kv_tokens / (BLOCK_BYTES / TOKEN_BYTES) + 1;
+	s->cache = recent_new(blocks < CACHE_BLOCKS_MAX ? blocks : CACHE_BLOCKS_MAX);
 	*ret_engine = &s->base;
 	return 0;
 }
@@ -209,6 +209,16 @@ static int synthetic_embed(struct synthetic_request *r, const struct engine_para
 	return 0;
 }
 
+static int32_t synthetic_cached(const struct synthetic *s, const struct synthetic_request *r)
+{
+	size_t held = 0;
+
+	while (held < r->block_count && recent_has(s->cache, r->blocks[held]))
+		held++;
+	int32_t tokens = (int32_t)(held * BLOCK_BYTES / TOKEN_BYTES);
+	return tokens < r->prompt_tokens ? tokens : r->prompt_tokens > 0 ? r->prompt_tokens - 1 : 0;
+}
+
 static int synthetic_submit(struct engine *engine, const struct engine_params *p, struct engine_request *request,
                             struct error *err)
 {
@@ -247,6 +257,7 @@ static int synthetic_submit(struct engine *engine, const struct engine_params *p
 	r->kv_tokens = r->prompt_tokens + r->answer_tokens;
 	if (s->prefill_us)
 		synthetic_hash(r, prompt);
+	r->cached_tokens = synthetic_cached(s, r); /* as it looks now */
 	r->words = prompt.len + (prompt.len ? (unsigned char)prompt.base[prompt.len / 2] : 0);
 	request_queue_join(&s->queue, &r->base.turn, p->tenant, p->tenant_weight);
 	synthetic_arm(s);
@@ -360,16 +371,6 @@ static bool synthetic_speak(struct synthetic_request *r, int32_t count)
 	return false;
 }
 
-static int32_t synthetic_cached(const struct synthetic *s, const struct synthetic_request *r)
-{
-	size_t held = 0;
-
-	while (s->cache && held < r->block_count && s->cache[r->blocks[held] & s->cache_mask] == r->blocks[held])
-		held++;
-	int32_t tokens = (int32_t)(held * BLOCK_BYTES / TOKEN_BYTES);
-	return tokens < r->prompt_tokens ? tokens : r->prompt_tokens > 0 ? r->prompt_tokens - 1 : 0;
-}
-
 /* Takes the head of the queue if it fits; false when nothing more can begin now. */
 static bool synthetic_begin(struct synthetic *s, int64_t now)
 {
@@ -425,10 +426,8 @@ static void synthetic_prefilled(struct synthetic *s, int64_t now)
 		return;
 	}
 	s->prefilling = NULL;
-	if (r->block_count && !s->cache)
-		s->cache = mem_new((s->cache_mask + 1) * sizeof(*s->cache));
-	for (size_t i = 0; i < r->block_count; i++)
-		s->cache[r->blocks[i] & s->cache_mask] = r->blocks[i];
+	for (size_t i = r->block_count; i-- > 0;) /* so that a prompt's end goes before its beginning */
+		recent_touch(s->cache, r->blocks[i], 0, now);
 	s->running[s->running_count++] = r;
 	if (s->running_count == 1)
 		s->step_us = now + synthetic_itl(s);
@@ -495,8 +494,10 @@ static void synthetic_load(const struct engine *engine, struct engine_load *load
 	load->itl_us = (double)itl;
 	load->prefill_tokens_per_s = s->prefill_us ? 1e6 / (double)s->prefill_us : 0;
 	load->decode_tokens_per_s = itl ? 1e6 * s->running_count / (double)itl : 0;
-	for (const struct queued *q = NULL; (q = request_queue_next(&s->queue, q)) != NULL;)
-		load->tokens_to_prefill += ((const struct synthetic_request *)engine_request_of(q))->prompt_tokens;
+	for (const struct queued *q = NULL; (q = request_queue_next(&s->queue, q)) != NULL;) {
+		const struct synthetic_request *r = (const struct synthetic_request *)engine_request_of(q);
+		load->tokens_to_prefill += r->prompt_tokens - r->cached_tokens;
+	}
 	if (s->prefilling && s->prefill_us && s->prefill_end_us > now)
 		load->tokens_to_prefill += (s->prefill_end_us - now) / s->prefill_us;
 }
@@ -508,7 +509,7 @@ static void synthetic_free(struct engine *engine)
 	loop_timer_free(s->timer);
 	request_queue_fini(&s->queue);
 	free(s->running);
-	free(s->cache);
+	recent_free(s->cache);
 	free(s);
 }
 

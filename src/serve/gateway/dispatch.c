@@ -310,7 +310,7 @@ static void try_here(struct request *r, struct model *m)
 	r->route = ROUTE_LOCAL;
 	memcpy(r->node, g->id, sizeof(r->node));
 	memcpy(r->model, m->name, sizeof(r->model));
-	r->ticket = ledger_open(g->ledger, str_from(g->id), str_from(m->name), r->in.prompt_tokens, &g->own_dispatched);
+	r->ticket = ledger_open(g->ledger, str_from(g->id), str_from(m->name), r->uncached_tokens, &g->own_dispatched);
 	if (local_start(r, m, &fault) < 0)
 		request_retry(r, &fault);
 	else
@@ -372,7 +372,8 @@ static void request_nowhere(struct request *r, int rc, struct fault *fault)
 static int request_decide(struct request *r, bool for_client, struct route_decision *ret_decision, struct fault *fault)
 {
 	struct gateway *g = r->g;
-	const struct route_query query = {
+	struct route_warm warm[AFFINITY_HOLDERS_MAX];
+	struct route_query query = {
 	    .model = r->in.model,
 	    .client_site = str_from(g->site),
 	    .self_id = str_from(g->id),
@@ -381,9 +382,12 @@ static int request_decide(struct request *r, bool for_client, struct route_decis
 	    .excluded_count = r->tries,
 	    .for_client = for_client,
 	    .brief = true,
+	    .policy = g->policy,
+	    .turn = &g->policy_turn,
 	};
 
 	map_refresh_self(g);
+	sticky_find(r, &query, warm);
 	return route_decide(g->map.map, g->ledger, &query, loop_now_us(g->loop), &g->rng, ret_decision, &fault->err);
 }
 
@@ -454,10 +458,12 @@ void request_dispatch(struct request *r)
 		if (m && model_comes(m)) {
 			if (!request_wait(r, m, d.candidate_count == 1))
 				request_nowhere(r, E_UNAVAILABLE, &fault);
-		} else if (m) {
-			try_here(r, m);
 		} else {
-			try_there(r, to);
+			sticky_take(r, to);
+			if (m)
+				try_here(r, m);
+			else
+				try_there(r, to);
 		}
 	}
 	route_decision_fini(&d);
@@ -507,6 +513,7 @@ static void on_body(void *arg, struct http_exchange *x, struct str body, const s
 		return;
 	}
 	r->parsed = true;
+	r->uncached_tokens = r->in.prompt_tokens;
 	if (r->hop) {
 		take_hop_urgency(r);
 		request_answer_hop(r);
@@ -545,6 +552,7 @@ static void on_gone(void *arg)
 	g->request_count--;
 	if (r->parsed)
 		api_request_fini(&r->in);
+	free(r->prompt);
 	free(r);
 }
 

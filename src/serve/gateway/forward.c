@@ -303,7 +303,7 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	f->to = *to;
 	f->error_body.max = ERROR_BODY_MAX;
 	f->last_us = loop_now_us(g->loop);
-	r->ticket = ledger_open(g->ledger, str_from(to->id), str_from(to->model), r->in.prompt_tokens, &number);
+	r->ticket = ledger_open(g->ledger, str_from(to->id), str_from(to->model), r->uncached_tokens, &number);
 	f->dispatch = number;
 	bool tls = str_starts(str_from(to->node_url), STR("https://"));
 	join(url, sizeof(url), (const char *const[]){to->node_url, path, NULL});

@@ -396,6 +396,8 @@ int gateway_new(struct loop *loop, const struct gateway_options *options, struct
 	rng_init(&g->rng, rng_seed());
 	copy_engine_options(g, &options->engine);
 	g->ledger = ledger_new((uint64_t)clock_wall_us());
+	g->affinity = affinity_new(rng_seed());
+	g->policy = route_policies;
 	map_init(g);
 	g->tick = loop_timer_new(loop, on_tick, g);
 	loop_timer_start(g->tick, TICK_US, TICK_US);
@@ -424,6 +426,7 @@ void gateway_free(struct gateway *g)
 	room_fini(g);
 	assert(ledger_count(g->ledger) == 0);
 	ledger_free(g->ledger);
+	affinity_free(g->affinity);
 	loop_timer_free(g->tick);
 	loop_timer_free(g->settle);
 	for (size_t i = 0; i < sizeof(g->engine_texts) / sizeof(g->engine_texts[0]); i++)
@@ -437,6 +440,18 @@ void gateway_free(struct gateway *g)
 void gateway_set_open(struct gateway *g, bool open)
 {
 	g->open = open;
+}
+
+int gateway_set_policy(struct gateway *g, struct str name, struct error *err)
+{
+	const struct route_policy *policy = route_policy_find(name);
+
+	if (!policy)
+		return error_set(err, E_INVAL,
+		                 "no policy is called \"" STR_FMT "\"; see `mdn config explain route_policy`",
+		                 STR_ARG(name));
+	g->policy = policy;
+	return 0;
 }
 
 void gateway_set_access_log(struct gateway *g, bool on)

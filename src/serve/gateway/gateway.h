@@ -58,6 +58,8 @@ void gateway_set_removed(struct gateway *g, const char (*ids)[NODE_ID_SIZE], siz
 /* Senders whose dispatches this node has seen, for the report; returns how many there are, fills at most max. */
 size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max);
 void gateway_set_open(struct gateway *g, bool open);
+/* How nodes are chosen from now on, by a name of core/policy.h. E_INVAL: none is called so. */
+int gateway_set_policy(struct gateway *g, struct str name, struct error *err);
 void gateway_set_access_log(struct gateway *g, bool on);
 void gateway_drain(
     struct gateway *g); /* new requests: 503 + Location/x-mdn-redirect of another node, or forwarded; streams go on */

@@ -7,7 +7,7 @@
  *   fields.c    how fields are read              dialect_*.c one API each: JSON in, JSON and events out
  *   models.h    engines of this node             map.c       the schedulers' map, own entry, evidence
  *   keys.c      API keys, node identities        metrics*.c  Prometheus text; access.c one log line a request
- *   reply.c     headers of answers
+ *   reply.c     headers of answers               sticky.c    who has the prompt's beginning already
  *
  * A request is born in dispatch.c when its head is there and dies in on_gone of its exchange, whatever happened.
  * request_finish is the one exit: it cancels what still works for it, closes its ledger ticket, counts, logs. It comes
@@ -63,10 +63,12 @@ struct model_metrics {  /* of a name, over all its versions */
 	uint32_t running; /* requests an engine has begun */
 	uint64_t prompt_tokens, cached_tokens, generation_tokens;
 };
+enum prefix_result { PREFIX_HIT, PREFIX_MOVED, PREFIX_MISS, PREFIX_RESULTS };
 enum route { ROUTE_NONE, ROUTE_LOCAL, ROUTE_FORWARD, ROUTES };
 struct gateway_metrics {
-	uint64_t requests[ROUTES][6];             /* by status class; [0] client gone */
-	uint64_t errors[20];                      /* by -error code */
+	uint64_t requests[ROUTES][6]; /* by status class; [0] client gone */
+	uint64_t errors[20];          /* by -error code */
+	uint64_t prefixes[PREFIX_RESULTS];
 	uint64_t forwards, hops, retries, broken; /* broken: ended after the first token */
 	struct histogram forward_ttft;
 };
@@ -140,6 +142,10 @@ struct request {
 	struct local *local;
 	struct forward *forward;
 	struct ledger_ticket *ticket;
+	struct affinity_prompt *prompt; /* as sticky.c knows it; NULL: nothing to choose by */
+	int32_t uncached_tokens;        /* of the prompt, where it goes */
+	int32_t known_tokens;           /* of it, by whoever has most */
+	char why[96];                   /* it went there */
 	struct str excluded[TRIES_MAX];
 	char excluded_ids[TRIES_MAX][NODE_ID_SIZE];
 	size_t tries;
@@ -186,6 +192,12 @@ void forward_cancel(struct forward *f); /* NULL is fine */
 void forward_writable(struct forward *f);
 void forward_check(struct forward *f, int64_t now_us); /* gives up on a node that the map says is gone */
 
+/* ---- sticky.c ------------------------------------------------------------------------------------------ */
+
+/* Who has computed some of the prompt, for the query; `warm` must live as long as that. How many. */
+size_t sticky_find(struct request *r, struct route_query *query, struct route_warm warm[static AFFINITY_HOLDERS_MAX]);
+void sticky_take(struct request *r, const struct route_candidate *to); /* it goes there now */
+
 /* ---- waiting.c ---------------------------------------------------------------------------------------- */
 
 /* Until m answers; asks for it. `alone`: no other node can take it. False: it has waited too long; else it waits, or
@@ -221,6 +233,9 @@ struct gateway {
 	size_t request_count;
 	uint32_t waiting; /* requests that wait for a model */
 	struct ledger *ledger;
+	struct affinity *affinity;
+	const struct route_policy *policy; /* never NULL */
+	uint32_t policy_turn;
 	uint64_t own_dispatched;
 	struct map_view map;
 	struct key_ring keys;

@@ -130,6 +130,7 @@ static void put_requests(const struct gateway *g, struct buf *out)
 
 void metrics_format(struct gateway *g, struct buf *out)
 {
+	static const char *const results[PREFIX_RESULTS] = {"hit", "moved", "miss"};
 	size_t bound_count;
 	const double *bounds = histogram_bounds(H_TTFT, &bound_count);
 	double age = g->map.received_us ? (double)(loop_now_us(g->loop) - g->map.received_us) / US_PER_S : -1;
@@ -141,6 +142,15 @@ void metrics_format(struct gateway *g, struct buf *out)
 	put_one(out, "mdn_forwards_total", "counter", "Requests answered by another node.",
 	        (double)g->metrics.forwards);
 	put_one(out, "mdn_hops_total", "counter", "Requests other nodes sent here.", (double)g->metrics.hops);
+	put_head(
+	    out, "mdn_route_prefix_total", "counter",
+	    "Prompts by where they went: hit, to a node that has their beginning; moved, elsewhere for its load; miss, "
+	    "nobody has it.");
+	for (size_t i = 0; i < PREFIX_RESULTS; i++)
+		buf_printf(out, "mdn_route_prefix_total{result=\"%s\"} %llu\n", results[i],
+		           (unsigned long long)g->metrics.prefixes[i]);
+	put_one(out, "mdn_route_prefix_entries", "gauge", "Blocks of prompts remembered, with a node each.",
+	        (double)affinity_count(g->affinity));
 	put_one(out, "mdn_retries_total", "counter", "Tries repeated on another node before the first token.",
 	        (double)g->metrics.retries);
 	put_one(out, "mdn_broken_total", "counter", "Answers that ended in an error after the first token.",
