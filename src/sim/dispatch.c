@@ -191,56 +191,37 @@ static uint32_t by_score(struct dispatch *d, uint32_t site, const struct route_q
 }
 
 struct rival {
-	struct dispatch *d;
+	const struct dispatch *d;
 	const struct map_model *model;
-	uint32_t site;
-	const char *self;
 };
-
-static double rival_load(const struct rival *r, uint32_t place)
-{
-	const struct map_place *p = &r->model->places[place];
-	const struct map_node *n = map_node_at(r->d->map, p->node);
-	struct ledger_load own = ledger_unseen(r->d->ledgers[r->site], str_from(n->entry.report.id),
-	                                       str_from(r->model->name), map_seen(n, str_from(r->self)));
-	return ((double)p->busy + own.running) / p->slots;
-}
 
 static uint32_t rival_number(const struct rival *r, uint32_t place)
 {
 	return number_of(map_node_at(r->d->map, r->model->places[place].node)->entry.report.id);
 }
 
-/* One of the `fit` places, at random, a group of nodes as often as it has nodes. */
-static uint32_t rival_draw(const struct rival *r, uint32_t fit)
+/* A group of nodes is drawn as often as it has nodes. */
+static double rival_weight(const void *arg, uint32_t place)
 {
-	struct dispatch *d = r->d;
-	double most = 0;
-	if (!d->weights)
-		return d->pool_nodes[rng_below(&d->rng, fit)];
-	for (uint32_t i = 0; i < fit; i++)
-		most += d->weights[rival_number(r, d->pool_nodes[i])];
-	double left = rng_unit(&d->rng) * most;
-	for (uint32_t i = 0; i < fit; i++)
-		if ((left -= d->weights[rival_number(r, d->pool_nodes[i])]) <= 0)
-			return d->pool_nodes[i];
-	return d->pool_nodes[fit - 1];
+	const struct rival *r = arg;
+	return r->d->weights[rival_number(r, place)];
 }
 
 static bool may_take(const struct rival *r, uint32_t place, const uint32_t *excluded, uint32_t count, int64_t now_us)
 {
 	const struct map_place *p = &r->model->places[place];
 	return p->ready && map_health(r->d->map, &map_hots(r->d->map)[p->node], now_us) != NODE_DOWN &&
-	       !is_among(number_of(map_node_at(r->d->map, p->node)->entry.report.id), excluded, count);
+	       !is_among(rival_number(r, place), excluded, count);
 }
 
 static uint32_t by_rival(struct dispatch *d, uint32_t site, uint32_t model, const uint32_t *excluded, uint32_t count,
                          int64_t now_us)
 {
 	char self[NODE_ID_SIZE];
-	dispatch_site_id(site, self);
-	struct rival r = {d, map_model_find(d->map, str_from(d->world->model_names[model])), site, self};
-	uint32_t fit = 0, best = 0;
+	const struct rival r = {d, map_model_find(d->map, str_from(d->world->model_names[model]))};
+	const struct route_policy *policy = route_policy_find(str_from(sim_policy_names[d->policy]));
+	uint32_t fit = 0;
+	assert(policy && policy->choose);
 	if (!r.model)
 		return UINT32_MAX;
 	for (uint32_t i = 0; i < r.model->count; i++)
@@ -248,26 +229,20 @@ static uint32_t by_rival(struct dispatch *d, uint32_t site, uint32_t model, cons
 			d->pool_nodes[fit++] = i;
 	if (fit == 0)
 		return UINT32_MAX;
-	if (d->policy == SIM_ROUND_ROBIN && !d->weights) {
-		best = d->pool_nodes[d->next[site]++ % fit];
-	} else if (d->policy == SIM_LEAST_LOAD) {
-		uint32_t first = (uint32_t)rng_below(&d->rng, fit); /* equals take turns */
-		double least = 1e300;
-		for (uint32_t i = 0; i < fit; i++) {
-			uint32_t at = d->pool_nodes[(first + i) % fit];
-			double load = rival_load(&r, at);
-			if (load < least) {
-				least = load;
-				best = at;
-			}
-		}
-	} else {
-		best = rival_draw(&r, fit);
-		uint32_t other = rival_draw(&r, fit);
-		if (d->policy == SIM_POWER_OF_TWO && rival_load(&r, other) < rival_load(&r, best))
-			best = other;
-	}
-	return number_of(map_node_at(d->map, r.model->places[best].node)->entry.report.id);
+	dispatch_site_id(site, self);
+	const struct policy_pool pool = {
+	    .map = d->map,
+	    .model = r.model,
+	    .ledger = d->ledgers[site],
+	    .self_id = str_from(self),
+	    .fit = d->pool_nodes,
+	    .fit_count = fit,
+	    .weight = d->weights ? rival_weight : NULL,
+	    .arg = &r,
+	    .turn = &d->next[site],
+	    .rng = &d->rng,
+	};
+	return rival_number(&r, policy->choose(&pool));
 }
 
 static uint32_t by_pool(const struct dispatch *d, uint32_t site, uint32_t model, const uint32_t *excluded,

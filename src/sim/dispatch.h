@@ -2,8 +2,8 @@
 /* dispatch.h - who answers: names by core/dns_answer behind resolvers with caches, nodes by core/score or by a rival.
  *
  * Shared by both ways of playing. The map is the one that all gateways see: as it comes, or (map_age) a copy that is
- * renewed all at once, as a gateway's is whose scheduler is slow. Rivals (round robin, random, power of two, least
- * load) see the same map and the same ledger, and know of no distance; the single pool knows the exact load of its
+ * renewed all at once, as a gateway's is whose scheduler is slow. Rivals (those of core/policy.h that need no prompt)
+ * see the same map and the same ledger, and know of no distance; the single pool knows the exact load of its
  * nodes. Owned by the caller.
  */
 #ifndef MDN_SIM_DISPATCH_H
