@@ -226,9 +226,15 @@ static const char *other_value(size_t i)
 {
 	static const struct {
 		const char *key, *value;
-	} words[] = {
-	    {"roles", "edge"},     {"state", "sqlite"},    {"engine", "remote"},         {"repository_access", "key"},
-	    {"log_level", "warn"}, {"log_format", "json"}, {"engine_isolation", "none"}, {"itl_target", "20ms"}};
+	} words[] = {{"roles", "edge"},
+	             {"state", "sqlite"},
+	             {"engine", "remote"},
+	             {"repository_access", "key"},
+	             {"log_level", "warn"},
+	             {"log_format", "json"},
+	             {"engine_isolation", "none"},
+	             {"itl_target", "20ms"},
+	             {"route_policy", "session"}};
 	const char *kind = config_key_kind(i);
 
 	for (size_t j = 0; j < sizeof(words) / sizeof(words[0]); j++)
