@@ -86,12 +86,12 @@ backend node
     return port, start("haproxy", "-db", "-f", conf, core=SUBJECT)
 
 
-def ask(port, request, clients, duration):
+def ask(port, request, clients, duration, strict=True):
     cores = ",".join(map(str, OTHERS))
     out = output("taskset", "-c", cores, str(BUILD / "bench/bench_load"), str(port), "/v1/chat/completions",
                  str(request), str(clients), str(duration))
     result = json.loads(out)
-    if result["errors"] or not result["requests"]:
+    if (result["errors"] and strict) or not result["requests"]:
         raise SystemExit(f"bench: port {port}: {result}")
     return result
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* gateway_node.c - the gateway of a node alone, over plain HTTP: the room that ships, without a network around it.
  *
- *   gateway_node API-PORT forward MODEL URL         sends every request for MODEL on to the node at URL
+ *   gateway_node API-PORT forward MODEL URL...      sends every request for MODEL on to one of the nodes at these URLs
  *   gateway_node API-PORT llama MODEL FILE SLOTS CONTEXT THREADS [KEY...]   answers it with an engine of its own, a
  *                                                                 process; each API key is a tenant
  *   gateway_node API-PORT llama-inside MODEL FILE ...               the same in this process
  *   gateway_node API-PORT synthetic MODEL FILE STREAMS ITL-MS       no arithmetic: each stream has a token every ITL-MS
  *
- * To forward, it follows a map like any edge: a scheduler that knows one node publishes it once a second on the same
- * loop. Hops are plain HTTP here so that proxies without TLS to their upstream can be compared.
+ * To forward, it follows a map like any edge: a scheduler that knows these nodes publishes them once a second on the
+ * same loop. Hops are plain HTTP here so that proxies without TLS to their upstream can be compared.
  */
 #include "base/clock.h"
 #include "base/log.h"
@@ -22,10 +22,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define UPSTREAMS_MAX 8
+
 static struct {
 	struct loop *loop;
 	struct gateway *gateway;
-	struct node_report upstream;
+	struct node_report upstreams[UPSTREAMS_MAX];
+	int upstream_count;
 	struct node_map *map;
 	struct http_exchange *watcher;
 } bench;
@@ -63,9 +66,11 @@ static void publish(void *arg)
 	struct error err;
 	if (!bench.watcher)
 		return;
-	bench.upstream.seq++;
-	if (node_map_report(bench.map, &bench.upstream, loop_now_us(bench.loop), &err) < 0)
-		die(&err);
+	for (int i = 0; i < bench.upstream_count; i++) {
+		bench.upstreams[i].seq++;
+		if (node_map_report(bench.map, &bench.upstreams[i], loop_now_us(bench.loop), &err) < 0)
+			die(&err);
+	}
 	node_map_format(bench.map, loop_now_us(bench.loop), &map);
 	sse_append(&event, STR("map"), buf_str(&map));
 	http_write(bench.watcher, buf_str(&event));
@@ -86,20 +91,25 @@ static void on_map(void *arg, struct http_exchange *x)
 	publish(NULL);
 }
 
-static void follow_map(const char *model, const char *url)
+static void add_upstream(const char *model, const char *url)
 {
-	struct node_report *r = &bench.upstream;
-	char urls[1][NODE_URL_SIZE] = {{0}};
-	struct http_server *server = listen_on(0, on_map);
-	struct str address = http_server_address(server);
-	*r = (struct node_report){
-	    .id = "n-upstream", .site = "bench", .roles = ROLE_EDGE, .state = NODE_READY, .boot = 1, .model_count = 1};
+	struct node_report *r = &bench.upstreams[bench.upstream_count++];
+	*r =
+	    (struct node_report){.site = "bench", .roles = ROLE_EDGE, .state = NODE_READY, .boot = 1, .model_count = 1};
 	r->models = NEW(struct model_report);
 	*r->models = (struct model_report){
 	    .state = MODEL_READY, .slots = 256, .context_tokens = 1 << 20, .prefill_tokens_per_s = 1e6, .itl_us = 1000};
-	snprintf(r->name, sizeof(r->name), "upstream");
+	snprintf(r->id, sizeof(r->id), "n-upstream-%d", bench.upstream_count);
+	snprintf(r->name, sizeof(r->name), "upstream-%d", bench.upstream_count);
 	snprintf(r->node_url, sizeof(r->node_url), "%s", url);
 	snprintf(r->models->name, sizeof(r->models->name), "%s:latest", model);
+}
+
+static void follow_map(void)
+{
+	char urls[1][NODE_URL_SIZE] = {{0}};
+	struct http_server *server = listen_on(0, on_map);
+	struct str address = http_server_address(server);
 	bench.map = node_map_new();
 	snprintf(urls[0], sizeof(urls[0]), "http://" STR_FMT, STR_ARG(address));
 	gateway_set_schedulers(bench.gateway, (const char(*)[NODE_URL_SIZE])urls, 1);
@@ -126,14 +136,14 @@ int main(int argc, char **argv)
 	int status = engine_process_hook(argc, argv);
 	if (status >= 0)
 		return status;
-	bool forward = argc == 5 && strcmp(argv[2], "forward") == 0;
+	bool forward = argc >= 5 && argc <= 4 + UPSTREAMS_MAX && strcmp(argv[2], "forward") == 0;
 	bool inside = argc >= 8 && strcmp(argv[2], "llama-inside") == 0;
 	bool llama = inside || (argc >= 8 && strcmp(argv[2], "llama") == 0);
 	struct error err;
 	bool synthetic = argc == 7 && strcmp(argv[2], "synthetic") == 0;
 	if (!forward && !llama && !synthetic) {
 		fprintf(stderr,
-		        "usage: gateway_node API-PORT forward MODEL URL\n"
+		        "usage: gateway_node API-PORT forward MODEL URL...\n"
 		        "       gateway_node API-PORT llama|llama-inside MODEL FILE SLOTS CONTEXT THREADS [KEY...]\n"
 		        "       gateway_node API-PORT synthetic MODEL FILE STREAMS ITL-MS\n");
 		return 2;
@@ -170,8 +180,11 @@ int main(int argc, char **argv)
 		die(&err);
 	if (llama)
 		set_keys(argv + 8, argc - 8);
-	if (forward)
-		follow_map(argv[3], argv[4]);
+	if (forward) {
+		for (int i = 4; i < argc; i++)
+			add_upstream(argv[3], argv[i]);
+		follow_map();
+	}
 	listen_on(atoi(argv[1]), on_request);
 	loop_run(bench.loop);
 	return 0;

@@ -5,8 +5,9 @@
  *
  * One thread, epoll. The first requests are spread over START_SPREAD of the time, so that the clients do not march in
  * step, and answers that began before WARM of it has passed do not count. TTFT is from the first byte sent to the first
- * byte of the body received. Events are those of streams that came in the time that counts, whether or not their answer
- * ended in it. Prints one JSON object. Bodies are ended by the last chunk: our servers send those in one piece.
+ * byte of the body received. Delays are those of tokens from upstream.c with a time in them, while it counts. Events
+ * are those of streams that came in the time that counts, whether or not their answer ended in it. Prints one JSON
+ * object. Bodies are ended by the last chunk: our servers send those in one piece.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -29,7 +30,7 @@
 
 struct client {
 	int fd;
-	bool waits_to_write;
+	bool waits_to_write, in_body;
 	size_t sent, head_len, tail_len;
 	int64_t began_ns, first_ns;
 	char head[2048], tail[8];
@@ -42,8 +43,8 @@ static struct {
 	int epoll;
 	int64_t began_ns, warm_ns, end_ns;
 	uint64_t done, errors, events;
-	size_t samples;
-	float *ttft_us, *total_us;
+	size_t samples, delays;
+	float *ttft_us, *total_us, *delay_us;
 } load;
 
 static int64_t now_ns(void)
@@ -90,6 +91,7 @@ static void client_ask(struct client *c)
 {
 	c->began_ns = now_ns();
 	c->first_ns = 0;
+	c->in_body = false;
 	c->sent = c->head_len = c->tail_len = 0;
 	client_write(c);
 }
@@ -114,7 +116,7 @@ static void client_again(struct client *c, bool connected)
 	client_ask(c);
 }
 
-static void client_done(struct client *c)
+static void client_done(struct client *c, bool connected)
 {
 	int64_t now = now_ns();
 	bool good = strncmp(c->head, "HTTP/1.1 200", 12) == 0;
@@ -127,13 +129,35 @@ static void client_done(struct client *c)
 			load.total_us[load.samples++] = (float)(now - c->began_ns) / 1e3f;
 		}
 	}
-	client_again(c, true);
+	client_again(c, connected);
+}
+
+static void take_token(const char *at, const char *end, int64_t now)
+{
+	char digits[20] = "";
+	if (end - at < 19 || load.delays == SAMPLES_MAX)
+		return;
+	memcpy(digits, at, 19);
+	int64_t sent = strtoll(digits, NULL, 10);
+	if (sent)
+		load.delay_us[load.delays++] = (float)(now - sent) / 1e3f;
+}
+
+static void take_events(const char *data, const char *end)
+{
+	int64_t now = now_ns();
+	if (now < load.warm_ns)
+		return;
+	for (const char *at = data; (at = memmem(at, (size_t)(end - at), "\ndata:", 6)); at += 6)
+		load.events++;
+	for (const char *at = data; (at = memmem(at, (size_t)(end - at), "\"@", 2)); at += 2)
+		take_token(at + 2, end, now);
 }
 
 /* Keeps the head as text, and the last bytes of the body. Returns whether the answer is whole. */
 static bool client_take(struct client *c, const char *data, size_t len)
 {
-	if (!c->first_ns) {
+	if (!c->in_body) {
 		size_t take = len < sizeof(c->head) - 1 - c->head_len ? len : sizeof(c->head) - 1 - c->head_len;
 		memcpy(c->head + c->head_len, data, take);
 		c->head[c->head_len + take] = '\0';
@@ -145,14 +169,13 @@ static bool client_take(struct client *c, const char *data, size_t len)
 		size_t used = (size_t)(end + 4 - c->head) - c->head_len;
 		data += used;
 		len -= used;
-		if (!len)
-			return false;
-		c->first_ns = now_ns();
+		c->in_body = true;
 	}
-	if (now_ns() >= load.warm_ns)
-		for (const char *at = data, *end = data + len; (at = memmem(at, (size_t)(end - at), "\ndata:", 6));
-		     at += 6)
-			load.events++;
+	if (!len)
+		return false;
+	if (!c->first_ns)
+		c->first_ns = now_ns();
+	take_events(data, data + len);
 	for (size_t i = len > 7 ? len - 7 : 0; i < len; i++) {
 		memmove(c->tail, c->tail + 1, 6);
 		c->tail[6] = data[i];
@@ -170,9 +193,9 @@ static void client_read(struct client *c)
 		load.errors++;
 		client_again(c, false);
 	} else if (client_take(c, data, (size_t)n)) {
-		client_done(c);
-	} else if (!c->first_ns && strstr(c->head, "\r\n\r\n") && strncmp(c->head, "HTTP/1.1 200", 12) != 0) {
-		client_done(c);
+		client_done(c, true);
+	} else if (c->in_body && strncmp(c->head, "HTTP/1.1 200", 12) != 0) {
+		client_done(c, false);
 	}
 }
 
@@ -202,10 +225,9 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void print_percentiles(const char *name, float *values)
+static void print_percentiles(const char *name, float *values, size_t n)
 {
 	static const double at[] = {0.5, 0.9, 0.99, 0.999};
-	size_t n = load.samples;
 	qsort(values, n, sizeof(*values), by_value);
 	printf(", \"%s\": {", name);
 	for (size_t i = 0; i < sizeof(at) / sizeof(at[0]); i++)
@@ -250,6 +272,7 @@ int main(int argc, char **argv)
 	load.epoll = epoll_create1(0);
 	load.ttft_us = malloc(SAMPLES_MAX * sizeof(float));
 	load.total_us = malloc(SAMPLES_MAX * sizeof(float));
+	load.delay_us = malloc(SAMPLES_MAX * sizeof(float));
 	struct client *clients = calloc(count, sizeof(*clients));
 	load.began_ns = now_ns();
 	load.warm_ns = load.began_ns + (int64_t)(seconds * WARM * 1e9);
@@ -257,8 +280,9 @@ int main(int argc, char **argv)
 	run(clients, count);
 	printf("{\"requests\": %lu, \"errors\": %lu, \"events\": %lu, \"seconds\": %.3f", load.done, load.errors,
 	       load.events, (double)(load.end_ns - load.warm_ns) / 1e9);
-	print_percentiles("ttft_us", load.ttft_us);
-	print_percentiles("total_us", load.total_us);
+	print_percentiles("ttft_us", load.ttft_us, load.samples);
+	print_percentiles("total_us", load.total_us, load.samples);
+	print_percentiles("delay_us", load.delay_us, load.delays);
 	printf("}\n");
 	return 0;
 }
