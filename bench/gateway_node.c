@@ -118,7 +118,7 @@ static void follow_map(void)
 
 static void set_keys(char **keys, int count)
 {
-	struct key_ring_key ring[16] = {{{0}}};
+	struct key_ring_key ring[16] = {0};
 	struct error err;
 
 	for (int i = 0; i < count && i < 16; i++) {
