@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define TRIES 5
+#define LATE_TRIES 3 /* to write to a full disk what expired */
 #define PAUSE_LEAST_US (1 * US_PER_S)
 #define PAUSE_MOST_US (60 * US_PER_S)
 #define UNWRITTEN_MAX (16u << 20) /* bytes of answers that wait for the disk */
@@ -46,7 +47,9 @@ struct batch_run {
 	struct task *tasks;
 	uint32_t jobs;
 	int64_t pause_us, until_us;
-	bool expired, told_full;
+	int64_t since_us;
+	uint32_t late_tries; /* to write, after its time was over */
+	bool expired, told_full, yields;
 	struct sink *output, *errors;
 };
 
@@ -136,6 +139,7 @@ int run_start(struct batches *b, struct batch *batch, struct batch_scan *scan, s
 
 	run->b = b;
 	run->batch = batch;
+	run->since_us = loop_now_us(b->g->loop);
 	run->fd = open(scan->input, O_RDONLY | O_CLOEXEC);
 	if (run->fd < 0)
 		error_errno(err, errno, "its input cannot be read");
@@ -315,14 +319,15 @@ static bool disk_is_full(struct batch_run *run)
 
 static bool has_work(struct batch_run *run, int64_t now_us)
 {
-	if (run->batch->status == BATCH_CANCELLING || now_us < run->until_us)
+	if (run->batch->status == BATCH_CANCELLING || run->yields || now_us < run->until_us)
 		return false;
 	while (run->next < run->scan->count && run->scan->places[run->next].done)
 		run->next++;
 	if (run->again_count == 0 && run->next >= run->scan->count)
 		return false;
 	return !sink_error(run->output) && !sink_error(run->errors) &&
-	       sink_waiting(run->output) + sink_waiting(run->errors) < UNWRITTEN_MAX && !disk_is_full(run);
+	       sink_waiting(run->output) + sink_waiting(run->errors) < UNWRITTEN_MAX &&
+	       (run->expired || !disk_is_full(run)); /* that it expired is told in a few bytes a line */
 }
 
 static void task_start(struct batch_run *run)
@@ -406,8 +411,23 @@ static void settle(struct batches *b, struct batch *batch)
 	}
 	while (run->next < run->scan->count && run->scan->places[run->next].done)
 		run->next++;
-	if (run->next >= run->scan->count && run->again_count == 0 && !run->tasks && all_written(run))
+	if (run->next >= run->scan->count && run->again_count == 0 && !run->tasks && all_written(run)) {
 		run_end(b, batch, run->expired ? BATCH_EXPIRED : BATCH_COMPLETED);
+	} else if (run->yields && !run->tasks && all_written(run)) {
+		log_info(ROOM, "%s of %s waits: another tenant's turn", batch->id, batch->tenant);
+		batch->yielded_us = loop_now_us(b->g->loop);
+		run_stop(b, batch);
+	}
+}
+
+void run_yield(struct batch *batch)
+{
+	batch->run->yields = true;
+}
+
+int64_t run_since(const struct batch *batch)
+{
+	return batch->run->yields ? INT64_MAX : batch->run->since_us;
 }
 
 static void on_written(void *arg)
@@ -427,6 +447,11 @@ void run_check(struct batches *b, struct batch *batch, int64_t now_us)
 
 	if (err && now_us >= run->until_us) {
 		log_warn(ROOM, "%s waits: %s", batch->id, err->text);
+		if (run->expired && ++run->late_tries > LATE_TRIES) {
+			batch->failed += run->scan->count - batch->completed - batch->failed;
+			run_end(b, batch, BATCH_EXPIRED); /* with what could be written */
+			return;
+		}
 		run_pause(run);
 		sink_retry(run->output);
 		sink_retry(run->errors);

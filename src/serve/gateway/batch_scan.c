@@ -177,6 +177,7 @@ static void scan_input(struct batch_scan *s)
 	int rc;
 
 	if (lines_open(&l, s->input, LIMIT_BATCH_LINE) < 0) {
+		s->gone = errno == ENOENT;
 		error_errno(&s->err, errno, "the input file cannot be read");
 		return;
 	}
@@ -225,8 +226,10 @@ void batch_scan_work(void *arg)
 	struct batch_scan *s = arg;
 
 	scan_input(s);
-	if (s->err.code || s->wrong_count)
+	if (s->wrong_count)
 		return;
+	if (s->err.code)
+		s->count = 0; /* which lines there are is not known; what was answered is still there */
 	s->completed = scan_answers(s, s->output, &s->output_bytes);
 	s->failed = scan_answers(s, s->errors, &s->error_bytes);
 }

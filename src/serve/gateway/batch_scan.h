@@ -33,6 +33,7 @@ struct batch_scan {
 	struct buf wrong;                   /* JSON objects with commas between: what is wrong with the input */
 	uint32_t wrong_count;
 	struct error err; /* the input cannot be read */
+	bool gone;        /* since it is not there any more */
 };
 
 void batch_scan_work(void *scan);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How: records of all batches are in memory, newest first, and in the state. A tick looks for what can be gone on with:
  * a batch to be checked (one scan at a time), one to be worked on (RUNS_MAX at once; a tenant with fewer running comes
- * first, then the older batch), one whose time is over. Old ones that are over go when a tenant has too many.
+ * first, then who has waited since its last turn, then the older batch), one whose time is over. When all places are
+ * taken and a tenant with none waits, one of a tenant with several makes place, or the one with the longest turn. Old
+ * ones that are over go when a tenant has too many.
  */
 #include "serve/gateway/batches.h"
 
@@ -17,6 +19,8 @@
 #define WINDOW_S (24 * 3600)
 #define OUTPUT_LIFE_S (30 * 24 * 3600)
 #define AGAIN_US (5 * US_PER_S)
+#define UNREAD_MAX 12           /* tries to read an input, a minute in all */
+#define TURN_US (60 * US_PER_S) /* of a tenant's only batch, while others wait */
 #define LIST_MOST 100
 #define LIST_STANDARD 20
 
@@ -275,6 +279,28 @@ void batch_end(struct batches *b, struct batch *batch, enum batch_status status,
 	         status_names[status], batch->completed, batch->total, batch->failed);
 }
 
+/* Nothing can be asked of it: not readable for too long, or nothing to write to until its time was over. */
+static void give_up(struct batches *b, struct batch *batch, struct batch_scan *s, const struct error *err)
+{
+	uint64_t output = s->output_bytes, errors = s->error_bytes;
+	bool cancelled = batch->status == BATCH_CANCELLING, unreadable = s->err.code != 0;
+	struct buf text = {0};
+
+	if (!cancelled && unreadable) {
+		buf_append_str(&text, STR("[{\"code\":\"input_unreadable\",\"line\":null,\"message\":"));
+		buf_append_json(&text, str_from(err->text));
+		buf_append_str(&text, STR(",\"param\":\"input_file_id\"}]"));
+		free(batch->errors);
+		batch->errors = str_dup(buf_str(&text));
+		buf_fini(&text);
+	}
+	if (!cancelled)
+		batch->failed = batch->total - batch->completed;
+	log_warn(ROOM, "%s is given up: %s", batch->id, err->text);
+	batch_scan_free(s);
+	batch_end(b, batch, cancelled ? BATCH_CANCELLED : unreadable ? BATCH_FAILED : BATCH_EXPIRED, output, errors);
+}
+
 /* What a scan found out. */
 static void scanned(struct batches *b, struct batch *batch, struct batch_scan *s)
 {
@@ -294,6 +320,7 @@ static void scanned(struct batches *b, struct batch *batch, struct batch_scan *s
 		batch->total = s->count;
 		batch->completed = s->completed;
 		batch->failed = s->failed;
+		batch->unread = 0;
 		bool cancelled = batch->status == BATCH_CANCELLING;
 
 		if (cancelled) {
@@ -316,6 +343,13 @@ static void scanned(struct batches *b, struct batch *batch, struct batch_scan *s
 			run_pump(b);
 			return;
 		}
+	}
+	bool late = clock_wall_us() / US_PER_S >= batch->expires_s;
+	bool hopeless = s->err.code && (s->gone || ++batch->unread >= UNREAD_MAX);
+
+	if (hopeless || late || (s->err.code && batch->status == BATCH_CANCELLING)) {
+		give_up(b, batch, s, &err);
+		return;
 	}
 	log_warn(ROOM, "%s cannot be worked on now: %s", batch->id, err.text);
 	batch->again_us = loop_now_us(b->g->loop) + AGAIN_US;
@@ -363,26 +397,59 @@ static uint32_t runs_of(const struct batches *b, const char *tenant)
 	return count;
 }
 
+/* One that waits for a place: of a tenant with the fewest runs, since its last turn. */
+static bool goes_before(const struct batch *one, uint32_t one_runs, const struct batch *two, uint32_t two_runs)
+{
+	if (!two || one_runs != two_runs)
+		return !two || one_runs < two_runs;
+	return one->yielded_us <= two->yielded_us;
+}
+
 /* The list is newest first: of equal ones the later in it is older. */
 static struct batch *next_to_scan(const struct batches *b, int64_t now_us)
 {
 	struct batch *found = NULL;
-	uint32_t fewest = UINT32_MAX;
+	uint32_t fewest = 0;
 
 	for (struct batch *batch = b->first; batch; batch = batch->next) {
 		if (batch_is_over(batch) || batch->run || now_us < batch->again_us)
 			continue;
 		if (batch->status != BATCH_IN_PROGRESS) { /* quick, and somebody may wait for it */
-			found = batch;
-			fewest = 0;
+			return batch;
 		} else if (b->runs < RUNS_MAX) {
 			uint32_t runs = runs_of(b, batch->tenant);
 
-			found = runs <= fewest ? batch : found;
-			fewest = runs <= fewest ? runs : fewest;
+			if (goes_before(batch, runs, found, fewest)) {
+				found = batch;
+				fewest = runs;
+			}
 		}
 	}
 	return found;
+}
+
+/* Somebody of a tenant without any waits while all places are taken: whose turn is over? */
+static struct batch *next_to_yield(const struct batches *b, int64_t now_us)
+{
+	struct batch *longest = NULL;
+	bool waits = false;
+
+	if (b->runs < RUNS_MAX)
+		return NULL;
+	for (const struct batch *batch = b->first; batch && !waits; batch = batch->next)
+		waits = !batch->run && batch->status == BATCH_IN_PROGRESS && now_us >= batch->again_us &&
+		        runs_of(b, batch->tenant) == 0;
+	for (struct batch *batch = b->first; waits && batch; batch = batch->next) {
+		if (!batch->run)
+			continue;
+		if (run_since(batch) == INT64_MAX)
+			return NULL; /* one makes place already */
+		if (runs_of(b, batch->tenant) > 1)
+			return batch; /* the newest of that tenant */
+		if (now_us - run_since(batch) >= TURN_US && (!longest || run_since(batch) < run_since(longest)))
+			longest = batch;
+	}
+	return longest;
 }
 
 void batches_tick(struct batches *b)
@@ -395,6 +462,8 @@ void batches_tick(struct batches *b)
 			run_check(b, batch, now);
 	if (b->g->draining)
 		return;
+	if ((next = next_to_yield(b, now)) != NULL)
+		run_yield(next);
 	if (!b->scanning && (next = next_to_scan(b, now)) != NULL)
 		scan_start(b, next);
 	run_pump(b);

@@ -40,6 +40,8 @@ struct batch {
 	char *errors;          /* JSON array of what is wrong with the input; NULL: nothing */
 	struct batch_run *run; /* it is worked on */
 	int64_t again_us;      /* its input cannot be read now: not before */
+	uint32_t unread;       /* times that it could not be */
+	int64_t yielded_us;    /* when it last made place for another tenant's; 0: never */
 };
 
 struct batches {
@@ -73,6 +75,9 @@ int run_start(struct batches *b, struct batch *batch, struct batch_scan *scan, s
 void run_pump(struct batches *b);                      /* asks as many as there is room for */
 void run_stop(struct batches *b, struct batch *batch); /* what is under way is given up; NULL run is fine */
 void run_check(struct batches *b, struct batch *batch, int64_t now_us); /* retries, expiry, the end */
+/* Another tenant's turn: what is under way is finished, nothing new begun, then it waits again. */
+void run_yield(struct batch *batch);
+int64_t run_since(const struct batch *batch); /* INT64_MAX: it is yielding already */
 /* It is over: its files become known and the state is written, together. */
 void batch_end(struct batches *b, struct batch *batch, enum batch_status status, uint64_t output_bytes,
                uint64_t error_bytes);

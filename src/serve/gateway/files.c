@@ -169,7 +169,8 @@ struct file *files_find(const struct files *f, struct str tenant, struct str id)
 
 int files_room(const struct files *f, struct str tenant, uint64_t bytes, struct error *err)
 {
-	uint64_t own = bytes;
+	uint32_t uploads;
+	uint64_t own = bytes + files_uploading(f, tenant, &uploads);
 	size_t count = 1;
 
 	for (const struct file *file = f->first; file; file = file->next)
@@ -182,7 +183,7 @@ int files_room(const struct files *f, struct str tenant, uint64_t bytes, struct 
 	if (own > LIMIT_FILES_BYTES)
 		return error_set(err, E_LIMIT, "your files would hold more than %d bytes; delete some",
 		                 LIMIT_FILES_BYTES);
-	if (f->bytes + bytes > f->bytes_max)
+	if (f->bytes + f->uploading + bytes > f->bytes_max)
 		return error_set(err, E_NOSPACE,
 		                 "the files of all clients of this node would hold more than the %llu bytes "
 		                 "it has for them (files_max); delete some, or ask its operator",

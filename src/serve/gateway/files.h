@@ -32,6 +32,7 @@ struct files {
 	uint64_t bytes, bytes_max;
 	struct upload *uploads;
 	uint32_t upload_count;
+	uint64_t uploading; /* bytes that uploads under way may write */
 };
 
 int files_open(struct files *f, struct gateway *g, struct str folder, uint64_t bytes_max, struct error *err);
@@ -42,6 +43,7 @@ struct file *files_find(const struct files *f, struct str tenant, struct str id)
 char *files_path(const struct files *f, const char *id);                          /* on the heap */
 /* Room for so many bytes more of the tenant's, else E_LIMIT, E_BUSY or E_NOSPACE. */
 int files_room(const struct files *f, struct str tenant, uint64_t bytes, struct error *err);
+uint64_t files_uploading(const struct files *f, struct str tenant, uint32_t *ret_count); /* bytes kept for them */
 /* A file that lies in its place already becomes known; `file` is copied. Within a transaction of the state or alone. */
 int files_add(struct files *f, const struct file *file, struct error *err);
 void files_remove(struct files *f, struct file *file);

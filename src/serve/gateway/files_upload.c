@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How: the body streams through the multipart reader into a sink; when too much waits for the disk, reading pauses. A
- * file becomes known once all of it is durable. Fields: purpose ("batch"), expires_after[anchor] ("created_at") and
+ * file becomes known once all of it is durable. Room is kept while it comes, whether its length was told or not, so
+ * that files_max holds on the disk, too. Places for uploads are shared as those of queues are (core/admission.h): who
+ * floods never has all. Fields: purpose ("batch"), expires_after[anchor] ("created_at") and
  * expires_after[seconds], file. OpenAI API reference, "Upload file".
  */
 #include "serve/gateway/files.h"
@@ -15,6 +17,8 @@
 
 #define WAITING_MAX (1u << 20) /* bytes that wait for the disk before the client must */
 #define FORM_MAX 65536         /* bytes of all that is not the file */
+#define HELD_STEP (1u << 20)   /* an upload of unknown length asks for room in such steps */
+#define TENANT_SHARE 2         /* a tenant may hold so many times what places are free */
 #define EXPIRY_LEAST_S 3600
 #define EXPIRY_MOST_S 2592000
 
@@ -26,7 +30,7 @@ struct upload {
 	struct sink *sink;
 	struct file file;
 	char *path;
-	uint64_t bytes;
+	uint64_t bytes, held; /* held: room kept for it, in files->uploading */
 	char field[32];
 	struct buf value;
 	bool in_file, has_file, paused, whole;
@@ -34,10 +38,30 @@ struct upload {
 	struct fault fault;
 };
 
+uint64_t files_uploading(const struct files *f, struct str tenant, uint32_t *ret_count)
+{
+	uint64_t bytes = 0;
+
+	*ret_count = 0;
+	for (const struct upload *u = f->uploads; u; u = u->next)
+		if (str_equal(str_from(u->file.tenant), tenant)) {
+			bytes += u->held;
+			++*ret_count;
+		}
+	return bytes;
+}
+
+static void hold(struct upload *u, uint64_t bytes)
+{
+	u->files->uploading += bytes - u->held;
+	u->held = bytes;
+}
+
 static void upload_free(struct upload *u, bool keep)
 {
 	struct files *f = u->files;
 
+	hold(u, 0);
 	if (u->prev)
 		u->prev->next = u->next;
 	else
@@ -74,6 +98,7 @@ static void finish(struct upload *u)
 	struct http_exchange *x = u->x;
 	struct buf out = {0};
 
+	hold(u, 0); /* from here on it counts as a file, or not at all */
 	u->file.bytes = sink_size(u->sink);
 	u->file.created_us = clock_wall_us();
 	u->file.expires_s = u->expires_in_s ? u->file.created_us / US_PER_S + u->expires_in_s : 0;
@@ -150,6 +175,14 @@ static int on_part_data(void *arg, struct str data, struct error *err)
 	u->bytes += data.len;
 	if (u->bytes > LIMIT_FILE)
 		return error_set(err, E_LIMIT, "the file is larger than %d bytes; divide it", LIMIT_FILE);
+	if (u->bytes > u->held) {
+		uint64_t more = u->bytes - u->held > HELD_STEP ? u->bytes - u->held : HELD_STEP;
+		int rc = files_room(u->files, str_from(u->file.tenant), more, err);
+
+		if (rc < 0)
+			return rc;
+		hold(u, u->held + more);
+	}
 	sink_add(u->sink, data);
 	return 0;
 }
@@ -227,10 +260,18 @@ static void on_done(void *arg, const struct error *err)
 static int may_begin(struct files *f, struct http_exchange *x, struct str tenant, struct error *err)
 {
 	int64_t length = http_content_length(x);
+	uint32_t own;
 
 	if (f->upload_count >= LIMIT_FILE_UPLOADS)
 		return error_set(err, E_BUSY, "%d files are being uploaded already; try again in a moment",
 		                 LIMIT_FILE_UPLOADS);
+	files_uploading(f, tenant, &own);
+	if (own >= TENANT_SHARE * (LIMIT_FILE_UPLOADS - f->upload_count))
+		return error_set(
+		    err, E_BUSY,
+		    "%u files of yours are being uploaded already, and few places are left; try again in a "
+		    "moment",
+		    own);
 	if (length > LIMIT_FILE + FORM_MAX)
 		return error_set(err, E_LIMIT, "the file is larger than %d bytes; divide it", LIMIT_FILE);
 	return files_room(f, tenant, length > FORM_MAX ? (uint64_t)length - FORM_MAX : 0, err);
@@ -258,6 +299,8 @@ void files_upload(struct files *f, struct http_exchange *x, struct str tenant)
 		u->next->prev = u;
 	f->uploads = u;
 	f->upload_count++;
+	int64_t length = http_content_length(x);
+	hold(u, length > FORM_MAX ? (uint64_t)length - FORM_MAX : 0);
 	http_watch(x, NULL, on_gone, u);
 	http_body_read(x, LIMIT_FILE + FORM_MAX, on_data, on_done, u);
 }
