@@ -661,6 +661,7 @@ struct chat_reader {
 	size_t parsed_at = 0; /* its length at the last parse */
 	common_chat_msg told; /* what was given out */
 	std::vector<std::string> ids;
+	std::string id; /* what they are made of; empty: chance */
 	std::vector<bool> named;
 	std::string delta_text, delta_reasoning, delta_calls;
 
@@ -671,9 +672,10 @@ struct chat_reader {
 	void call_delta(size_t index, std::string &out, const std::string &arguments);
 };
 
-extern "C" chat_reader *chat_reader_new(const chat_prompt *prompt)
+extern "C" chat_reader *chat_reader_new(const chat_prompt *prompt, str id)
 {
 	auto *reader = new chat_reader;
+	reader->id.assign(id.base ? id.base : "", id.len);
 	reader->parser = inside(prompt).parser;
 	return reader;
 }
@@ -717,13 +719,13 @@ void chat_reader::parse(bool complete, bool last)
 	parsed_at = text.size();
 	if (now.empty())
 		return;
-	now.set_tool_call_ids(ids, [] {
-		std::string id = "call_";
-		unsigned char random[24];
-		rng_secret(random, sizeof(random));
-		for (unsigned char r : random)
-			id += letters[r % 62];
-		return id;
+	now.set_tool_call_ids(ids, [this] {
+		std::string made = "call_";
+		struct rng rng;
+		rng_init(&rng, id.empty() ? rng_seed() : std::hash<std::string>{}(id + "/" + std::to_string(ids.size())));
+		for (int i = 0; i < 24; i++)
+			made += letters[rng_below(&rng, 62)];
+		return made;
 	});
 	told = now;
 	for (const auto &diff : common_chat_msg_diff::compute_diffs(before, now)) {

@@ -73,7 +73,8 @@ struct chat_delta {
 	struct str tool_calls_json; /* an array of OpenAI tool call deltas, or empty */
 };
 
-struct chat_reader *chat_reader_new(const struct chat_prompt *prompt);
+/* Ids of tool calls are made of `id`, if there is one: the same for the same. */
+struct chat_reader *chat_reader_new(const struct chat_prompt *prompt, struct str id);
 void chat_reader_free(struct chat_reader *reader);
 /* Feeds answer text; `last` parses it as complete. An answer that has not the form its template promises is
  * given as plain text from there on. */

@@ -245,6 +245,10 @@ int engine_submit(struct engine *engine, const struct engine_params *params, eng
 	if (engine->closing || engine->state == ENGINE_FAILED)
 		return error_set(err, E_UNAVAILABLE, "this model is not available here: %s",
 		                 engine->closing ? "it is being unloaded" : engine->state_err.text);
+	if (params->resumed_count && !engine->ops->resumes)
+		return error_set(err, E_UNSUPPORTED, "this kind of engine cannot go on with another's answer");
+	if (params->resumed_count > LIMIT_PROMPT_TOKENS)
+		return error_set(err, E_INVAL, "an answer of %zu tokens is longer than any", params->resumed_count);
 	int rc = engine_admit(engine, params, err);
 	if (rc < 0)
 		return rc;
@@ -254,6 +258,7 @@ int engine_submit(struct engine *engine, const struct engine_params *params, eng
 	request->on_event = on_event;
 	request->arg = arg;
 	request->tenant_hash = hash_str(params->tenant);
+	request->completion_tokens = (int32_t)params->resumed_count;
 	request->turn = (struct queued){
 	    .service_class = class_index(params->service_class),
 	    .priority = params->priority,
@@ -428,13 +433,14 @@ static size_t copy_walk(char *memory, struct engine_params *p)
 {
 	struct str *texts[] = {&p->prompt,      &p->suffix,      &p->messages_json, &p->tools_json,
 	                       &p->tool_choice, &p->json_schema, &p->tenant,        &p->cache_salt,
-	                       &p->adapter,     &p->request_id,  &p->traceparent};
+	                       &p->adapter,     &p->request_id,  &p->traceparent,   &p->answer_id};
 	size_t at = 0;
 
 	at = copy_array(memory, at, (const void **)&p->stops, p->stop_count * sizeof(struct str));
 	at = copy_array(memory, at, (const void **)&p->inputs, p->input_count * sizeof(struct str));
 	at = copy_array(memory, at, (const void **)&p->input_lengths, p->input_count * sizeof(int32_t));
 	at = copy_array(memory, at, (const void **)&p->prompt_tokens, p->prompt_token_count * sizeof(int32_t));
+	at = copy_array(memory, at, (const void **)&p->resumed, p->resumed_count * sizeof(int32_t));
 	at = copy_array(memory, at, (const void **)&p->sampling.bias_tokens, p->sampling.bias_count * sizeof(int32_t));
 	at = copy_array(memory, at, (const void **)&p->sampling.bias_values, p->sampling.bias_count * sizeof(float));
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)

@@ -77,6 +77,11 @@ struct engine_params {
 	int64_t deadline_us;   /* loop clock: not begun by then, it ends with E_TIMEOUT; 0: the engine's own limit */
 	struct str adapter;    /* LoRA adapter by name; empty: none */
 	struct str request_id; /* travels to remote engines and logs */
+	/* Chat, completion: the answer's first tokens, which another engine of this model drew (with this seed). They
+	 * are told once, as replayed text, and the answer goes on behind them. E_UNSUPPORTED where the kind cannot. */
+	const int32_t *resumed;
+	size_t resumed_count;
+	struct str answer_id; /* ids of tool calls are made of it, so that they are the same elsewhere; empty: random */
 	struct str traceparent;
 };
 
@@ -107,7 +112,10 @@ struct engine_event {
 	struct str tool_calls_json; /* an array of OpenAI tool call deltas, or empty */
 	const struct engine_logprob *logprobs;
 	size_t logprob_count;
-	const int32_t *tokens; /* TEXT: of this piece, where the kind knows them; DONE of TOKENIZE: all */
+	bool replayed; /* TEXT: what the request's resumed tokens said; it comes first, if they said anything */
+	/* TEXT: those drawn since the last one, also where their text is held back; the kind may not know them. Who is
+	 * given all of them again (`resumed`) has said what was said so far, to the byte. DONE of TOKENIZE: all. */
+	const int32_t *tokens;
 	size_t token_count;
 	const float *vectors; /* DONE of EMBED: one of vector_size for each input; of RERANK: one score each */
 	size_t vector_size, vector_count;

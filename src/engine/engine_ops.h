@@ -22,6 +22,7 @@ struct engine_ops {
 	void (*request_fini)(struct engine_request *request);                /* the kind's own fields */
 	void (*free)(struct engine *engine);                                 /* every request is gone from the list */
 	size_t request_size;
+	bool resumes; /* it takes params->resumed */
 };
 
 struct engine {

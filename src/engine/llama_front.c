@@ -209,6 +209,32 @@ static int llama_tokenize_prompt(struct llama_request *r, const struct llama_box
 	return 0;
 }
 
+/* Behind the prompt come the tokens that the answer has already; the grammar goes through them here, where nobody waits
+ * for it. */
+static int llama_resume(struct llama_request *r, const struct llama_box *box, int32_t context, struct error *err)
+{
+	const struct engine_params *p = &r->copy.params;
+	size_t count = p->resumed_count, room = context > r->token_count ? (size_t)(context - r->token_count) : 0;
+
+	if (!count)
+		return 0;
+	if (count > room)
+		return error_set(err, E_LIMIT, "prompt and answer have %zu tokens, the context %d",
+		                 (size_t)r->token_count + count, context);
+	for (size_t i = 0; i < count; i++) {
+		int32_t token = p->resumed[i];
+		if (token < 0 || token >= llama_box_vocab(box) || llama_box_ends(box, token))
+			return error_set(err, E_INVAL, "%d cannot be a token of an answer of this model", token);
+		if (r->thread.grammar && chat_grammar_accept(r->thread.grammar, token, err) < 0)
+			return err->code;
+	}
+	r->token_room = r->token_count + (int32_t)count;
+	r->tokens = mem_resize(r->tokens, (size_t)r->token_room, sizeof(*r->tokens));
+	memcpy(r->tokens + r->token_count, p->resumed, count * sizeof(*r->tokens));
+	r->token_count = r->token_room;
+	return 0;
+}
+
 /* In the job pool: nothing but the request's own parts and the immutable box. */
 static void llama_prepare(void *arg)
 {
@@ -233,17 +259,19 @@ static void llama_prepare(void *arg)
 	    chat_grammar_new(r->prompt, llama_box_pieces(e->box), &r->thread.grammar, err) < 0)
 		return;
 	if (r->prompt && r->prompt->parsed)
-		r->reader = chat_reader_new(r->prompt);
+		r->reader = chat_reader_new(r->prompt, r->copy.params.answer_id);
 	if (llama_tokenize_prompt(r, e->box, e->base.info.context_tokens, err) < 0)
 		return;
 	r->prompt_count = r->token_room = r->token_count;
+	if (llama_resume(r, e->box, e->base.info.context_tokens, err) < 0)
+		return;
 	r->salt = salt_of(&r->copy.params);
 	if (llama_box_adapter(e->box, r->copy.params.adapter, &r->adapter, err) < 0)
 		return;
-	if (r->token_count == 0)
+	if (r->prompt_count == 0)
 		error_set(err, E_INVAL, "the prompt is empty");
-	else if (r->token_count >= e->base.info.context_tokens)
-		error_set(err, E_LIMIT, "the prompt has %d tokens, the context %d: shorten the prompt", r->token_count,
+	else if (r->prompt_count >= e->base.info.context_tokens)
+		error_set(err, E_LIMIT, "the prompt has %d tokens, the context %d: shorten the prompt", r->prompt_count,
 		          e->base.info.context_tokens);
 }
 
@@ -331,14 +359,25 @@ static void llama_request_fini(struct engine_request *request)
 	buf_fini(&r->thread.logprobs.bytes);
 	free(r->thread.logprobs.entries);
 	free(r->thread.stops);
+	free(r->untold);
 	free(r->thread.pending);
-	free(r->thread.pending_at);
 	free(r->thread.swap.blob);
 	free(r->tokens);
 	engine_copy_fini(&r->copy);
 }
 
 /* ---- events coming out -------------------------------------------------------------------------- */
+
+static void untold_add(struct llama_request *r, const int32_t *tokens, size_t count)
+{
+	if (r->untold_count + count > r->untold_room) {
+		r->untold_room = 2 * (r->untold_count + count);
+		r->untold = mem_resize(r->untold, r->untold_room, sizeof(*r->untold));
+	}
+	if (count)
+		memcpy(r->untold + r->untold_count, tokens, count * sizeof(*tokens));
+	r->untold_count += count;
+}
 
 static bool llama_deliver_text(struct llama_request *r, const struct llama_event *in, bool last)
 {
@@ -347,6 +386,7 @@ static bool llama_deliver_text(struct llama_request *r, const struct llama_event
 	    .text = {in->text, in->text_len},
 	    .logprobs = in->logprobs,
 	    .logprob_count = in->logprob_count,
+	    .replayed = in->replayed,
 	    .tokens = in->token_ids,
 	    .token_count = in->token_count,
 	    .prompt_tokens = r->prompt_count,
@@ -361,8 +401,16 @@ static bool llama_deliver_text(struct llama_request *r, const struct llama_event
 		event.reasoning = delta.reasoning;
 		event.tool_calls_json = delta.tool_calls_json;
 	}
-	if (!event.text.len && !event.reasoning.len && !event.tool_calls_json.len && !event.logprob_count)
+	bool shown = event.text.len || event.reasoning.len || event.tool_calls_json.len || event.logprob_count;
+	if (!shown || r->untold_count)
+		untold_add(r, in->token_ids, in->token_count);
+	if (!shown)
 		return true;
+	if (r->untold_count) {
+		event.tokens = r->untold;
+		event.token_count = r->untold_count;
+		r->untold_count = 0;
+	}
 	return engine_emit(&r->base, &event);
 }
 
@@ -392,8 +440,10 @@ static void llama_deliver(struct llama_event *in)
 	if (r->base.gone)
 		return;
 	if (in->kind == LLAMA_STARTED) {
-		struct engine_event event = {
-		    .kind = ENGINE_STARTED, .prompt_tokens = in->prompt_count, .cached_tokens = in->cached_count};
+		struct engine_event event = {.kind = ENGINE_STARTED,
+		                             .prompt_tokens = in->prompt_count,
+		                             .cached_tokens = in->cached_count,
+		                             .completion_tokens = in->made};
 		r->cached_count = in->cached_count;
 		engine_emit(&r->base, &event);
 	} else if (in->kind == LLAMA_TEXT) {
@@ -538,4 +588,5 @@ const struct engine_ops engine_llama_ops = {
     .request_fini = llama_request_fini,
     .free = llama_free_engine,
     .request_size = sizeof(struct llama_request),
+    .resumes = true,
 };

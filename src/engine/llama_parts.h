@@ -166,6 +166,8 @@ struct llama_request {
 	struct error err;
 	struct llama_embedding embed;
 	int32_t cached_count; /* told by STARTED */
+	int32_t *untold;      /* loop: tokens that no event has told yet, because nothing was shown of them */
+	size_t untold_count, untold_room;
 	/* Both sides. */
 	atomic_bool canceled, paused;
 	atomic_int undelivered; /* tokens in events that the loop has not seen */
@@ -183,11 +185,11 @@ struct llama_request {
 			int32_t past; /* tokens it holds */
 		} swap;               /* KV while it waits again */
 		int32_t made, cached, charged;
-		bool started, echo_due, failed;
+		bool started, echo_due, replay_due, failed;
 		bool scores;      /* logprobs of the prompt are wanted */
 		int32_t scored;   /* tokens of it that have theirs */
-		int32_t *pending; /* tokens whose text was not sent yet, and where that begins in the answer */
-		size_t *pending_at, pending_count, pending_room;
+		int32_t *pending; /* tokens that no event has told yet */
+		size_t pending_count, pending_room;
 	} thread;
 };
 
@@ -202,6 +204,7 @@ struct llama_event {
 	int32_t stop;
 	struct engine_logprob *logprobs; /* one block with all they point to */
 	size_t logprob_count;
+	bool replayed;
 	int32_t *token_ids; /* heap */
 	size_t token_count;
 	struct error *err;     /* DONE, LOADED; heap */

@@ -16,6 +16,18 @@ static struct llama_request *request_of(const struct queued *turn)
 	return (struct llama_request *)engine_request_of(turn);
 }
 
+/* The sampler is where the one was that drew these tokens; mirostat's number, which nobody knows, begins anew. */
+static void request_resume(struct llama_request *r)
+{
+	double mu = r->thread.sampler.mu;
+
+	for (int32_t i = r->prompt_count; i < r->token_count; i++)
+		sampler_accept(&r->thread.sampler, r->tokens[i]);
+	r->thread.sampler.mu = mu;
+	r->thread.made = r->thread.charged = r->token_count - r->prompt_count;
+	r->thread.replay_due = r->thread.made > 0;
+}
+
 void request_accept(struct batch *b, struct llama_request *r)
 {
 	const struct engine_params *p = &r->copy.params;
@@ -28,9 +40,10 @@ void request_accept(struct batch *b, struct llama_request *r)
 		memcpy(r->thread.stops + p->stop_count, r->prompt->stops, own * sizeof(struct str));
 	answer_init(&r->thread.answer, r->thread.stops, p->stop_count + own);
 	sampler_init(&r->thread.sampler, &p->sampling, p->sampling.has_seed ? p->sampling.seed : rng_seed());
-	sampler_prompt(&r->thread.sampler, r->tokens, (size_t)r->token_count);
+	sampler_prompt(&r->thread.sampler, r->tokens, (size_t)r->prompt_count);
 	r->thread.echo_due = p->echo && p->task == ENGINE_COMPLETION;
-	r->thread.scores = r->thread.echo_due && p->logprobs >= 0 && !p->suffix.len;
+	r->thread.scores = r->thread.echo_due && p->logprobs >= 0 && !p->suffix.len && !p->resumed_count;
+	request_resume(r);
 	request_queue_join(&b->queue, &r->base.turn, p->tenant, p->tenant_weight);
 }
 

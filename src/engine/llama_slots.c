@@ -547,7 +547,7 @@ void slot_begin(struct batch *b, struct slot *slot)
 	if (r->thread.started)
 		return; /* it was preempted */
 	r->thread.started = true;
-	r->thread.cached = slot->past;
+	r->thread.cached = slot->past < r->prompt_count ? slot->past : r->prompt_count;
 	request_queue_charge(&b->queue, &r->base.turn, FAIRNESS_INPUT * (r->token_count - slot->past));
 	b->numbers.cached_memory += (uint64_t)slot->from_memory;
 	b->numbers.cached_disk += (uint64_t)slot->from_disk;

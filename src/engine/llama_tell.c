@@ -194,31 +194,21 @@ static void pending_add(struct llama_request *r, int32_t token)
 	if (r->thread.pending_count == r->thread.pending_room) {
 		r->thread.pending_room = r->thread.pending_room ? 2 * r->thread.pending_room : 16;
 		r->thread.pending = mem_resize(r->thread.pending, r->thread.pending_room, sizeof(*r->thread.pending));
-		r->thread.pending_at =
-		    mem_resize(r->thread.pending_at, r->thread.pending_room, sizeof(*r->thread.pending_at));
 	}
-	r->thread.pending[r->thread.pending_count] = token;
-	r->thread.pending_at[r->thread.pending_count++] = r->thread.answer.decided + r->thread.answer.held.len;
+	r->thread.pending[r->thread.pending_count++] = token;
 }
 
-/* Those whose text begins in what is shown go with it. */
+/* All that were drawn, also those whose text is held back: who draws them again holds back the same. */
 static void pending_flush(struct llama_request *r, struct llama_event *event)
 {
-	const struct answer *answer = &r->thread.answer;
-	size_t n = 0;
+	size_t count = r->thread.pending_count;
 
-	while (n < r->thread.pending_count &&
-	       (r->thread.pending_at[n] < answer->decided || (!answer->held.len && !answer->stopped)))
-		n++;
-	if (!n)
+	if (!count)
 		return;
-	event->token_ids = mem_new(n * sizeof(*event->token_ids));
-	event->token_count = n;
-	memcpy(event->token_ids, r->thread.pending, n * sizeof(*event->token_ids));
-	r->thread.pending_count -= n;
-	memmove(r->thread.pending, r->thread.pending + n, r->thread.pending_count * sizeof(*r->thread.pending));
-	memmove(r->thread.pending_at, r->thread.pending_at + n,
-	        r->thread.pending_count * sizeof(*r->thread.pending_at));
+	event->token_ids = mem_new(count * sizeof(*event->token_ids));
+	event->token_count = count;
+	memcpy(event->token_ids, r->thread.pending, count * sizeof(*event->token_ids));
+	r->thread.pending_count = 0;
 }
 
 static void request_tell(struct batch *b, struct llama_request *r, int32_t tokens)
@@ -288,17 +278,42 @@ static void request_echo(struct batch *b, struct llama_request *r)
 	}
 }
 
+/* What resumed tokens say, in one piece: whoever goes on with the answer has shown it. */
+static void request_replay(struct batch *b, struct llama_request *r)
+{
+	struct answer *answer = &r->thread.answer;
+
+	if (!r->thread.replay_due)
+		return;
+	r->thread.replay_due = false;
+	for (int32_t i = r->prompt_count; i < r->token_count; i++)
+		if (answer_add(answer,
+		               llama_box_piece(b->box, r->tokens[i], token_is_shown(r, r->tokens[i]), &b->piece)))
+			break;
+	if (!answer_ready(answer).len)
+		return;
+	event_new(b, r, LLAMA_TEXT, answer_ready(answer))->replayed = true;
+	answer_taken(answer);
+}
+
+static bool request_is_full(const struct batch *b, const struct llama_request *r)
+{
+	return r->thread.made == r->copy.params.max_tokens || r->token_count >= b->settings.context_tokens;
+}
+
 /* The next token of a request whose logits are there. */
 void slot_next(struct batch *b, struct slot *slot)
 {
 	struct llama_request *r = slot->request;
-	const struct engine_params *p = &r->copy.params;
 	struct error err = {0};
 	bool ended = true;
 	enum engine_finish finish = FINISH_STOP;
 
 	request_echo(b, r);
-	if (p->max_tokens == 0) {
+	request_replay(b, r);
+	if (r->thread.answer.stopped) {
+		finish = FINISH_STOP;
+	} else if (request_is_full(b, r)) {
 		finish = FINISH_LENGTH;
 	} else {
 		int32_t token = request_sample(b, r, llama_core_logits(b->core, slot->row), &err);
@@ -311,8 +326,7 @@ void slot_next(struct batch *b, struct slot *slot)
 			r->thread.made++;
 			stopped = answer_add(&r->thread.answer,
 			                     llama_box_piece(b->box, token, token_is_shown(r, token), &b->piece));
-			bool full = r->thread.made == p->max_tokens || r->token_count >= b->settings.context_tokens;
-			ended = stopped || full;
+			ended = stopped || request_is_full(b, r);
 			finish = stopped ? FINISH_STOP : FINISH_LENGTH;
 		}
 	}

@@ -658,4 +658,5 @@ const struct engine_ops engine_process_ops = {
     .request_fini = process_request_fini,
     .free = process_free,
     .request_size = sizeof(struct process_request),
+    .resumes = true,
 };

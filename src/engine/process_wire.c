@@ -199,6 +199,8 @@ static const struct field params_fields[] = {
     LONG(deadline_us),
     TEXT(adapter, NAME_MAX_BYTES),
     TEXT(request_id, NAME_MAX_BYTES),
+    INTS(resumed, resumed_count),
+    TEXT(answer_id, NAME_MAX_BYTES),
     TEXT(traceparent, NAME_MAX_BYTES),
 };
 #undef STRUCT
@@ -210,6 +212,7 @@ static const struct field event_fields[] = {
     UTF8(reasoning),
     JSON(tool_calls_json),
     LOGPROBS(logprobs, logprob_count),
+    BOOL(replayed),
     TOKENS(tokens, token_count),
     ULONG(vector_size),
     ULONG(vector_count),

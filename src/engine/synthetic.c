@@ -8,8 +8,8 @@
  * max_tokens of them, or ANSWER_TOKENS. The prefix cache is the blocks of as many tokens as the KV cache has (at most
  * CACHE_BLOCKS_MAX), by their hashes, the least recently used go first. Timings of -1 mean none at all, then tokens
  * come in runs of RUN_TOKENS, one run a turn of the loop. All on the loop's thread, one timer an engine. Vectors and
- * ranks are made of the text's bytes and take the time of their tokens, one request after another. It will not do tools
- * or schemas: there is no model that could honour them.
+ * ranks are made of the text's bytes and take the time of their tokens, one request after another. The id of an
+ * answer's token is the word's number. It will not do tools or schemas: there is no model that could honour them.
  */
 #include "core/recent.h"
 #include "engine/answer.h"
@@ -22,6 +22,7 @@ enum {
 	VECTOR_SIZE = 32,
 	ANSWER_TOKENS = 128,
 	RUN_TOKENS = 16,
+	WORDS = 32,
 	BLOCK_BYTES = 64, /* 16 tokens */
 	TOKEN_BYTES = 4,
 	CACHE_BLOCKS_MAX = 1 << 20,
@@ -38,7 +39,9 @@ struct synthetic_request {
 	float *vectors; /* embeds or ranks: the answer, ready from the start */
 	size_t vector_size, vector_count;
 	int64_t since_us;
-	bool echo_due;
+	bool echo_due, replay_due;
+	int32_t *untold; /* tokens that no event has told yet */
+	size_t untold_count, untold_room;
 	struct answer answer;
 };
 
@@ -58,7 +61,7 @@ struct synthetic {
 	bool in_pass;
 };
 
-static const char synthetic_words[32][10] = {
+static const char synthetic_words[WORDS][10] = {
     " the",   " model", " sends", " words", " near", " you",   " from", " an",    " edge",   " node", " where",
     " every", " token", " comes", " in",    " time", " and",   " no",   " one",   " waits",  " for",  " it",
     " while", " links", " carry", " what",  " is",   " asked", " back", " again", " slowly", " now",
@@ -219,6 +222,22 @@ static int32_t synthetic_cached(const struct synthetic *s, const struct syntheti
 	return tokens < r->prompt_tokens ? tokens : r->prompt_tokens > 0 ? r->prompt_tokens - 1 : 0;
 }
 
+static int32_t synthetic_word(const struct synthetic_request *r, int32_t number)
+{
+	return (int32_t)((r->words + (uint64_t)number * 7) % WORDS);
+}
+
+/* The answer's first words have been said elsewhere. */
+static int synthetic_resume(struct synthetic_request *r, const struct engine_params *p, struct error *err)
+{
+	for (size_t i = 0; i < p->resumed_count; i++)
+		if ((int64_t)i >= r->answer_tokens || p->resumed[i] != synthetic_word(r, (int32_t)i))
+			return error_set(err, E_INVAL, "%d cannot be token %zu of this answer", p->resumed[i], i);
+	r->made = r->charged = (int32_t)p->resumed_count;
+	r->replay_due = r->made > 0;
+	return 0;
+}
+
 static int synthetic_submit(struct engine *engine, const struct engine_params *p, struct engine_request *request,
                             struct error *err)
 {
@@ -259,6 +278,9 @@ static int synthetic_submit(struct engine *engine, const struct engine_params *p
 		synthetic_hash(r, prompt);
 	r->cached_tokens = synthetic_cached(s, r); /* as it looks now */
 	r->words = prompt.len + (prompt.len ? (unsigned char)prompt.base[prompt.len / 2] : 0);
+	int rc = synthetic_resume(r, p, err);
+	if (rc < 0)
+		return rc;
 	request_queue_join(&s->queue, &r->base.turn, p->tenant, p->tenant_weight);
 	synthetic_arm(s);
 	return 0;
@@ -318,6 +340,7 @@ static void synthetic_request_fini(struct engine_request *request)
 	engine_copy_fini(&r->copy);
 	free(r->blocks);
 	free(r->vectors);
+	free(r->untold);
 }
 
 static void synthetic_done(struct synthetic_request *r, enum engine_finish finish, const struct error *err)
@@ -334,6 +357,44 @@ static void synthetic_charge(struct synthetic_request *r, int32_t cost)
 
 /* ---- time ----------------------------------------------------------------------------------- */
 
+static void untold_add(struct synthetic_request *r, int32_t token)
+{
+	if (r->untold_count == r->untold_room) {
+		r->untold_room = 2 * r->untold_room + RUN_TOKENS;
+		r->untold = mem_resize(r->untold, r->untold_room, sizeof(*r->untold));
+	}
+	r->untold[r->untold_count++] = token;
+}
+
+static void synthetic_echo(struct synthetic_request *r)
+{
+	if (r->echo_due)
+		buf_append_str(&r->answer.ready, r->copy.params.prompt);
+	r->echo_due = false;
+}
+
+/* What was said elsewhere; false when it is no longer running. */
+static bool synthetic_replay(struct synthetic_request *r)
+{
+	struct engine_event event = {.kind = ENGINE_TEXT,
+	                             .replayed = true,
+	                             .prompt_tokens = r->prompt_tokens,
+	                             .cached_tokens = r->cached_tokens,
+	                             .completion_tokens = r->made};
+
+	if (!r->replay_due)
+		return true;
+	r->replay_due = false;
+	synthetic_echo(r);
+	for (int32_t i = 0; i < r->made; i++)
+		answer_add(&r->answer, str_from(synthetic_words[synthetic_word(r, i)]));
+	event.text = answer_ready(&r->answer);
+	if (event.text.len && !engine_emit(&r->base, &event))
+		return false;
+	answer_taken(&r->answer);
+	return true;
+}
+
 /* `count` tokens for one request; false when it is no longer running. */
 static bool synthetic_speak(struct synthetic_request *r, int32_t count)
 {
@@ -342,12 +403,13 @@ static bool synthetic_speak(struct synthetic_request *r, int32_t count)
 	struct engine_event event = {
 	    .kind = ENGINE_TEXT, .prompt_tokens = r->prompt_tokens, .cached_tokens = r->cached_tokens};
 
-	if (r->echo_due) {
-		buf_append_str(&r->answer.ready, r->copy.params.prompt);
-		r->echo_due = false;
-	}
+	if (!synthetic_replay(r))
+		return false;
+	synthetic_echo(r);
 	for (int32_t i = 0; i < count && r->made < r->answer_tokens && !stopped; i++) {
-		struct str word = str_from(synthetic_words[(r->words + (uint64_t)r->made * 7) % 32]);
+		int32_t token = synthetic_word(r, r->made);
+		struct str word = str_from(synthetic_words[token]);
+		untold_add(r, token);
 		logprobs[event.logprob_count++] = (struct engine_logprob){.token = word};
 		stopped = answer_add(&r->answer, word);
 		r->made++;
@@ -362,8 +424,13 @@ static bool synthetic_speak(struct synthetic_request *r, int32_t count)
 		event.logprobs = logprobs;
 	else
 		event.logprob_count = 0;
-	if ((event.text.len || event.logprob_count) && !engine_emit(&r->base, &event))
-		return false;
+	if (event.text.len || event.logprob_count) {
+		event.tokens = r->untold;
+		event.token_count = r->untold_count;
+		r->untold_count = 0;
+		if (!engine_emit(&r->base, &event))
+			return false;
+	}
 	answer_taken(&r->answer);
 	if (!stopped && r->made < r->answer_tokens)
 		return true;
@@ -394,9 +461,11 @@ static bool synthetic_begin(struct synthetic *s, int64_t now)
 	int64_t from = s->prefill_end_us > r->since_us ? s->prefill_end_us : r->since_us;
 	if (now - from > 20 * 1000)
 		from = now;
-	s->prefill_end_us = from + s->prefill_us * (r->prompt_tokens - r->cached_tokens);
-	struct engine_event event = {
-	    .kind = ENGINE_STARTED, .prompt_tokens = r->prompt_tokens, .cached_tokens = r->cached_tokens};
+	s->prefill_end_us = from + s->prefill_us * (r->prompt_tokens - r->cached_tokens + r->made);
+	struct engine_event event = {.kind = ENGINE_STARTED,
+	                             .prompt_tokens = r->prompt_tokens,
+	                             .cached_tokens = r->cached_tokens,
+	                             .completion_tokens = r->made};
 	engine_emit(&r->base, &event);
 	return true;
 }
@@ -521,4 +590,5 @@ const struct engine_ops engine_synthetic_ops = {
     .request_fini = synthetic_request_fini,
     .free = synthetic_free,
     .request_size = sizeof(struct synthetic_request),
+    .resumes = true,
 };

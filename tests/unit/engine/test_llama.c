@@ -551,7 +551,7 @@ static void test_required_tool_is_called_with_arguments_that_fit(void **state)
 static void read_answer(const struct chat_prompt *prompt, const char *answer, struct buf *text, struct buf *reasoning,
                         struct buf *calls)
 {
-	struct chat_reader *reader = chat_reader_new(prompt);
+	struct chat_reader *reader = chat_reader_new(prompt, STR(""));
 	struct chat_delta delta;
 
 	for (size_t at = 0, len = strlen(answer); at <= len; at += 3) {
