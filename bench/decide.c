@@ -69,9 +69,17 @@ int main(void)
 	}
 	for (unsigned i = 0; i < SITES; i++)
 		report(map, &r, i, seq, now_us, &rng);
+	int64_t estimate_ns = 0, estimates = 0, estimated_us = 0;
 	for (size_t i = 0; i < WARM + DECISIONS; i++) {
 		char model[32], site[32];
 		now_us += 20;
+		if (now_us - estimated_us >= NODE_ESTIMATE_US) {
+			int64_t began = mono_ns();
+			node_map_estimate(map, OPEN_DISPATCHES, now_us);
+			estimate_ns += mono_ns() - began;
+			estimates++;
+			estimated_us = now_us;
+		}
 		if (i % 50 == 0) /* a thousand reports a second */
 			report(map, &r, (unsigned)rng_below(&rng, SITES), ++seq, now_us, &rng);
 		snprintf(model, sizeof(model), "model-%u", (unsigned)rng_below(&rng, MODELS));
@@ -98,6 +106,7 @@ int main(void)
 	       OPEN_DISPATCHES);
 	printf("figure decide_p50 = %.2f us\n", p50_us);
 	printf("figure decide_p99 = %.2f us, goal %.0f us: %s\n", p99_us, GOAL_US, p99_us < GOAL_US ? "met" : "missed");
+	printf("figure estimate = %.2f ms, four times a second\n", (double)estimate_ns / 1e6 / (double)estimates);
 	ledger_free(ledger);
 	node_map_free(map);
 	node_report_fini(&r);

@@ -9,22 +9,12 @@
 #include "base/json.h"
 #include "base/limits.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 #define REFUSED_DOWN_US (1000 * INT64_C(1000))
 #define TIMEOUT_SUSPECT_US (1000 * INT64_C(1000))
 #define TIMEOUTS_COUNTED 10
 #define AGE_MOST_US INT64_C(1000000000000000) /* what a publisher may say; keeps sums far from overflow */
-
-#define PREFILL_UNKNOWN_PER_S 1000.0
-#define ITL_UNKNOWN_US 20000.0
-#define OUTPUT_TOKENS 128.0 /* of a request, when guessing how long it holds its slot */
-#define BARRIER_US 5000.0   /* u/(1-u) of this is paid for use u */
-#define BARRIER_USE_MOST 0.98
-#define COST_MOST_US 1e12
-#define KEY_QUEUE_MOST_US (1 << 30)
-#define KEY_ROUND 0.9999999 /* a float must not come out above its double */
 
 struct zone {
 	struct ip_prefix prefix;
@@ -89,44 +79,6 @@ void node_map_free(struct node_map *m)
 uint64_t node_map_version(const struct node_map *m)
 {
 	return m->version;
-}
-
-/* ---- cost ------------------------------------------------------------------------------------ */
-
-int64_t place_queue_us(const struct map_place *p, int32_t more_running, int64_t more_tokens)
-{
-	double busy = (double)p->busy + more_running;
-	double us = (double)(p->tokens + more_tokens) * p->us_per_token;
-	double ahead = busy - p->slots + 1;
-	if (ahead > 0)
-		us += ahead * p->us_per_ahead;
-	double use = busy / p->slots;
-	if (use > BARRIER_USE_MOST)
-		use = BARRIER_USE_MOST;
-	us += use / (1 - use) * BARRIER_US;
-	us += (double)p->load_us;
-	return (int64_t)(us < COST_MOST_US ? us : COST_MOST_US);
-}
-
-static void place_load(struct map_model *model, uint32_t at, const struct model_report *r, uint32_t site)
-{
-	struct map_place *p = &model->places[at];
-	double per_s = r->prefill_tokens_per_s > 0 ? r->prefill_tokens_per_s : PREFILL_UNKNOWN_PER_S;
-	double itl_us = r->itl_us > 0 ? r->itl_us : ITL_UNKNOWN_US;
-	int64_t busy = (int64_t)r->running + r->waiting;
-	p->load_us = r->state == MODEL_READY ? 0 : r->load_us;
-	p->ready = r->state == MODEL_READY || p->load_us > 0;
-	p->slots = r->slots > 0 ? r->slots : 1;
-	p->busy = (int32_t)(busy < INT32_MAX ? busy : INT32_MAX);
-	p->tokens = r->tokens_to_prefill;
-	p->us_per_token = fmin(1e6 / per_s, COST_MOST_US);
-	p->us_per_ahead = OUTPUT_TOKENS * itl_us / p->slots;
-	p->queue_us = place_queue_us(p, 0, 0);
-	model->keys[at] = (struct map_key){
-	    .site = site,
-	    .queue_us = p->queue_us < KEY_QUEUE_MOST_US ? (uint32_t)p->queue_us : KEY_QUEUE_MOST_US,
-	    .us_per_token = (float)(p->us_per_token * KEY_ROUND),
-	};
 }
 
 /* ---- models ---------------------------------------------------------------------------------- */
@@ -343,6 +295,20 @@ static void hot_address(struct map_hot *h, struct str url)
 		h->api = (struct ip){0};
 }
 
+static void hot_queue(struct node_map *m, uint32_t at)
+{
+	struct map_hot *h = &m->hots[at];
+	h->least_queue_us = -1;
+	for (size_t i = 0; i < m->nodes[at]->link_count; i++) {
+		const struct map_link *link = &m->nodes[at]->links[i];
+		if (link->model == MAP_NONE)
+			continue;
+		const struct map_place *p = &m->models[link->model].places[link->place];
+		if (p->ready && (h->least_queue_us < 0 || p->queue_us < h->least_queue_us))
+			h->least_queue_us = p->queue_us;
+	}
+}
+
 static void hot_update(struct node_map *m, uint32_t at)
 {
 	const struct node_entry *e = &m->nodes[at]->entry;
@@ -357,15 +323,7 @@ static void hot_update(struct node_map *m, uint32_t at)
 	h->starting = e->report.state == NODE_STARTING;
 	h->has_api = e->report.api_url[0] != '\0';
 	hot_address(h, str_from(e->report.api_url));
-	h->least_queue_us = -1;
-	for (size_t i = 0; i < m->nodes[at]->link_count; i++) {
-		const struct map_link *link = &m->nodes[at]->links[i];
-		if (link->model == MAP_NONE)
-			continue;
-		const struct map_place *p = &m->models[link->model].places[link->place];
-		if (p->ready && (h->least_queue_us < 0 || p->queue_us < h->least_queue_us))
-			h->least_queue_us = p->queue_us;
-	}
+	hot_queue(m, at);
 }
 
 static bool is_newer(const struct node_report *r, const struct node_report *held)
@@ -530,6 +488,27 @@ void node_map_keep_evidence(struct node_map *m, const struct node_map *before)
 		entry->timeouts = old->timeouts;
 		hot_update(m, at);
 	}
+}
+
+void node_map_estimate(struct node_map *m, size_t own, int64_t now_us)
+{
+	double all = 0;
+	for (uint32_t i = 0; i < m->model_count; i++)
+		for (uint32_t k = 0; k < m->models[i].count; k++)
+			all += m->models[i].places[k].busy;
+	double share = (double)own < all ? (double)own / all : 1;
+	for (uint32_t i = 0; i < m->model_count; i++)
+		places_estimate(&m->models[i], m->hots, m->copy, share, now_us);
+	for (uint32_t i = 0; i < m->count; i++)
+		hot_queue(m, i);
+}
+
+size_t node_map_stale(const struct node_map *m, int64_t now_us)
+{
+	size_t count = 0;
+	for (uint32_t i = 0; i < m->count; i++)
+		count += now_us - m->hots[i].received_us > NODE_STALE_AGE_US;
+	return count;
 }
 
 size_t node_map_count(const struct node_map *m)

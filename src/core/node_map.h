@@ -22,6 +22,7 @@ enum node_evidence {
 
 #define NODE_SUSPECT_AGE_US (1500 * INT64_C(1000)) /* report older than this: used only when nothing better is left */
 #define NODE_DOWN_AGE_US (2500 * INT64_C(1000))    /* and than this: not used, not named in DNS answers */
+#define NODE_STALE_AGE_US (3000 * INT64_C(1000))   /* and than this, in a map copy: its load is ignored */
 #define NODE_DISTANCE_UNKNOWN_US (50 * INT64_C(1000))
 #define NODE_DISTANCE_LOCAL_US INT64_C(200) /* same site, not measured */
 
@@ -43,6 +44,11 @@ uint64_t node_map_version(const struct node_map *m);
 /* Copies. E_CONFLICT: not newer than what is held (nothing changes); E_LIMIT: LIMIT_NODES. */
 int node_map_report(struct node_map *m, const struct node_report *r, int64_t now_us, struct error *err);
 void node_map_remove(struct node_map *m, struct str id); /* unknown: nothing */
+/* Turns reports of all ages into loads of now, for decisions (place.c); wanted every NODE_ESTIMATE_US. own: requests
+ * the caller's ledger has in flight. */
+#define NODE_ESTIMATE_US (250 * INT64_C(1000))
+void node_map_estimate(struct node_map *m, size_t own, int64_t now_us);
+size_t node_map_stale(const struct node_map *m, int64_t now_us); /* nodes whose load is older than NODE_STALE_AGE_US */
 void node_map_evidence(struct node_map *m, struct str id, enum node_evidence e, int64_t now_us);
 
 size_t node_map_count(const struct node_map *m);

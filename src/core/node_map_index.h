@@ -25,14 +25,16 @@ struct map_hot {
 
 /* A model on a node. Cost is linear in tokens and steep in use; see place_queue_us. */
 struct map_place {
-	uint32_t node, link; /* the node's links[link] is this */
-	bool ready;          /* takes requests: now, or once it is loaded */
-	int64_t load_us;     /* until it is loaded; 0: it is */
-	int32_t busy, slots; /* requests running or waiting; slots >= 1 */
-	int64_t tokens;      /* to prefill before us */
-	double us_per_token; /* prefill */
-	double us_per_ahead; /* until one more of the requests before us is done */
-	int64_t queue_us;    /* place_queue_us(., 0, 0) */
+	uint32_t node, link;      /* the node's links[link] is this */
+	bool ready;               /* takes requests: now, or once it is loaded */
+	int64_t load_us;          /* until it is loaded; 0: it is */
+	int32_t busy, slots;      /* requests running or waiting, as reported; slots >= 1 */
+	int64_t tokens;           /* to prefill before us, as reported */
+	double load, load_tokens; /* what the two must be by now */
+	bool takes_more;          /* scratch of places_estimate */
+	double us_per_token;      /* prefill */
+	double us_per_ahead;      /* until one more of the requests before us is done */
+	int64_t queue_us;         /* place_queue_us(., 0, 0) */
 };
 
 /* The least that a place can cost, for the sweep: a few bytes a node. Rounded down where it does not fit. */
@@ -59,6 +61,10 @@ struct map_node {
 	size_t link_count;
 };
 
+/* place.c: as reported just now; and all places of a model as they must be by now. own_share: of the requests that came
+ * since the reports, those the ledger tells of. */
+void place_load(struct map_model *model, uint32_t at, const struct model_report *r, uint32_t site);
+void places_estimate(struct map_model *model, const struct map_hot *hots, bool copy, double own_share, int64_t now_us);
 /* Estimated wait before a new request's own prefill begins, with this much more in flight than reported. */
 int64_t place_queue_us(const struct map_place *p, int32_t more_running, int64_t more_tokens);
 

@@ -24,6 +24,7 @@
 #define PROMPT_UNKNOWN_TOKENS 32
 /* What a session's node gets ahead: its history may be there, and nothing says how long that is. */
 #define SESSION_US (5 * INT64_C(1000))
+#define AGE_TOLD_US INT64_C(1000000000000)
 #define HOT_PERMILLE 840 /* of the candidates are no busier than that: Prequal's quantile */
 
 struct pick {
@@ -280,17 +281,21 @@ static char *put_ms(char *to, int64_t us)
 	return put_text(put_number(to, (uint64_t)us / 100 % 10), " ms");
 }
 
-/* At most 3 durations of 15 digits (all are bounded by 1e12 us), 3 counts of 10 and 140 letters: fits. */
-static void describe(const struct pick *k, char *to)
+/* At most 4 durations of 15 digits (all are bounded by 1e12 us), 3 counts of 10 and 160 letters: fits. */
+static void describe(const struct pick *k, int64_t age_us, char *to)
 {
 	to = put_ms(put_text(to, "distance "), k->rtt_us);
 	to = put_ms(put_text(to, " + queue "), k->queue_us);
 	to = put_ms(put_text(to, " + prefill "), k->prefill_us);
-	to = put_number(put_text(to, "; "), (uint64_t)((int64_t)k->place->busy + k->own.running));
+	to = put_number(put_text(to, "; "), (uint64_t)lround(k->place->load + k->own.running));
 	to = put_number(put_text(to, " of "), (uint64_t)k->place->slots);
 	to = put_text(to, " slots busy");
 	if (k->place->load_us)
 		to = put_text(to, "; it must be loaded first");
+	if (age_us > NODE_STALE_AGE_US)
+		to = put_text(put_ms(put_text(to, "; its load, "), age_us), " old, is not believed");
+	else if (age_us > NODE_SUSPECT_AGE_US)
+		to = put_text(put_ms(put_text(to, "; its load is "), age_us), " old");
 	if (k->suspect)
 		to = put_text(to, "; its reports are late");
 	if (k->warm_tokens > 0)
@@ -314,12 +319,13 @@ static void fill(const struct sweep *s, const struct pick *k, struct route_candi
 	c->prefill_us = k->prefill_us;
 	c->warm_tokens = k->warm_tokens;
 	c->session = k->session;
-	describe(k, c->reason);
+	c->age_us = s->now_us - s->hots[k->place->node].received_us;
+	describe(k, c->age_us < AGE_TOLD_US ? c->age_us : AGE_TOLD_US, c->reason);
 }
 
 static double use_of(const struct pick *k)
 {
-	return ((double)k->place->busy + k->own.running) / k->place->slots;
+	return (k->place->load + k->own.running) / k->place->slots;
 }
 
 static int by_use(const void *a, const void *b)
@@ -391,7 +397,7 @@ static size_t draw(const struct sweep *s, struct rng *rng)
 	if (!rng)
 		return cold[0];
 	size_t a = rng_below(rng, count), b = rng_below(rng, count);
-	return cold[a < b ? a : b];
+	return s->heap[cold[b]].score_us < s->heap[cold[a]].score_us ? cold[b] : cold[a];
 }
 
 /* ---- policies by other names --------------------------------------------------------------------------- */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* score.h - which node answers this request best: filter, then predicted time to first token.
  *
- *   T(node) = distance + queue + prefill, each in microseconds, with our own dispatches since the node's report counted
- * in; a node whose use u nears 1 pays the barrier u/(1-u), so that the near one wins until its queue costs more than
- * the way. What a node has of the prompt already (query.warm) it need not prefill: it wins until its queue costs more
- * than that saves.
+ *   T(node) = distance + queue + prefill, each in microseconds, of the load it must have by now (place.c), with our
+ * own dispatches since its report counted in; a node whose use u nears 1 pays the barrier u/(1-u), so that the near one
+ * wins until its queue costs more than the way. What a node has of the prompt already (query.warm) it need not prefill:
+ * it wins until its queue costs more than that saves.
  *
  * Candidates within SCORE_NEAR of the best are as good: of those the warm one, else the one a long prompt's key
  * belongs to, else two are drawn at random, against herds; the busiest ones are left out (Prequal's hot-cold rule). A
@@ -40,9 +40,10 @@ struct route_candidate {
 	char node_url[NODE_URL_SIZE], api_url[NODE_URL_SIZE];
 	char model[NODE_TEXT_SIZE]; /* the name:tag it has */
 	int64_t score_us, rtt_us, queue_us, prefill_us;
+	int64_t age_us;      /* of its load; beyond NODE_STALE_AGE_US that is not believed */
 	int32_t warm_tokens; /* of the prompt it need not prefill */
 	bool session;        /* the session was there last */
-	char reason[224];
+	char reason[288];
 };
 
 struct route_refusal {

@@ -263,6 +263,18 @@ static uint32_t by_pool(const struct dispatch *d, uint32_t site, uint32_t model,
 	return best;
 }
 
+/* One map stands for those of all gateways: each has its part of what is in flight. */
+static void estimate(struct dispatch *d, int64_t now_us)
+{
+	size_t own = 0;
+	if (now_us - d->estimated_us < NODE_ESTIMATE_US)
+		return;
+	for (uint32_t i = 0; i < d->world->site_count; i++)
+		own += ledger_count(d->ledgers[i]);
+	node_map_estimate(d->map, own / d->world->site_count, now_us);
+	d->estimated_us = now_us;
+}
+
 uint32_t dispatch_decide(struct dispatch *d, uint32_t site, uint32_t model, int32_t prompt_tokens,
                          const uint32_t *excluded, uint32_t excluded_count, int64_t now_us, dispatch_exact_fn *exact,
                          const void *arg)
@@ -270,6 +282,7 @@ uint32_t dispatch_decide(struct dispatch *d, uint32_t site, uint32_t model, int3
 	char self[NODE_ID_SIZE], ids[SCENARIO_TRIES_MAX][NODE_ID_SIZE];
 	struct str names[SCENARIO_TRIES_MAX];
 	assert(excluded_count < SCENARIO_TRIES_MAX);
+	estimate(d, now_us);
 	if (d->policy == SIM_SINGLE_POOL)
 		return by_pool(d, site, model, excluded, excluded_count, exact, arg);
 	if (d->policy != SIM_MDN)

@@ -29,7 +29,7 @@ struct dispatch {
 	struct ledger **ledgers;         /* of each site */
 	struct dispatch_answer *answers; /* [(city * 2 + public) * models + model] */
 	struct dns_view *view;           /* of the map, for names */
-	int64_t view_us;
+	int64_t view_us, estimated_us;
 	uint32_t *row, row_count; /* scratch: distances */
 	uint32_t *next;           /* round robin, of each site */
 	uint32_t *pool_nodes;     /* scratch */

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define TICK_US (250 * US_PER_MS)
+#define TICK_US NODE_ESTIMATE_US
 
 /* ---- answers without an engine --------------------------------------------------------------------------------- */
 
@@ -348,6 +348,7 @@ static void on_tick(void *arg)
 		if (r->forward)
 			forward_check(r->forward, now);
 	}
+	node_map_estimate(g->map.map, ledger_count(g->ledger), now);
 	models_tick(g);
 	offline_tick(g);
 }

@@ -56,6 +56,7 @@ static int on_event(void *arg, struct str event, struct str data)
 	g->map.received_us = loop_now_us(g->loop);
 	node_map_remove(fresh, str_from(g->id)); /* what a scheduler thinks of us is older than what we know */
 	drop_removed(g);
+	node_map_estimate(fresh, ledger_count(g->ledger), g->map.received_us);
 	if (!f->live)
 		log_info(ROOM, "following the map of %s: %zu nodes", f->url, node_map_count(fresh));
 	f->live = true;

@@ -166,6 +166,8 @@ void metrics_format(struct gateway *g, struct buf *out)
 	put_one(out, "mdn_requests_running", "gauge", "Requests in this gateway now.", (double)g->request_count);
 	put_one(out, "mdn_ledger_open", "gauge", "Dispatches not yet closed.", (double)ledger_count(g->ledger));
 	put_one(out, "mdn_map_nodes", "gauge", "Nodes in the map.", (double)node_map_count(g->map.map));
+	put_one(out, "mdn_map_nodes_stale", "gauge", "Of those, whose load is too old to be believed.",
+	        (double)node_map_stale(g->map.map, loop_now_us(g->loop)));
 	put_one(out, "mdn_map_age_seconds", "gauge", "Age of the last map; -1: never had one.", age);
 	put_one(out, "mdn_schedulers_live", "gauge", "Schedulers whose map stream is up.", (double)map_live_count(g));
 	put_one(out, "mdn_draining", "gauge", "1 while this node refuses new requests.", g->draining);

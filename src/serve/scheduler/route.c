@@ -151,9 +151,11 @@ static void format_decision(const struct route_decision *d, const char *address,
 		put(out, ",\"name\":", c->name);
 		put(out, ",\"site\":", c->site);
 		put(out, ",\"api_url\":", c->api_url);
-		buf_printf(out, ",\"score_us\":%lld,\"rtt_us\":%lld,\"queue_us\":%lld,\"prefill_us\":%lld,\"reason\":",
+		buf_printf(out,
+		           ",\"score_us\":%lld,\"rtt_us\":%lld,\"queue_us\":%lld,\"prefill_us\":%lld,"
+		           "\"age_us\":%lld,\"reason\":",
 		           (long long)c->score_us, (long long)c->rtt_us, (long long)c->queue_us,
-		           (long long)c->prefill_us);
+		           (long long)c->prefill_us, (long long)c->age_us);
 		buf_append_json(out, str_from(c->reason));
 		buf_append_str(out, STR("}"));
 	}

@@ -187,6 +187,10 @@ static void on_tick(void *arg)
 		watch_changed(s->watch);
 	s->health_sum = sum;
 	dispatches_expire(s->dispatches, now);
+	if (now - s->estimated_us >= NODE_ESTIMATE_US) {
+		node_map_estimate(s->map, 0, now); /* what is asked for at nodes is not in our ledger */
+		s->estimated_us = now;
+	}
 }
 
 /* Both or neither: tried on an empty map first. */

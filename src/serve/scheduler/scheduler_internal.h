@@ -30,6 +30,7 @@ struct scheduler {
 	size_t removed_count;
 	struct loop_timer *tick;
 	uint64_t health_sum;
+	int64_t estimated_us; /* loads of the map */
 	struct scheduler_counts counts;
 };
 

@@ -6,6 +6,8 @@
 #include "core/node_map_index.h"
 #include "fixture.h"
 
+#include <math.h>
+
 #define T INT64_C(1000000000)
 
 static struct route_decision decide(const struct node_map *m, const struct ledger *l, const struct route_query *q,
@@ -290,6 +292,105 @@ static void test_a_model_to_be_loaded_first_costs_its_loading(void **unused)
 	node_map_free(m);
 }
 
+/* ---- loads that are not of now ----------------------------------------------------------------- */
+
+static double load_of(const struct node_map *m, const char *id)
+{
+	return map_place_find(m, map_node_find(m, str_from(id)), map_model_find(m, STR("x")))->load;
+}
+
+/* A gateway's copy: nodes "a", "b", ... with these loads of 8 slots, reported at T. */
+static struct node_map *copy_of(const int *loads, int count)
+{
+	struct node_map *m;
+	assert_int_equal(node_map_parse(STR("{\"nodes\":[]}"), T, &m, NULL), 0);
+	for (int i = 0; i < count; i++) {
+		char id[8] = {(char)('a' + i)};
+		report_at(m, &(struct node_spec){.id = id, .seq = 1, .model = "x:latest", .running = loads[i]}, T);
+	}
+	return m;
+}
+
+static void test_old_loads_are_levelled_by_what_must_have_come_since(void **unused)
+{
+	struct node_map *m = copy_of((const int[]){0, 4, 8}, 3);
+	double idle = 0, busy = 8;
+	for (int64_t age_us = 0; age_us <= NODE_STALE_AGE_US + 100000; age_us += 100000) {
+		node_map_estimate(m, 0, T + age_us);
+		double a = load_of(m, "a"), b = load_of(m, "b"), c = load_of(m, "c");
+		assert_true(fabs(a + b + c - 12) < 1e-6); /* as many came as went */
+		assert_true(a <= b && b <= c);            /* and went to the least */
+		assert_true(a >= idle && c <= busy);
+		idle = a;
+		busy = c;
+		assert_int_equal(node_map_stale(m, T + age_us), age_us > NODE_STALE_AGE_US ? 3 : 0);
+	}
+	assert_true(fabs(idle - 4) < 1e-6 && fabs(busy - 4) < 1e-6); /* too old: by capacity alone */
+	/* What this dispatcher sends is in its ledger: alone, it levels nothing. */
+	node_map_estimate(m, 12, T + 2000000);
+	assert_true(load_of(m, "a") == 0 && load_of(m, "c") < 8);
+	const struct map_place *c = map_place_find(m, map_node_find(m, STR("c")), map_model_find(m, STR("x")));
+	assert_int_equal(c->queue_us, place_queue_us(c, 0, 0)); /* the price is that of the load */
+	/* A report of now is believed. */
+	report_at(m, &(struct node_spec){.id = "a", .seq = 2, .model = "x:latest", .running = 1}, T + 2000000);
+	assert_true(load_of(m, "a") == 1);
+	node_map_free(m);
+}
+
+static void test_water_is_conserved_whatever_the_loads(void **unused)
+{
+	struct rng rng;
+	rng_init(&rng, 7);
+	for (int round = 0; round < 3000; round++) {
+		int loads[26], count = 1 + (int)rng_below(&rng, 26);
+		double all = 0, sum = 0, least = 1e9;
+		for (int i = 0; i < count; i++)
+			all += loads[i] = rng_below(&rng, 3) ? (int)rng_below(&rng, 20) : 0;
+		struct node_map *m = copy_of(loads, count);
+		int64_t age_us = (int64_t)rng_below(&rng, 4000000);
+		node_map_estimate(m, 0, T + age_us);
+		for (int i = 0; i < count; i++) {
+			double load = load_of(m, (const char[]){(char)('a' + i), 0});
+			least = load < least ? load : least;
+			sum += load;
+		}
+		assert_true(fabs(sum - all) < 1e-6 * (all + 1));
+		for (int i = 0; i < count; i++) { /* above the level only what was there before */
+			double load = load_of(m, (const char[]){(char)('a' + i), 0});
+			assert_true(load < least + 1e-9 || load <= loads[i]);
+		}
+		node_map_free(m);
+	}
+}
+
+/* Forty gateways that were told ten seconds ago that one node was idle do not all run there. */
+static void test_an_old_report_starts_no_herd(void **unused)
+{
+	struct node_map *m = copy_of((const int[]){0, 5, 5, 5, 5, 5, 5, 5}, 8);
+	const struct route_query q = {.model = STR("x"), .self_id = STR("me"), .prompt_tokens = 100};
+	int there[8] = {0};
+	struct rng rng;
+	rng_init(&rng, 3);
+	node_map_estimate(m, 1, T + 10000000);
+	for (int gateway = 0; gateway < 40; gateway++) {
+		struct ledger *l = ledger_new(1);
+		for (int i = 0; i < 5; i++) {
+			struct route_decision d;
+			assert_int_equal(route_decide(m, l, &q, T + 10000000, &rng, &d, NULL), 0);
+			const struct route_candidate *c = &d.candidates[d.choice];
+			there[c->id[0] - 'a']++;
+			ledger_open(l, str_from(c->id), STR("x:latest"), 100, NULL);
+			assert_non_null(strstr(c->reason, "its load, 10000.0 ms old, is not believed"));
+			assert_int_equal(c->age_us, 10000000);
+			route_decision_fini(&d);
+		}
+		ledger_free(l);
+	}
+	for (int i = 0; i < 8; i++)
+		assert_in_range(there[i], 10, 45); /* 25 would be even */
+	node_map_free(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -300,6 +401,9 @@ int main(void)
 	    cmocka_unit_test(test_sweep_finds_the_best_of_many),
 	    cmocka_unit_test(test_equals_share_the_load),
 	    cmocka_unit_test(test_a_model_to_be_loaded_first_costs_its_loading),
+	    cmocka_unit_test(test_old_loads_are_levelled_by_what_must_have_come_since),
+	    cmocka_unit_test(test_water_is_conserved_whatever_the_loads),
+	    cmocka_unit_test(test_an_old_report_starts_no_herd),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -85,6 +85,24 @@ static void test_nobody_is_told_busy_while_capacity_is_left(void **state)
 	}
 }
 
+static void test_an_old_map_is_never_worse_than_none(void **state)
+{
+	static const char *const ages[] = {"5s", "30s", "2m"};
+	for (uint64_t seed = 1; seed <= 3; seed++) {
+		char more[128];
+		snprintf(more, sizeof(more), "users: {count: 170000, requests_per_day: 12}\nreports: {map_age: %s}\n",
+		         ages[seed - 1]);
+		struct scenario *s = scenario(more, one_model, seed);
+		struct figures mdn = played(s, SIM_MDN), random = played(s, SIM_RANDOM);
+		check_always(&mdn);
+		assert_true(histogram_at(&mdn.ttft, .5) < histogram_at(&random.ttft, .5));
+		assert_true(histogram_at(&mdn.ttft, .99) < 1.03 * histogram_at(&random.ttft, .99));
+		figures_fini(&mdn);
+		figures_fini(&random);
+		scenario_free(s);
+	}
+}
+
 static bool agree(double a, double b, double share)
 {
 	return fabs(a - b) <= share * fmax(fabs(a), fabs(b));
@@ -171,6 +189,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_requests_are_conserved_and_reach_who_has_the_model),
 	    cmocka_unit_test(test_nobody_is_told_busy_while_capacity_is_left),
+	    cmocka_unit_test(test_an_old_map_is_never_worse_than_none),
 	    cmocka_unit_test(test_flows_agree_with_every_request_played),
 	    cmocka_unit_test(test_same_seed_is_the_same_day),
 	    cmocka_unit_test(test_wrong_scenarios_are_told_where),
