@@ -29,6 +29,7 @@ struct scheduler_options node_scheduler_options(const struct config *c, struct s
 	    .dns_rate_limit = c->dns_rate_limit,
 	    .dns_cookie_secret = str_from(c->dns_cookie_secret),
 	    .dns_why = c->dns_why,
+	    .young_us = SCHEDULER_YOUNG_US,
 	    .zones = lists,
 	    .zone_count = c->zones.count,
 	    .distances = lists + c->zones.count,

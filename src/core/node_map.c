@@ -511,6 +511,63 @@ size_t node_map_stale(const struct node_map *m, int64_t now_us)
 	return count;
 }
 
+/* The held entry, as it is, in place of what the copy says of that node. */
+static uint32_t take_over(struct node_map *m, const struct node_entry *held)
+{
+	if (node_map_report(m, &held->report, held->received_us, NULL) < 0)
+		return MAP_NONE;
+	uint32_t at = map_node_find(m, str_from(held->report.id));
+	m->nodes[at]->entry.told_seq = held->told_seq;
+	return at;
+}
+
+static void judge(struct node_map *m, uint32_t at, bool down, bool suspect)
+{
+	m->nodes[at]->entry.said_down = down;
+	m->nodes[at]->entry.said_suspect = suspect;
+	hot_update(m, at);
+}
+
+static void merge_node(struct node_map *m, uint32_t at, const struct node_entry *held, bool recent)
+{
+	const struct node_entry told = m->nodes[at]->entry;
+	bool same_boot = told.report.boot == held->report.boot;
+	bool newer = same_boot ? held->told_seq > told.told_seq : held->report.boot > told.report.boot;
+	bool same = same_boot && held->told_seq == told.told_seq;
+	if (!newer && !same)
+		return;
+	take_over(m, held); /* of the same report: what replies told since */
+	if (newer && recent)
+		judge(m, at, held->said_down, held->said_suspect);
+	else
+		judge(m, at, told.said_down || (same && held->said_down),
+		      told.said_suspect || (same && held->said_suspect));
+}
+
+void node_map_merge(struct node_map *m, const struct node_map *before, bool young, int64_t now_us)
+{
+	uint64_t version = m->version;
+	for (uint32_t i = 0; i < before->count; i++) {
+		const struct node_entry *held = &before->nodes[i]->entry;
+		uint32_t at = map_node_find(m, str_from(held->report.id));
+		bool recent = now_us - held->received_us < NODE_DISPUTE_US;
+		if (at != MAP_NONE)
+			merge_node(m, at, held, recent);
+		else if ((recent || young) && (at = take_over(m, held)) != MAP_NONE)
+			judge(m, at, held->said_down, held->said_suspect);
+	}
+	node_map_keep_evidence(m, before);
+	m->version = version;
+}
+
+void node_map_slept(struct node_map *m, int64_t us)
+{
+	for (uint32_t i = 0; i < m->count; i++) {
+		m->nodes[i]->entry.received_us += us;
+		m->hots[i].received_us += us;
+	}
+}
+
 size_t node_map_count(const struct node_map *m)
 {
 	return m->count;
@@ -728,9 +785,8 @@ static int parse_node(struct node_map *m, yyjson_val *item, int64_t now_us, stru
 	    (rc = json_i64(item, "age_us", 0, INT64_MAX, &age_us, err)) == 0 &&
 	    (rc = node_map_report(m, &r, now_us - (age_us < AGE_MOST_US ? age_us : AGE_MOST_US), err)) == 0) {
 		uint32_t at = map_node_find(m, str_from(r.id));
-		m->nodes[at]->entry.said_down = str_equal(health, STR("down"));
-		m->nodes[at]->entry.said_suspect = str_equal(health, STR("suspect"));
-		hot_update(m, at);
+		m->nodes[at]->entry.told_seq = r.seq;
+		judge(m, at, str_equal(health, STR("down")), str_equal(health, STR("suspect")));
 	}
 	node_report_fini(&r);
 	return rc;

@@ -33,6 +33,7 @@ struct node_entry {
 	uint32_t timeouts;            /* in a row; suspect for that many seconds (at most 10) after the last */
 	int64_t timeout_us;           /* the last one; 0 never */
 	bool said_down, said_suspect; /* map copies: the scheduler's own judgement */
+	uint64_t told_seq;            /* map copies: the report's number as told; what replies tell since is newer */
 };
 
 struct node_map;
@@ -78,5 +79,13 @@ void node_map_format(const struct node_map *m, int64_t now_us, struct buf *out);
 int node_map_parse(struct str json, int64_t now_us, struct node_map **ret_map, struct error *err);
 /* A new copy takes over what the one before it had learned by evidence. */
 void node_map_keep_evidence(struct node_map *m, const struct node_map *before);
+/* A copy from one of several publishers takes over from the copy in use what that one knows better: of each node the
+ * newer report; of one report the worse judgement, for who judges worse waited longer for the next; and nodes that this
+ * publisher has not heard of. For NODE_DISPUTE_US without a newer report that stands against this publisher's word;
+ * against one that is `young`, and so may not have heard of everybody yet, what it has not heard of stays. */
+#define NODE_DISPUTE_US (4000 * INT64_C(1000))
+void node_map_merge(struct node_map *m, const struct node_map *before, bool young, int64_t now_us);
+/* The map's owner itself stood still for this long (stopped, suspended): that silence was not the nodes'. */
+void node_map_slept(struct node_map *m, int64_t us);
 
 #endif

@@ -89,8 +89,8 @@ void ollama_version(struct gateway *g, struct http_exchange *x);
 
 struct follower;
 struct map_view {
-	struct node_map *map; /* never NULL */
-	struct follower **followers;
+	struct node_map *map;                 /* never NULL */
+	struct follower **followers, *leader; /* leader: whose events are all used; NULL: whose comes next */
 	size_t follower_count;
 	struct model_report *own; /* scratch for the own entry */
 	size_t own_cap;

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How: one long call to every scheduler brings its map as events; each event replaces the map whole, the last one to
- * arrive wins, since schedulers hear the same reports. What we learned ourselves by trying (evidence) is carried
- * over. When every scheduler is away the last map is used on: a copy's nodes do not age (core/node_map), because
- * no report could reach us, and only evidence takes a node out, for a second at a time. A call that breaks is
- * made again after a pause that doubles up to 2 s.
+/* How: one long call to every scheduler brings its map as events. One scheduler leads: each of its events is used. Of
+ * the others one a second is, for the sake of nodes that the leader does not hear; when the leader is silent for
+ * LEAD_US, which is more than it ever should be, the next to speak leads. An event replaces the map, but for what the
+ * map held knows better (node_map_merge): no node goes back to an older report, and a scheduler that has just begun
+ * takes no node away by not having heard of it yet. What we learned ourselves by trying (evidence) stays, too. When
+ * every scheduler is away the last map is used on: a copy's nodes do not age (core/node_map), because no report could
+ * reach us, and only evidence takes a node out, for a second at a time. A call that breaks is made again after a pause
+ * that doubles up to 2 s.
  *
  * The own entry never comes from a scheduler: it is made from the engines' load at each decision.
  */
@@ -15,6 +18,9 @@
 #define RETRY_LEAST_US (100 * US_PER_MS)
 #define RETRY_MOST_US (2 * US_PER_S)
 #define STALL_US (3 * US_PER_S) /* an event comes at least once a second */
+#define LEAD_US (1500 * US_PER_MS)
+#define OTHERS_US (900 * US_PER_MS)
+#define YOUNG_US (4 * US_PER_S) /* since it speaks to us: by then every node has tried its report twice */
 
 struct follower {
 	struct gateway *g;
@@ -24,6 +30,7 @@ struct follower {
 	struct loop_timer *retry;
 	int64_t pause_us;
 	bool live;
+	int64_t since_us, used_us; /* live since; its last event that was used */
 };
 
 static void follower_start(void *arg);
@@ -36,29 +43,42 @@ static void drop_removed(struct gateway *g)
 		node_map_remove(g->map.map, str_from(g->map.removed[i]));
 }
 
+static bool event_is_due(struct follower *f, int64_t now_us)
+{
+	struct map_view *v = &f->g->map;
+
+	if (!v->leader || now_us - v->leader->used_us > LEAD_US)
+		v->leader = f;
+	return v->leader == f || !f->live || now_us - f->used_us >= OTHERS_US;
+}
+
 static int on_event(void *arg, struct str event, struct str data)
 {
 	struct follower *f = arg;
 	struct gateway *g = f->g;
 	struct node_map *fresh;
 	struct error err = {0};
+	int64_t now_us = loop_now_us(g->loop);
 
-	if (!str_equal(event, STR("map")))
+	if (!str_equal(event, STR("map")) || !event_is_due(f, now_us))
 		return 0;
-	int rc = node_map_parse(data, loop_now_us(g->loop), &fresh, &err);
+	int rc = node_map_parse(data, now_us, &fresh, &err);
 	if (rc < 0) {
 		log_warn(ROOM, "map of %s is not used: %s", f->url, err.text);
 		return rc;
 	}
-	node_map_keep_evidence(fresh, g->map.map);
+	if (!f->live) {
+		log_info(ROOM, "following the map of %s: %zu nodes", f->url, node_map_count(fresh));
+		f->since_us = now_us;
+	}
+	node_map_remove(g->map.map, str_from(g->id));
+	node_map_merge(fresh, g->map.map, now_us - f->since_us < YOUNG_US, now_us);
 	node_map_free(g->map.map);
 	g->map.map = fresh;
-	g->map.received_us = loop_now_us(g->loop);
+	g->map.received_us = f->used_us = now_us;
 	node_map_remove(fresh, str_from(g->id)); /* what a scheduler thinks of us is older than what we know */
 	drop_removed(g);
-	node_map_estimate(fresh, ledger_count(g->ledger), g->map.received_us);
-	if (!f->live)
-		log_info(ROOM, "following the map of %s: %zu nodes", f->url, node_map_count(fresh));
+	node_map_estimate(fresh, ledger_count(g->ledger), now_us);
 	f->live = true;
 	f->pause_us = 0;
 	return 0;
@@ -76,6 +96,8 @@ static void follower_again(struct follower *f)
 	f->call = NULL;
 	sse_parser_fini(&f->sse);
 	f->live = false;
+	if (f->g->map.leader == f)
+		f->g->map.leader = NULL;
 	f->pause_us = f->pause_us ? f->pause_us * 2 : RETRY_LEAST_US;
 	if (f->pause_us > RETRY_MOST_US)
 		f->pause_us = RETRY_MOST_US;
@@ -137,6 +159,8 @@ static void follower_free(struct follower *f)
 {
 	if (f->call)
 		http_call_cancel(f->call);
+	if (f->g->map.leader == f)
+		f->g->map.leader = NULL;
 	sse_parser_fini(&f->sse);
 	loop_timer_free(f->retry);
 	free(f);

@@ -63,6 +63,7 @@ struct dns_server {
 	int64_t secret_us;
 	struct dns_shared *newest; /* list: the newest first */
 	int64_t look_us;           /* at the map again */
+	int64_t young_until_us;
 	struct loop_timer *tick, *sweep;
 
 	uv_tcp_t listener;
@@ -107,6 +108,7 @@ static void scene_publish(struct dns_server *s)
 	int64_t begun = now_us();
 	s->settings.number++;
 	fresh->scene = s->settings;
+	fresh->scene.young = begun < s->young_until_us;
 	fresh->scene.view = dns_view_new(s->map, s->newest ? s->newest->scene.view : NULL, begun);
 	fresh->next = s->newest;
 	s->newest = fresh;
@@ -551,6 +553,7 @@ int dns_server_new(struct loop *loop, const struct dns_server_options *o, struct
 	s->loop = loop;
 	s->map = o->map;
 	s->threads = o->threads;
+	s->young_until_us = now_us() + o->young_us;
 	int rc = dns_zone_new(o->zone, &s->zone, err);
 	if (rc == 0)
 		rc = settings_take(s, &o->settings, err);

@@ -29,6 +29,7 @@ struct dns_server_options {
 	struct str zone;
 	unsigned threads;           /* 1 to DNS_THREADS_MAX */
 	const struct node_map *map; /* the caller's; outlives the server */
+	int64_t young_us;           /* since now: see dns_scene */
 	struct dns_settings settings;
 };
 

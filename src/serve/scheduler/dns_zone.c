@@ -385,6 +385,8 @@ static int answer_place(struct dns_zone *z, enum dns_place place, struct asking 
 	uint16_t type = a->query->qtype;
 	struct dns_reply *r = a->reply;
 	bool address = type == DNS_A || type == DNS_AAAA, served = place == DNS_PLACE_API || place == DNS_PLACE_MODEL;
+	if (place == DNS_PLACE_NOWHERE && z->scene->young)
+		return DNS_SERVFAIL; /* the resolver asks another server, and keeps nothing */
 	if (place == DNS_PLACE_NOWHERE) {
 		put_soa(z, r, DNS_AUTHORITY, DNS_NEGATIVE_TTL_S);
 		return DNS_NXDOMAIN;
@@ -401,8 +403,11 @@ static int answer_place(struct dns_zone *z, enum dns_place place, struct asking 
 		put_own(z, r, DNS_ANSWER);
 	else if (served && type == DNS_TXT)
 		put_why(z, a);
-	if (r->counts[DNS_ANSWER] == 0 && !r->truncated)
-		put_soa(z, r, DNS_AUTHORITY, DNS_NEGATIVE_TTL_S);
+	if (r->counts[DNS_ANSWER] > 0 || r->truncated)
+		return DNS_NOERROR;
+	if (served && type == DNS_A && z->scene->young)
+		return DNS_SERVFAIL;
+	put_soa(z, r, DNS_AUTHORITY, DNS_NEGATIVE_TTL_S);
 	return DNS_NOERROR;
 }
 

@@ -33,6 +33,7 @@ struct dns_scene {
 	struct ip own;                       /* address of ns.ZONE; bits 0: unknown */
 	uint32_t rate;                       /* replies a second for one network and name over UDP; 0: no limit */
 	bool why;                            /* "why" records */
+	bool young;                          /* the map is not whole yet: SERVFAIL in place of "there is none" */
 	uint8_t secrets[2][DNS_SECRET_SIZE]; /* of cookies: made with the first, taken with both */
 };
 

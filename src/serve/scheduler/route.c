@@ -214,9 +214,14 @@ void route_handle(struct scheduler *s, struct http_exchange *x)
 		return;
 	}
 	struct route_decision d;
+	scheduler_awake(s);
 	int64_t now = loop_now_us(s->loop), began = clock_mono_us();
 	rc = route_decide(s->map, s->ledger, &query, now, &s->rng, &d, &err);
 	s->counts.decide_us += (uint64_t)(clock_mono_us() - began);
+	if (rc == E_NOTFOUND && scheduler_is_young(s))
+		rc = error_set(&err, E_UNAVAILABLE,
+		               "this scheduler has just begun and knows no such model yet; ask again in a second, or "
+		               "ask another scheduler");
 	if (rc < 0) {
 		*(rc == E_NOTFOUND ? &s->counts.routes_not_found : &s->counts.routes_unavailable) += 1;
 		respond_error(x, &d, &err);

@@ -14,6 +14,7 @@
 
 #define TICK_US (100 * US_PER_MS)
 #define DNS_RATE_MAX 1000000
+#define SLEPT_US US_PER_S /* between two ticks: nobody was here */
 
 static const char about[] = "MDN scheduler\n\n"
 			    "GET /v1/route?model=NAME&client=ADDRESS   which node should answer, and why\n"
@@ -178,9 +179,27 @@ static uint64_t health_sum(const struct scheduler *s, int64_t now_us)
 	return sum;
 }
 
+void scheduler_awake(struct scheduler *s)
+{
+	int64_t now = loop_now_us(s->loop), gap = now - s->awake_us;
+	s->awake_us = now;
+	if (gap < SLEPT_US)
+		return;
+	log_warn("scheduler",
+	         "this scheduler stood still for %lld ms; what nodes said before counts as that much younger",
+	         (long long)(gap / US_PER_MS));
+	node_map_slept(s->map, gap);
+}
+
+bool scheduler_is_young(const struct scheduler *s)
+{
+	return loop_now_us(s->loop) - s->begun_us < s->young_us;
+}
+
 static void on_tick(void *arg)
 {
 	struct scheduler *s = arg;
+	scheduler_awake(s);
 	int64_t now = loop_now_us(s->loop);
 	uint64_t sum = health_sum(s, now);
 	if (sum != s->health_sum)
@@ -248,6 +267,7 @@ static int dns_open(struct scheduler *s, const struct scheduler_options *o, stru
 	    .zone = o->dns_zone,
 	    .threads = dns_threads(o),
 	    .map = s->map,
+	    .young_us = o->young_us,
 	    .settings = dns_settings_of(o),
 	};
 	return dns_server_new(s->loop, &options, &s->dns, err);
@@ -258,6 +278,8 @@ int scheduler_new(struct loop *loop, const struct scheduler_options *options, st
 {
 	struct scheduler *s = NEW(struct scheduler);
 	s->loop = loop;
+	s->begun_us = s->awake_us = loop_now_us(loop);
+	s->young_us = options->young_us;
 	s->map = node_map_new();
 	s->ledger = ledger_new(1);
 	rng_init(&s->rng, rng_seed());

@@ -11,6 +11,8 @@
 #include "core/report.h"
 #include "net/http.h"
 
+#define SCHEDULER_YOUNG_US (2 * INT64_C(1000000)) /* nodes report every second */
+
 struct scheduler;
 struct scheduler_options {
 	struct str dns_listen, dns_zone, dns_cookie_secret;
@@ -18,6 +20,8 @@ struct scheduler_options {
 	int64_t dns_threads; /* 0: as many as cores */
 	int64_t dns_rate_limit;
 	bool dns_why;
+	int64_t
+	    young_us; /* since its start: what it has not heard of may still come, so it does not say "there is none" */
 	const struct str *zones, *distances; /* as configured */
 	size_t zone_count, distance_count;
 };

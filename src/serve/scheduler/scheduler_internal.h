@@ -29,11 +29,17 @@ struct scheduler {
 	char (*removed)[NODE_ID_SIZE];
 	size_t removed_count;
 	struct loop_timer *tick;
+	int64_t begun_us, awake_us; /* awake: the last that is known of it */
+	int64_t young_us;
 	uint64_t health_sum;
 	int64_t estimated_us; /* loads of the map */
 	struct scheduler_counts counts;
 };
 
+/* Before the map's ages are used: time in which this process itself stood still (SIGSTOP, a suspended machine) is not
+ * the nodes' silence. */
+void scheduler_awake(struct scheduler *s);
+bool scheduler_is_young(const struct scheduler *s);
 bool scheduler_is_removed(const struct scheduler *s, struct str id);
 /* "ID" of "spiffe://DOMAIN/node/ID"; empty for others. */
 struct str scheduler_identity_node(struct str identity);

@@ -76,6 +76,7 @@ size_t watch_count(const struct watch *w)
 static void event_make(struct watch *w)
 {
 	struct buf map = {0};
+	scheduler_awake(w->scheduler);
 	node_map_format(w->scheduler->map, loop_now_us(w->scheduler->loop), &map);
 	buf_clear(&w->event);
 	sse_append(&w->event, STR("map"), buf_str(&map));

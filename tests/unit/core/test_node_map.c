@@ -120,6 +120,111 @@ static void test_a_copy_does_not_age_but_keeps_its_own_evidence(void **unused)
 	buf_fini(&json);
 }
 
+static struct node_map *told(struct node_map *publisher, int64_t there_us, int64_t here_us)
+{
+	struct buf json = {0};
+	struct node_map *copy;
+	struct error err = {0};
+	node_map_format(publisher, there_us, &json);
+	if (node_map_parse(buf_str(&json), here_us, &copy, &err) < 0)
+		fail_msg("%s", err.text);
+	buf_fini(&json);
+	return copy;
+}
+
+static struct node_map *merged(struct node_map *fresh, struct node_map *held, bool young, int64_t now)
+{
+	node_map_merge(fresh, held, young, now);
+	node_map_free(held);
+	return fresh;
+}
+
+static void test_of_two_publishers_each_node_has_its_newest_report(void **unused)
+{
+	struct node_map *one = node_map_new(), *two = node_map_new(), *held;
+	int64_t t = 1000000 * MS;
+	report_at(one, &(struct node_spec){.id = "a", .seq = 9, .model = "x:latest", .running = 9}, t);
+	report_at(two, &(struct node_spec){.id = "a", .seq = 7, .model = "x:latest", .running = 7}, t);
+	report_at(two, &(struct node_spec){.id = "b", .seq = 1}, t);
+	held = told(one, t, t);
+	held = merged(told(two, t, t), held, false, t);
+	assert_int_equal(node_map_find(held, STR("a"))->report.seq, 9);
+	assert_int_equal(node_model(node_map_find(held, STR("a")), STR("x"))->running, 9);
+	assert_int_equal(map_place_find(held, map_node_find(held, STR("a")), map_model_find(held, STR("x")))->busy, 9);
+	held = merged(told(one, t, t), held, false, t); /* never heard of b: another did */
+	assert_int_equal(health(held, "b", t), NODE_UP);
+	/* What a reply told is newer than the report, but not than the next one, whatever their numbers. */
+	report_at(held, &(struct node_spec){.id = "a", .seq = 500, .model = "x:latest", .running = 1}, t);
+	held = merged(told(two, t, t), held, false, t);
+	assert_int_equal(node_model(node_map_find(held, STR("a")), STR("x"))->running, 1);
+	report_at(two, &(struct node_spec){.id = "a", .seq = 10, .model = "x:latest", .running = 10}, t);
+	held = merged(told(two, t, t), held, false, t);
+	assert_int_equal(node_model(node_map_find(held, STR("a")), STR("x"))->running, 10);
+	/* A new boot begins with small numbers. */
+	report_at(one, &(struct node_spec){.id = "a", .boot = 2, .seq = 1, .model = "x:latest", .running = 2}, t);
+	held = merged(told(one, t, t), held, false, t);
+	held = merged(told(two, t, t), held, false, t);
+	assert_int_equal(node_model(node_map_find(held, STR("a")), STR("x"))->running, 2);
+	node_map_free(held);
+	node_map_free(one);
+	node_map_free(two);
+}
+
+static void test_a_publisher_that_missed_something_takes_no_node_away(void **unused)
+{
+	struct node_map *one = node_map_new(), *two = node_map_new(), *held;
+	int64_t t = 1000000 * MS, dispute = NODE_DISPUTE_US;
+	report_at(one, &(struct node_spec){.id = "a", .seq = 1}, t);
+	report_at(two, &(struct node_spec){.id = "a", .seq = 1}, t);
+	report_at(two, &(struct node_spec){.id = "a", .seq = 4}, t + 3000 * MS);
+	held = told(two, t + 3000 * MS, t + 3000 * MS);
+	held = merged(told(one, t + 3000 * MS, t + 3000 * MS), held, false, t + 3000 * MS); /* it says: down */
+	assert_int_equal(health(held, "a", t + 3000 * MS), NODE_UP);
+	/* Both heard the same last report: who waited longer knows more, and is not overruled by who slept. */
+	report_at(one, &(struct node_spec){.id = "a", .seq = 4}, t + 3100 * MS);
+	held = merged(told(two, t + 6000 * MS, t + 6000 * MS), held, false, t + 6000 * MS);
+	assert_int_equal(health(held, "a", t), NODE_DOWN);
+	node_map_slept(one, 10000 * MS);
+	held = merged(told(one, t + 6000 * MS, t + 6000 * MS), held, false, t + 6000 * MS);
+	assert_int_equal(health(held, "a", t), NODE_DOWN);
+	report_at(one, &(struct node_spec){.id = "a", .seq = 5}, t + 6100 * MS);
+	held = merged(told(one, t + 6100 * MS, t + 6100 * MS), held, false, t + 6100 * MS);
+	assert_int_equal(health(held, "a", t), NODE_UP);
+	/* Who told it is gone, and the node, too: the older word of who is left counts after a while. */
+	t += 6100 * MS;
+	report_at(two, &(struct node_spec){.id = "a", .seq = 6}, t);
+	held = merged(told(two, t, t), held, false, t);
+	node_map_free(one);
+	one = node_map_new();
+	report_at(one, &(struct node_spec){.id = "a", .seq = 5}, t);
+	held = merged(told(one, t + 3000 * MS, t + 3000 * MS), held, false, t + 3000 * MS);
+	assert_int_equal(health(held, "a", t), NODE_UP);
+	held = merged(told(one, t + dispute, t + dispute), held, false, t + dispute);
+	assert_int_equal(health(held, "a", t), NODE_DOWN);
+	/* Began a moment ago: knows nobody yet. */
+	node_map_free(one);
+	one = node_map_new();
+	t += 3600000 * MS;
+	held = merged(told(one, t, t), held, true, t);
+	assert_int_equal(node_map_count(held), 1);
+	held = merged(told(one, t, t), held, false, t);
+	assert_int_equal(node_map_count(held), 0);
+	node_map_free(held);
+	node_map_free(one);
+	node_map_free(two);
+}
+
+static void test_who_slept_does_not_call_nodes_dead(void **unused)
+{
+	struct node_map *m = node_map_new();
+	int64_t t = 1000000 * MS;
+	report_at(m, &(struct node_spec){.id = "a", .seq = 1}, t);
+	node_map_slept(m, 60000 * MS);
+	assert_int_equal(health(m, "a", t + 60000 * MS), NODE_UP);
+	assert_int_equal(health(m, "a", t + 62501 * MS), NODE_DOWN);
+	node_map_free(m);
+}
+
 static void test_distances_prefer_configured_then_least_measured(void **unused)
 {
 	struct node_map *m = node_map_new();
@@ -267,6 +372,9 @@ int main(void)
 	    cmocka_unit_test(test_older_reports_are_ignored_and_a_new_boot_wins),
 	    cmocka_unit_test(test_health_follows_silence_refusals_and_timeouts),
 	    cmocka_unit_test(test_a_copy_does_not_age_but_keeps_its_own_evidence),
+	    cmocka_unit_test(test_of_two_publishers_each_node_has_its_newest_report),
+	    cmocka_unit_test(test_a_publisher_that_missed_something_takes_no_node_away),
+	    cmocka_unit_test(test_who_slept_does_not_call_nodes_dead),
 	    cmocka_unit_test(test_distances_prefer_configured_then_least_measured),
 	    cmocka_unit_test(test_wrong_configuration_lines_are_refused_and_change_nothing),
 	    cmocka_unit_test(test_index_by_model_survives_churn),

@@ -480,6 +480,70 @@ static void test_the_last_map_serves_on_when_the_scheduler_dies(void **state)
 	place_stop(&b);
 }
 
+static void follow_both(struct fixture *f, struct scheduler_double *second)
+{
+	char urls[2][NODE_URL_SIZE] = {{0}};
+
+	snprintf(urls[0], sizeof(urls[0]), "%s", f->s.url);
+	snprintf(urls[1], sizeof(urls[1]), "%s", second->url);
+	gateway_set_schedulers(f->a.g, urls, 2);
+	for (int i = 0; i < 400 && metric(f, &f->a, "mdn_schedulers_live") < 2; i++)
+		world_wait(&f->w, 2000);
+	assert_true(metric(f, &f->a, "mdn_schedulers_live") == 2);
+}
+
+static void test_a_scheduler_that_has_just_begun_takes_no_node_away(void **state)
+{
+	struct fixture *f = *state;
+	struct scheduler_double second;
+	struct place b;
+	struct reply r = {0};
+
+	start_with_model(f, &b, "n-b", 4096);
+	follow(&f->a, &f->s);
+	scheduler_double_start(&f->w, &second); /* has heard of nobody */
+	follow_both(f, &second);
+	for (int i = 0; i < 3; i++) {
+		scheduler_double_publish(i % 2 ? &f->s : &second);
+		world_wait(&f->w, 5000);
+		ask(&f->w, &r, "POST", f->a.api, CHAT, ASK(STREAM));
+		expect_node(&r, "n-b");
+		reply_fini(&r);
+	}
+	scheduler_double_stop(&f->s);
+	scheduler_double_publish(&second); /* the only one left */
+	world_wait(&f->w, 20 * US_PER_MS);
+	ask(&f->w, &r, "POST", f->a.api, CHAT, ASK(STREAM));
+	expect_node(&r, "n-b");
+	reply_fini(&r);
+	scheduler_double_stop(&second);
+	place_stop(&b);
+}
+
+static void test_another_scheduler_is_heard_when_the_first_is_silent(void **state)
+{
+	struct fixture *f = *state;
+	struct scheduler_double second;
+	struct place b;
+	struct reply r = {0};
+	int status = 0;
+
+	scheduler_double_start(&f->w, &second);
+	follow_both(f, &second);
+	start_with_model(f, &b, "n-b", 4096); /* told to f->s only, which says nothing any more */
+	scheduler_double_report(&second, "n-b", "east", b.url, b.api, "m:latest", NODE_READY);
+	for (int i = 0; i < 100 && status != 200; i++) {
+		scheduler_double_publish(&second);
+		world_wait(&f->w, 50 * US_PER_MS);
+		ask(&f->w, &r, "POST", f->a.api, CHAT, ASK(STREAM));
+		status = r.status;
+		reply_fini(&r);
+	}
+	assert_int_equal(status, 200);
+	scheduler_double_stop(&second);
+	place_stop(&b);
+}
+
 static void test_a_draining_node_points_at_another(void **state)
 {
 	struct fixture *f = *state;
@@ -716,6 +780,8 @@ int main(void)
 	    TEST(test_a_node_that_dies_after_its_first_token_ends_in_an_error_event),
 	    TEST(test_a_slow_or_leaving_client_reaches_the_far_engine),
 	    TEST(test_the_last_map_serves_on_when_the_scheduler_dies),
+	    TEST(test_a_scheduler_that_has_just_begun_takes_no_node_away),
+	    TEST(test_another_scheduler_is_heard_when_the_first_is_silent),
 	    TEST(test_a_draining_node_points_at_another),
 	    TEST(test_a_removed_node_gets_nothing),
 	    TEST(test_scheduler_whose_map_is_broken_is_asked_anew),

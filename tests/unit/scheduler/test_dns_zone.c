@@ -103,6 +103,24 @@ static void test_names_types_and_negative_answers(void **unused)
 	assert_int_equal(t.ttl, 5); /* a model may come any moment */
 }
 
+static void test_who_has_just_begun_denies_nothing(void **unused)
+{
+	w.scene.young = true;
+	look(T);
+	expect("zzz.api.mdn.test", DNS_A, DNS_SERVFAIL, "", "");
+	expect("api.mdn.test", DNS_A, DNS_NOERROR, "10.0.0.1", "");
+	expect("api.mdn.test", DNS_AAAA, DNS_NOERROR, "", "6");
+	expect("mdn.test", DNS_SOA, DNS_NOERROR, "6", "");
+	while (node_map_count(w.map) > 0)
+		node_map_remove(w.map, str_from(node_map_at(w.map, 0)->report.id));
+	look(T);
+	expect("api.mdn.test", DNS_A, DNS_SERVFAIL, "", "");
+	w.scene.young = false;
+	look(T);
+	expect("api.mdn.test", DNS_A, DNS_NOERROR, "", "6");
+	expect("zzz.api.mdn.test", DNS_A, DNS_NXDOMAIN, "", "6");
+}
+
 static void subnet(const char *address, uint8_t source, const char *answers, int scope)
 {
 	struct told t = ask_at(&(struct ask){.name = "api.mdn.test", .subnet = address, .source = source}, T);
@@ -396,6 +414,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    TEST(test_names_types_and_negative_answers),
+	    TEST(test_who_has_just_begun_denies_nothing),
 	    TEST(test_client_subnet_decides_and_scope_spares_the_exception),
 	    TEST(test_equals_take_turns),
 	    TEST(test_dead_node_leaves_the_answers_within_three_seconds),

@@ -303,6 +303,31 @@ static void test_only_a_node_itself_may_report_and_the_removed_may_not(void **un
 	assert_int_equal(get("/v1/route?model=x"), 404);
 }
 
+static void test_a_scheduler_that_has_just_begun_says_ask_again(void **unused)
+{
+	struct scheduler_options o = {.young_us = HOUR_US};
+	struct error err = {0};
+	scheduler_free(w.scheduler);
+	if (scheduler_new(w.loop, &o, &w.scheduler, &err) != 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(get("/v1/route?model=x"), 503);
+	assert_non_null(strstr(w.body.base, "another scheduler"));
+	assert_int_equal(report_as(w.node, "n-1", "west", "http://10.0.0.1:80", 0, "ready"), 204);
+	assert_int_equal(get("/v1/route?model=x"), 200);
+}
+
+static void test_time_in_which_the_scheduler_stood_still_kills_no_node(void **unused)
+{
+	assert_int_equal(report_as(w.node, "n-1", "west", "http://10.0.0.1:80", 0, "ready"), 204);
+	stream_open(w.node);
+	run_until(has_event, 3000);
+	usleep(NODE_DOWN_AGE_US + 200000); /* as SIGSTOP would */
+	w.events = 0;
+	run_until(has_event, 3000);
+	assert_int_equal(node_map_health(w.map, node_map_find(w.map, STR("n-1")), clock_mono_us()), NODE_UP);
+	assert_int_equal(get("/v1/route?model=x"), 200);
+}
+
 static void test_routes_come_with_their_reasons(void **unused)
 {
 	struct tls_context *tls;
@@ -491,6 +516,8 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    TEST(test_only_a_node_itself_may_report_and_the_removed_may_not),
+	    TEST(test_a_scheduler_that_has_just_begun_says_ask_again),
+	    TEST(test_time_in_which_the_scheduler_stood_still_kills_no_node),
 	    TEST(test_routes_come_with_their_reasons),
 	    TEST(test_answered_routes_count_until_a_later_report),
 	    TEST(test_map_is_streamed_at_once_on_change_and_in_measure),
