@@ -4,7 +4,7 @@
  * The commit point of an init is one rename, DATA/ca.tmp to DATA/ca; what still has to move out of it lies in
  * DATA/ca/init:
  *
- *   ca/cert.pem  ca/key.pem  ca/self.json     stay
+ *   ca/cert.pem  ca/key.pem  ca/self.json     stay (a further center has copies)
  *   ca/init/identity/...                      is renamed to DATA/identity
  *   OPERATOR_DIR/...                          is written, key last
  *   ca/init                                   is removed: the network is whole
@@ -131,7 +131,10 @@ int ca_issue_node(struct center *c, const char *id, struct str csr, char **ret_c
 {
 	struct buf identity = {0};
 	center_identity(c, "node", id, &identity);
-	const char *url = strcmp(id, c->self.id) == 0 ? c->self.center_url : NULL;
+	const struct registered *r = registry_find(c, str_from(id));
+	const char *url = strcmp(id, c->self.founder) == 0 ? c->self.center_url : NULL;
+	if (!url && r && (r->roles & ROLE_CENTER) && str_starts(str_from(r->node_url), STR("https://")))
+		url = r->node_url; /* nodes may join there, too */
 	int64_t expires = clock_wall_us() + c->cert_life_us;
 	int rc = issue(&c->ca, identity.base, csr, url, c->cert_life_us, ret_cert, err);
 	if (rc == 0)
@@ -150,16 +153,18 @@ static int self_parse(struct str text, struct self *ret_self, struct error *err)
 		return rc;
 	yyjson_val *o = yyjson_doc_get_root(doc);
 	struct self s = {0};
-	struct str id = {0}, name = {0}, site = {0}, pin = {0}, url = {0}, domain = {0}, roles = {0};
+	struct str id = {0}, name = {0}, site = {0}, pin = {0}, url = {0}, domain = {0}, roles = {0}, founder = {0};
 	if ((rc = json_str(o, "id", &id, err)) < 0 || (rc = json_str(o, "name", &name, err)) < 0 ||
 	    (rc = json_str(o, "site", &site, err)) < 0 || (rc = json_str(o, "pin", &pin, err)) < 0 ||
 	    (rc = json_str(o, "center_url", &url, err)) < 0 || (rc = json_str(o, "domain", &domain, err)) < 0 ||
-	    (rc = json_str(o, "roles", &roles, err)) < 0 || (rc = node_roles_parse(roles, &s.roles, err)) < 0)
+	    (rc = json_str(o, "center", &founder, err)) < 0 || (rc = json_str(o, "roles", &roles, err)) < 0 ||
+	    (rc = node_roles_parse(roles, &s.roles, err)) < 0)
 		goto out;
 	if (!str_copy(id, s.id, sizeof(s.id)) || !str_copy(name, s.name, sizeof(s.name)) ||
 	    !str_copy(site, s.site, sizeof(s.site)) || !str_copy(pin, s.pin, sizeof(s.pin)) ||
 	    !str_copy(url, s.center_url, sizeof(s.center_url)) || !str_copy(domain, s.domain, sizeof(s.domain)) ||
-	    id.len == 0 || domain.len == 0 || !str_starts(url, STR("https://")))
+	    !str_copy(founder.len ? founder : id, s.founder, sizeof(s.founder)) || id.len == 0 || domain.len == 0 ||
+	    !str_starts(url, STR("https://")))
 		rc = error_set(err, E_CORRUPT,
 		               "self.json in the center's ca folder is damaged: restore it from a backup");
 	else
@@ -169,12 +174,30 @@ out:
 	return rc;
 }
 
+/* Of a center that was made by copying ca/ to a node that joined, the node's own identity is the truth. */
+static int self_load(const struct paths *p, struct self *ret_self, struct error *err)
+{
+	char *made = NULL, *joined = NULL;
+	struct self first = {0}, own = {0};
+	int rc = 0;
+	if (read_text(str_from(p->ca), "self.json", &made, err) == 0)
+		rc = self_parse(str_from(made), &first, err);
+	if (rc == 0 && read_text(str_from(p->identity), "node.json", &joined, made ? NULL : err) == 0)
+		rc = self_parse(str_from(joined), &own, err);
+	if (rc == 0 && !made && !joined)
+		rc = err ? err->code : E_IO;
+	if (rc == 0)
+		*ret_self = made && (!joined || strcmp(first.id, own.id) == 0) ? first : own;
+	free(made);
+	free(joined);
+	return rc;
+}
+
 int ca_load(struct str data, struct ca *ret_ca, struct self *ret_self, struct error *err)
 {
 	struct paths p;
 	paths_init(&p, data);
 	struct ca ca = {0};
-	char *self = NULL;
 	int rc;
 	if (!file_exists(p.ca))
 		rc = error_set(err, E_NOTFOUND, STR_FMT " holds no network yet: run `mdn init` first", STR_ARG(data));
@@ -183,10 +206,8 @@ int ca_load(struct str data, struct ca *ret_ca, struct self *ret_self, struct er
 		               STR_ARG(data));
 	else if ((rc = read_text(str_from(p.ca), "cert.pem", &ca.cert_pem, err)) == 0 &&
 	         (rc = read_text(str_from(p.ca), "key.pem", &ca.key_pem, err)) == 0 &&
-	         (rc = read_text(str_from(p.ca), "self.json", &self, err)) == 0 &&
 	         (rc = x509_cert_pin(str_from(ca.cert_pem), ca.pin, err)) == 0)
-		rc = self_parse(str_from(self), ret_self, err);
-	free(self);
+		rc = self_load(&p, ret_self, err);
 	paths_fini(&p);
 	if (rc < 0)
 		ca_fini(&ca);
@@ -289,7 +310,7 @@ static int write_operator(const struct ca *ca, const struct self *self, const ch
 {
 	char *key = NULL, *cert = NULL, pin[65];
 	struct buf center = {0};
-	buf_printf(&center, "spiffe://%s/node/%s", self->domain, self->id);
+	buf_printf(&center, "spiffe://%s/node/%s", self->domain, self->founder[0] ? self->founder : self->id);
 	int rc =
 	    make_identity(ca, "operator", name, str_from(self->domain), NULL, OPERATOR_LIFE_US, &key, &cert, pin, err);
 	if (rc == 0 && (rc = folder_make(folder, 0700, err)) == 0 &&

@@ -69,7 +69,9 @@ static void on_json(void *arg, struct http_exchange *x, struct str body, const s
 		http_respond_error(x, failure);
 		return;
 	}
-	if ((rc = json_parse(body, &doc, &err)) == 0) {
+	if (!center_leads(call->c)) /* any more */
+		rc = center_refuse(call->c, &err);
+	else if ((rc = json_parse(body, &doc, &err)) == 0) {
 		if (!yyjson_is_obj(yyjson_doc_get_root(doc)))
 			rc = error_set(&err, E_INVAL, "the body must be a JSON object");
 		else
@@ -285,6 +287,14 @@ static bool route_fits(const struct route *r, struct str path, struct str *ret_r
 	return true;
 }
 
+/* A center that lost etcd goes on to show what it knew, and what nodes report to it, until it hears that another leads.
+ */
+static bool may_read(struct center *c, const struct route *route)
+{
+	return c->loaded && !center_others(c) &&
+	       (route->plain == do_report || (route->shown && route->plain != do_events));
+}
+
 /* What follows spiffe://DOMAIN/KIND/ in the caller's identity; false when it is none of this kind. */
 static bool identity_part(const struct center *c, struct str identity, const char *kind, struct str *ret_part)
 {
@@ -297,9 +307,15 @@ static bool identity_part(const struct center *c, struct str identity, const cha
 	return fits;
 }
 
-static int admit(struct center *c, enum who who, struct request *q, struct error *err)
+static int admit(struct center *c, const struct route *route, struct request *q, struct error *err)
 {
 	struct str identity = http_peer_identity(q->x), part;
+	enum who who = route->who;
+	if (!center_leads(c) && !may_read(c, route)) {
+		if (who == WHO_OPERATOR)
+			lead_name(c, q->x);
+		return center_refuse(c, err);
+	}
 	if (who == WHO_ANYBODY)
 		return 0;
 	if (identity.len == 0)
@@ -316,6 +332,19 @@ static int admit(struct center *c, enum who who, struct request *q, struct error
 		return error_set(err, E_FORBIDDEN, "node " STR_FMT " is not, or no longer, part of this network",
 		                 STR_ARG(part));
 	return 0;
+}
+
+/* So that operators' commands know whom to ask when this center is gone. */
+static void name_centers(const struct center *c, struct http_exchange *x)
+{
+	struct buf list = {0};
+	for (size_t i = 0; i < c->node_count && list.len < LIMIT_HTTP_TARGET; i++) {
+		const struct registered *r = c->nodes[i];
+		if (!r->removed && (r->roles & ROLE_CENTER) && r->node_url[0])
+			buf_printf(&list, "%s%s %s", list.len ? ", " : "", r->id, r->node_url);
+	}
+	http_add_header(x, "x-mdn-centers", buf_str(&list));
+	buf_fini(&list);
 }
 
 static bool is_for_scheduler(struct http_exchange *x, struct str path)
@@ -343,9 +372,11 @@ bool center_handle(struct center *c, struct http_exchange *x)
 		return false;
 	if (!found)
 		rc = error_set(&err, E_METHOD, STR_FMT " does not take " STR_FMT, STR_ARG(path), STR_ARG(method));
-	else if ((rc = admit(c, found->who, &q, &err)) == 0 && found->json)
+	else if ((rc = admit(c, found, &q, &err)) == 0 && c->lead && found->who == WHO_OPERATOR)
+		name_centers(c, x);
+	if (found && rc == 0 && found->json)
 		center_with_json(c, x, found->who == WHO_ANYBODY ? STRANGER_BODY_MAX : BODY_MAX, found->json);
-	else if (rc == 0)
+	else if (found && rc == 0)
 		rc = found->plain(c, &q, &err);
 	if (rc < 0)
 		http_respond_error(x, &err);
@@ -360,7 +391,8 @@ bool center_read(struct center *c, struct http_exchange *x)
 		if (!routes[i].shown || !str_equal(http_method(x), STR("GET")) ||
 		    !route_fits(&routes[i], http_path(x), &q.rest))
 			continue;
-		if (routes[i].plain(c, &q, &err) < 0)
+		bool shows = center_leads(c) || may_read(c, &routes[i]);
+		if ((shows ? routes[i].plain(c, &q, &err) : center_refuse(c, &err)) < 0)
 			http_respond_error(x, &err);
 		return true;
 	}
@@ -398,6 +430,10 @@ static int register_self(struct center *c, struct error *err)
 {
 	if (registry_find(c, str_from(c->self.id)))
 		return 0;
+	if (!c->self.pin[0])
+		return error_set(err, E_CONFLICT,
+		                 "this center's node %s is not registered: join it to the network of the first center",
+		                 c->self.id);
 	struct registered r = {.roles = c->self.roles}, *kept;
 	str_copy(str_from(c->self.id), r.id, sizeof(r.id));
 	str_copy(str_from(c->self.name), r.name, sizeof(r.name));
@@ -429,30 +465,34 @@ static int check_domain(const struct center *c, struct str domain, struct error 
 	                 STR_ARG(domain), c->self.domain);
 }
 
-int center_new(struct loop *loop, const struct center_options *options, struct center **ret_center, struct error *err)
+static void unload(struct center *c)
 {
-	struct center *c = NEW(struct center);
-	char *db = file_join(options->data, "center.db");
+	c->loaded = false;
+	rollouts_free(c);
+	limits_free(c);
+	spreads_free(c);
+	registry_free(c);
+	places_free(c);
+	versions_free(c);
+	keys_free(c);
+	node_map_free(c->map);
+	c->map = NULL;
+	buf_clear(&c->roster);
+	c->roster_revision = 0;
+}
+
+int center_start(struct center *c, struct error *err)
+{
 	int rc;
-	c->loop = loop;
-	c->client = options->client;
-	center_set_lives(c, options->token_life_us, options->cert_life_us);
+	unload(c);
 	c->map = node_map_new();
-	c->flush = loop_timer_new(loop, on_flush, c);
-	c->beat = loop_timer_new(loop, on_beat, c);
-	c->tick = loop_timer_new(loop, on_tick, c);
-	c->sweep = loop_timer_new(loop, on_sweep, c);
-	c->second = loop_timer_new(loop, on_second, c);
-	c->begun_us = loop_now_us(loop);
-	if ((rc = ca_load(options->data, &c->ca, &c->self, err)) < 0 ||
-	    (rc = check_domain(c, options->domain, err)) < 0 || (rc = state_open(str_from(db), &c->state, err)) < 0 ||
-	    (rc = load_revision(c, err)) < 0 || (rc = registry_load(c, err)) < 0 || (rc = versions_load(c, err)) < 0 ||
+	c->begun_us = loop_now_us(c->loop);
+	c->revision = 0;
+	if ((rc = load_revision(c, err)) < 0 || (rc = registry_load(c, err)) < 0 || (rc = versions_load(c, err)) < 0 ||
 	    (rc = places_load(c, err)) < 0 || (rc = rollouts_load(c, err)) < 0 || (rc = limits_load(c, err)) < 0 ||
-	    (rc = keys_load(c, err)) < 0 || (rc = register_self(c, err)) < 0) {
-		center_free(c);
-		free(db);
+	    (rc = keys_load(c, err)) < 0 || (rc = register_self(c, err)) < 0)
 		return rc;
-	}
+	c->loaded = c->leads = true;
 	loop_timer_start(c->beat, BEAT_US, BEAT_US);
 	loop_timer_start(c->tick, TICK_US, TICK_US);
 	loop_timer_start(c->second, US_PER_S, US_PER_S);
@@ -461,7 +501,59 @@ int center_new(struct loop *loop, const struct center_options *options, struct c
 	feeds_update(c);
 	log_info(ROOM, "network %s: %zu nodes, %zu rules, %zu versions, revision %" PRIu64, c->self.domain,
 	         c->node_count, c->rule_count, c->version_count, c->revision);
+	return 0;
+}
+
+void center_stop(struct center *c)
+{
+	struct error why = {0};
+	c->leads = false;
+	loop_timer_stop(c->flush);
+	loop_timer_stop(c->beat);
+	loop_timer_stop(c->tick);
+	loop_timer_stop(c->second);
+	loop_timer_stop(c->sweep);
+	if (c->rollouts_timer)
+		loop_timer_stop(c->rollouts_timer);
+	c->flush_armed = false;
+	for (size_t i = 0; i < c->node_count; i++)
+		feed_stop(c->nodes[i]);
+	center_refuse(c, &why);
+	places_refuse(c, &why);
+	streams_end_all(c);
+}
+
+static int open_alone(struct center *c, struct str data, struct error *err)
+{
+	char *db = file_join(data, "center.db");
+	struct buf moved = {0};
+	int rc = state_open(str_from(db), &c->state, err);
+	if (rc == 0 && state_get(c->state, "meta", STR("moved"), &moved, NULL) == 0)
+		rc = error_set(err, E_CONFLICT,
+		               "the state of this network was moved to etcd: set state: etcd and etcd_endpoints again");
+	buf_fini(&moved);
 	free(db);
+	return rc < 0 ? rc : center_start(c, err);
+}
+
+int center_new(struct loop *loop, const struct center_options *options, struct center **ret_center, struct error *err)
+{
+	struct center *c = NEW(struct center);
+	int rc;
+	c->loop = loop;
+	c->client = options->client;
+	center_set_lives(c, options->token_life_us, options->cert_life_us);
+	c->flush = loop_timer_new(loop, on_flush, c);
+	c->beat = loop_timer_new(loop, on_beat, c);
+	c->tick = loop_timer_new(loop, on_tick, c);
+	c->sweep = loop_timer_new(loop, on_sweep, c);
+	c->second = loop_timer_new(loop, on_second, c);
+	if ((rc = ca_load(options->data, &c->ca, &c->self, err)) < 0 ||
+	    (rc = check_domain(c, options->domain, err)) < 0 ||
+	    (rc = options->etcd ? lead_new(c, options, err) : open_alone(c, options->data, err)) < 0) {
+		center_free(c);
+		return rc;
+	}
 	*ret_center = c;
 	return 0;
 }
@@ -470,19 +562,13 @@ void center_free(struct center *c)
 {
 	if (!c)
 		return;
+	lead_free(c);
 	loop_timer_free(c->flush);
 	loop_timer_free(c->beat);
 	loop_timer_free(c->tick);
 	loop_timer_free(c->sweep);
 	loop_timer_free(c->second);
-	rollouts_free(c);
-	limits_free(c);
-	spreads_free(c);
-	registry_free(c);
-	places_free(c);
-	versions_free(c);
-	free(c->keys);
-	node_map_free(c->map);
+	unload(c);
 	state_close(c->state);
 	ca_fini(&c->ca);
 	buf_fini(&c->roster);

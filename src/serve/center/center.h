@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* center.h - the control plane: CA and join tokens, roster, placement, progress, API keys.
  *
- * Owns its state (store/state) and the CA key in DATA/ca (mode 0600). Loop thread. Wire: docs/wire.md, "Center".
+ * Owns its state (store/state) and the CA key in DATA/ca (mode 0600). With etcd several centers share that state: one
+ * leads, the others answer 503 and say who does; one that lost etcd shows what it knew last. Loop thread. Wire:
+ * docs/wire.md, "Center".
  */
 #ifndef MDN_SERVE_CENTER_H
 #define MDN_SERVE_CENTER_H
 
 #include "core/report.h"
 #include "net/http.h"
+#include "store/etcd.h"
 #include "store/version.h"
 
 struct center;
@@ -26,6 +29,10 @@ struct center_options {
 	struct str data, domain;
 	int64_t token_life_us, cert_life_us;
 	struct http_client *client; /* to reach repositories for the catalog feed */
+	struct str node_url;        /* others reach this node by; only with etcd */
+	/* Several centers share the state there and one of them leads; NULL: DATA/center.db. Its texts live as long as
+	 * the center. */
+	const struct etcd_options *etcd;
 };
 int center_new(struct loop *loop, const struct center_options *options, struct center **ret_center, struct error *err);
 void center_free(struct center *c); /* after the servers that call it, before the client it uses */

@@ -5,7 +5,7 @@
  * changes in two steps: a handler changes the registry, rules, versions or keys and calls center_touch; a moment later
  * streams_flush makes the documents anew and sends each stream what differs. Loop thread.
  *
- * Spaces in DATA/center.db: node, token, rule, version, key, rollout, pause, limit, meta.
+ * Spaces of the state (DATA/center.db, or etcd): node, token, rule, version, key, rollout, pause, limit, meta.
  */
 #ifndef MDN_SERVE_CENTER_INSIDE_H
 #define MDN_SERVE_CENTER_INSIDE_H
@@ -16,6 +16,7 @@
 #include "core/placement.h"
 #include "core/rollout.h"
 #include "serve/center/center.h"
+#include "store/election.h"
 #include "store/state.h"
 
 #define ROOM "center"
@@ -109,13 +110,16 @@ struct ca {
 struct self { /* DATA/ca/self.json: the node the center runs on */
 	char id[NODE_ID_SIZE], name[NODE_TEXT_SIZE], site[NODE_TEXT_SIZE], pin[65], center_url[NODE_URL_SIZE];
 	char domain[NODE_TEXT_SIZE];
+	char founder[NODE_ID_SIZE]; /* the node that `mdn init` made; center_url is that one's, too */
 	uint32_t roles;
 };
 
 struct center {
 	struct loop *loop;
 	struct http_client *client;
-	struct state *state;
+	struct state *state; /* NULL until the first load */
+	struct lead *lead;   /* lead.c; NULL: there is one center, and it leads */
+	bool loaded, leads;
 	struct ca ca;
 	struct self self;
 	int64_t token_life_us, cert_life_us;
@@ -155,6 +159,16 @@ struct center {
 	size_t watcher_count, progress_count, pending_count;
 	struct spreads *spreads; /* spread.c */
 };
+
+/* lead.c: one center leads; the others wait with nothing loaded */
+int lead_new(struct center *c, const struct center_options *options, struct error *err);
+void lead_free(struct center *c);
+bool center_leads(struct center *c);                       /* now, by the clock */
+int center_refuse(struct center *c, struct error *err);    /* E_UNAVAILABLE in words: why it does not lead */
+void lead_name(struct center *c, struct http_exchange *x); /* x-mdn-centers: who leads, if that is known */
+bool center_others(struct center *c);                      /* another leads: what is loaded here is old */
+int center_start(struct center *c, struct error *err);     /* loads all and begins to work */
+void center_stop(struct center *c);                        /* ends what runs; what is loaded stays for readers */
 
 /* center.c */
 void center_touch(struct center *c); /* documents are stale: new ones in a moment */
@@ -219,6 +233,7 @@ int join_asked_parse(const struct center *c, yyjson_val *body, struct asked *a, 
 /* places.c: rules, and what each node is told to hold */
 int places_load(struct center *c, struct error *err);
 void places_free(struct center *c);
+void places_refuse(struct center *c, const struct error *why); /* placings that wait */
 int places_place(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
 void places_retry(struct center *c);   /* versions changed: placings that wait for one look again */
 void places_refresh(struct center *c); /* makes `chosen` and ranks anew when they are stale */
@@ -247,6 +262,7 @@ const struct model_report *models_reported(const struct center *c, const struct 
                                            const struct digest *manifest);
 
 /* keys.c */
+void keys_free(struct center *c);
 int keys_load(struct center *c, struct error *err);
 int keys_new(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
 int keys_delete(struct center *c, struct http_exchange *x, struct str id, struct error *err);
@@ -306,6 +322,7 @@ bool streams_flush(struct center *c); /* false: the disk refuses; try again */
 void streams_beat(struct center *c);
 void streams_tick(struct center *c);    /* progress, four times a second */
 void streams_end(struct registered *r); /* the node is removed: its stream ends now */
+void streams_end_all(struct center *c);
 int streams_drain(struct center *c, struct registered *r, struct error *err);
 
 #endif

@@ -33,6 +33,13 @@ int keys_load(struct center *c, struct error *err)
 	return center_load(c, "key", "API key", load_key, err);
 }
 
+void keys_free(struct center *c)
+{
+	free(c->keys);
+	c->keys = NULL;
+	c->key_count = 0;
+}
+
 int keys_new(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err)
 {
 	struct kept_key k = {.created_wall_us = clock_wall_us()};

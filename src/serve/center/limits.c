@@ -90,6 +90,9 @@ void limits_free(struct center *c)
 		buf_fini(&c->limits[i].text);
 	free(c->limits);
 	free(c->shares);
+	c->limits = NULL;
+	c->shares = NULL;
+	c->limit_count = c->share_count = 0;
 }
 
 /* ---- calls -------------------------------------------------------------------------------------------------- */

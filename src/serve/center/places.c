@@ -181,6 +181,9 @@ void places_free(struct center *c)
 		rule_fini(&c->rules[i]);
 	free(c->rules);
 	free(c->paused);
+	c->rules = NULL;
+	c->paused = NULL;
+	c->rule_count = c->paused_count = 0;
 }
 
 /* ---- which nodes a rule means ---------------------------------------------------------------------------- */
@@ -557,6 +560,18 @@ void places_retry(struct center *c)
 		loop_timer_stop(p->timer);
 		if (rule_add(c, p->x, &rule, &err) < 0)
 			http_respond_error(p->x, &err);
+	}
+}
+
+void places_refuse(struct center *c, const struct error *why)
+{
+	for (struct pending_place *p = c->pending, *next; p; p = next) {
+		next = p->next;
+		if (p->rule.where.model[0] == '\0')
+			continue;
+		p->rule.where.model[0] = '\0'; /* answered */
+		loop_timer_stop(p->timer);
+		http_respond_error(p->x, why);
 	}
 }
 

@@ -260,6 +260,8 @@ void registry_free(struct center *c)
 		kept_free(c->nodes[i]);
 	}
 	free(c->nodes);
+	c->nodes = NULL;
+	c->node_count = 0;
 }
 
 void registry_sweep(struct center *c)
@@ -460,14 +462,15 @@ static int take_report(struct center *c, struct registered *r, struct str body, 
 		report.roles = r->roles;
 		const struct node_entry *e = node_map_find(c->map, str_from(r->id));
 		bool differs = states_differ(e ? &e->report : NULL, &report);
-		if (e && e->report.boot == report.boot && e->report.seq < report.seq)
+		bool leads = center_leads(c);
+		if (leads && e && e->report.boot == report.boot && e->report.seq < report.seq)
 			measure(c, &e->report, &report);
 		rc = node_map_report(c->map, &report, loop_now_us(c->loop), err);
-		if (rc == 0 && differs)
+		if (rc == 0 && differs && leads)
 			rollouts_soon(c);
 		if (rc == E_CONFLICT)
 			rc = 0; /* overtaken by a newer one: nothing to tell the sender */
-		else if (rc == 0)
+		else if (rc == 0 && leads)
 			rc = follow_report(c, r, &report, err);
 		c->progress_stale = true;
 	}

@@ -244,7 +244,10 @@ void rollouts_free(struct center *c)
 	for (size_t i = 0; i < c->rollout_count; i++)
 		held_fini(&c->rollouts[i]);
 	free(c->rollouts);
+	c->rollouts = NULL;
+	c->rollout_count = 0;
 	loop_timer_free(c->rollouts_timer);
+	c->rollouts_timer = NULL;
 }
 
 static int record_store(struct center *c, struct held_rollout *h, struct error *err)

@@ -168,6 +168,20 @@ void streams_watch(struct center *c, struct http_exchange *x, struct registered 
 	watcher_send(w);
 }
 
+void streams_end_all(struct center *c)
+{
+	for (struct watcher *w = c->watchers, *next; w; w = next) {
+		next = w->next;
+		watcher_cut(w);
+	}
+	for (struct progress *p = c->progresses, *next; p; p = next) {
+		next = p->next;
+		if (!p->ended)
+			http_abort(p->out.x);
+		p->ended = true;
+	}
+}
+
 int streams_drain(struct center *c, struct registered *r, struct error *err)
 {
 	if (!r->watcher)

@@ -127,12 +127,13 @@ void version_set(struct center *c, const struct version *v, const char *source)
 	k.mark = c->mark;
 	str_copy(str_from(source), k.source, sizeof(k.source));
 	version_copy(v, &k.version);
-	if (version_store(c, &k, &err) < 0)
-		log_error(ROOM, "cannot keep version %s: %s", k.name_tag, err.text);
+	/* The roll-out is written first: with the version alone, nothing would hold it back. */
 	if (old && !digest_equal(&old->version.manifest, &v->manifest))
 		rollouts_moved(c, k.name_tag, &old->version, v);
 	if (!old)
 		rollouts_begin_first(c, places_rule(c, k.name_tag, true), v);
+	if (version_store(c, &k, &err) < 0)
+		log_error(ROOM, "cannot keep version %s: %s", k.name_tag, err.text);
 	log_info(ROOM, "version %s from repository %s", k.name_tag, source);
 	version_keep(c, &k);
 	center_touch(c);
@@ -184,4 +185,6 @@ void versions_free(struct center *c)
 	for (size_t i = 0; i < c->version_count; i++)
 		version_fini(&c->versions[i].version);
 	free(c->versions);
+	c->versions = NULL;
+	c->version_count = 0;
 }

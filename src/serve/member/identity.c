@@ -234,7 +234,7 @@ int identity_take(struct identity *i, struct str json, struct error *err)
 		goto out;
 	str_copy(str_from(id), i->id, sizeof(i->id));
 	str_copy(str_from(domain), i->domain, sizeof(i->domain));
-	if (center[0])
+	if (center[0] && !i->center_id[0]) /* renewals may be by another center */
 		str_copy(str_from(center), i->center_id, sizeof(i->center_id));
 	free(i->cert_pem);
 	free(i->ca_pem);

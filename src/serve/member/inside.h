@@ -13,6 +13,7 @@
 #define CERT_GRACE_US (24 * 3600 * INT64_C(1000000))
 #define CERT_BACKDATE_US (10 * 60 * INT64_C(1000000)) /* the center dates them back by this, for clocks */
 #define JOIN_SKEW_US (10 * 60 * INT64_C(1000000))     /* of the joiner's clock; no grace: a center has a fresh one */
+#define CENTERS_MAX 8                                 /* of the roster that are asked */
 #define PING_TARGETS_MAX 8
 #define PING_SAMPLES 4
 
@@ -67,11 +68,16 @@ struct ping {
 	struct http_call *call;
 };
 
+struct center_place {
+	char id[NODE_ID_SIZE], url[NODE_URL_SIZE]; /* id "": not known */
+};
+
 struct member {
 	struct loop *loop;
 	struct rng rng;
 	char *data, *control;
 	struct identity self;
+	struct center_place center;               /* the last that took our watch; at first the configured one */
 	struct str name, site, node_url, api_url; /* of options, heap */
 	uint32_t roles;
 	void (*fill_report)(void *arg, struct node_report *report);
@@ -91,11 +97,14 @@ struct member {
 	/* renew.c */
 	struct loop_timer *renew_timer;
 	struct http_call *renew_call;
+	size_t renew_turn;
 	int64_t renew_pause_us;
 	bool renew_failing;
 	/* watch.c */
 	struct loop_timer *watch_timer;
 	struct http_call *watch_call;
+	size_t watch_turn;
+	struct center_place watch_at;
 	struct sse_parser watch_parser;
 	struct error watch_error;
 	int64_t watch_pause_us;
@@ -115,7 +124,10 @@ struct member {
 
 void member_identity_of(const struct member *m, const char *id, struct buf *out); /* spiffe://DOMAIN/node/ID */
 int member_tls_set(struct member *m, struct error *err); /* the node port's context, from the identity as it is now */
-int64_t member_jitter(struct member *m, int64_t us);     /* between 3/4 and 5/4 of it */
+/* Whom to ask as a center at the n-th try (from 0): first the one that last took our watch, then the next of the
+ * configured one and those of the roster, in turn. */
+struct center_place member_center(const struct member *m, size_t turn);
+int64_t member_jitter(struct member *m, int64_t us); /* between 3/4 and 5/4 of it */
 
 /* documents.c */
 int documents_load(struct member *m, struct error *err);

@@ -24,6 +24,34 @@ int64_t member_jitter(struct member *m, int64_t us)
 	return us - us / 4 + (int64_t)rng_below(&m->rng, (uint64_t)(us / 2) + 1);
 }
 
+static struct center_place configured(const struct member *m)
+{
+	struct center_place p = {0};
+	str_copy(str_from(m->self.center_id), p.id, sizeof(p.id));
+	str_copy(str_from(m->self.center_url), p.url, sizeof(p.url));
+	return p;
+}
+
+/* One after the other is enough of an order: the pauses between tries are random, and only one of them leads. */
+struct center_place member_center(const struct member *m, size_t turn)
+{
+	struct center_place all[1 + CENTERS_MAX];
+	size_t count = 0, first = 0;
+	all[count++] = configured(m);
+	for (size_t i = 0; i < m->roster.node_count && count < 1 + CENTERS_MAX; i++) {
+		const struct roster_node *n = &m->roster.nodes[i];
+		if (!(n->roles & ROLE_CENTER) || strcmp(n->id, all[0].id) == 0)
+			continue;
+		str_copy(str_from(n->id), all[count].id, sizeof(all[count].id));
+		str_copy(str_from(n->node_url), all[count].url, sizeof(all[count].url));
+		count++;
+	}
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(all[i].id, m->center.id) == 0)
+			first = i;
+	return all[(first + turn) % count];
+}
+
 static struct str text_or(struct str given, const char *fallback)
 {
 	struct str s = given.len ? given : str_from(fallback);
@@ -95,6 +123,7 @@ static void take_options(struct member *m, const struct member_options *o)
 	m->roles = o->roles ? o->roles : m->self.roles;
 	if (o->center_url.len)
 		str_copy(o->center_url, m->self.center_url, sizeof(m->self.center_url));
+	m->center = configured(m);
 }
 
 int member_new(struct loop *loop, const struct member_options *options, struct member **ret_member, struct error *err)

@@ -15,6 +15,7 @@
 #define PAUSE_MIN_US (500 * US_PER_MS)
 #define PAUSE_MAX_US (30 * US_PER_S)
 #define ANSWER_MAX (1u << 20)
+#define CENTER_FIRST_US (3 * US_PER_S) /* its report was heard by then */
 
 /* Half of the life the certificate was given, and how much of it is over by the wall clock. */
 static int half_life(const struct member *m, int64_t *ret_half_us, int64_t *ret_age_us, struct error *err)
@@ -74,6 +75,7 @@ static void on_answer(void *arg, int status, struct str body, const struct error
 		if (m->renew_failing)
 			log_info(ROOM, "certificate renewed after failed tries");
 		m->renew_failing = false;
+		m->renew_turn = 0;
 		m->renew_pause_us = PAUSE_MIN_US;
 		arm(m, true);
 		return;
@@ -81,6 +83,7 @@ static void on_answer(void *arg, int status, struct str body, const struct error
 	if (!m->renew_failing)
 		log_warn(ROOM, "certificate not renewed, trying on: %s", err.text);
 	m->renew_failing = true;
+	m->renew_turn++;
 	loop_timer_start(m->renew_timer, member_jitter(m, m->renew_pause_us), 0);
 	m->renew_pause_us = m->renew_pause_us * 2 > PAUSE_MAX_US ? PAUSE_MAX_US : m->renew_pause_us * 2;
 }
@@ -97,12 +100,13 @@ static void ask(void *arg)
 		return;
 	}
 	const struct http_header headers[] = {{STR("content-type"), STR("application/json")}};
-	buf_printf(&url, "%s/mdn/v1/renew", m->self.center_url);
+	struct center_place at = member_center(m, m->renew_turn);
+	buf_printf(&url, "%s/mdn/v1/renew", at.url);
 	buf_printf(&body, "{\"id\":\"%s\",\"csr\":", m->self.id);
 	buf_append_json(&body, str_from(csr));
 	buf_append_str(&body, STR("}"));
-	if (m->self.center_id[0])
-		member_identity_of(m, m->self.center_id, &center);
+	if (at.id[0])
+		member_identity_of(m, at.id, &center);
 	struct http_call_options options = {
 	    .method = STR("POST"),
 	    .url = buf_str(&url),
@@ -125,9 +129,14 @@ void renew_init(struct member *m)
 	m->renew_pause_us = PAUSE_MIN_US;
 }
 
+/* A center's certificate names the host of its URL, so that nodes can join there; the first one it got when it joined
+ * does not, for nobody knew the URL. */
 void renew_start(struct member *m)
 {
-	arm(m, false);
+	if (m->roles & ROLE_CENTER)
+		loop_timer_start(m->renew_timer, CENTER_FIRST_US, 0);
+	else
+		arm(m, false);
 }
 
 void renew_fini(struct member *m)

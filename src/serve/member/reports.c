@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reports: built once, sent to the center and to every scheduler of the roster. Each target has at most one in flight;
- * what came meanwhile is sent after it, the newest only, so that a slow target sees fewer reports and never older ones.
- * `boot` is the wall clock at start, but above the last one (DATA/control/boot): a clock set back must not make a node
- * look old.
+/* Reports: built once, sent to the center that took our watch and to every scheduler of the roster. Each target has at
+ * most one in flight; what came meanwhile is sent after it, the newest only, so that a slow target sees fewer reports
+ * and never older ones. `boot` is the wall clock at start, but above the last one (DATA/control/boot): a clock set back
+ * must not make a node look old.
  */
 #include "serve/member/inside.h"
 
@@ -145,7 +145,7 @@ void reports_retarget(struct member *m)
 	size_t before = m->target_count, kept = 0;
 	for (size_t i = 0; i < m->target_count; i++)
 		m->targets[i]->wanted = false;
-	want(m, m->self.center_id, m->self.center_url, false);
+	want(m, m->center.id, m->center.url, false);
 	for (size_t i = 0; i < m->roster.node_count; i++)
 		if (m->roster.nodes[i].roles & ROLE_SCHEDULER)
 			want(m, m->roster.nodes[i].id, m->roster.nodes[i].node_url, true);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The center's event stream, opened again whenever it ends. The center sends something every 2 s, so silence for
- * SILENCE_US means a dead path. Pauses between tries grow to PAUSE_MAX_US and start small again after an event came.
+ * SILENCE_US means a dead path. Where there are several centers the next is tried after each failure: only the one that
+ * leads takes the stream. Pauses between tries grow to PAUSE_MAX_US and start small again after an event came.
  */
 #include "serve/member/inside.h"
 
@@ -28,10 +29,16 @@ static int on_event(void *arg, struct str event, struct str data)
 static bool on_head(void *arg, struct http_call *call, int status)
 {
 	struct member *m = arg;
-	if (status == 200)
+	if (status == 200) {
+		m->watch_turn = 0;
+		m->center = m->watch_at;
+		reports_retarget(m);
 		return true;
+	}
 	error_set(&m->watch_error, status == 403 ? E_FORBIDDEN : E_PEER, "it answered with status %d%s", status,
-	          status == 403 ? ": this node was removed, or was never part of that network" : "");
+	          status == 403   ? ": this node was removed, or was never part of that network"
+	          : status == 503 ? ": it does not lead now"
+	                          : "");
 	return false;
 }
 
@@ -47,8 +54,9 @@ static void again(struct member *m, const char *why)
 {
 	if (!m->watch_failing)
 		log_warn(ROOM, "no word from the center at %s (%s); going on with what it said last, trying again",
-		         m->self.center_url, why);
+		         m->watch_at.url, why);
 	m->watch_failing = true;
+	m->watch_turn++;
 	sse_parser_fini(&m->watch_parser);
 	loop_timer_start(m->watch_timer, member_jitter(m, m->watch_pause_us), 0);
 	m->watch_pause_us = m->watch_pause_us * 2 > PAUSE_MAX_US ? PAUSE_MAX_US : m->watch_pause_us * 2;
@@ -67,9 +75,10 @@ static void on_done(void *arg, struct http_call *call, const struct error *failu
 static void open_stream(struct member *m)
 {
 	struct buf url = {0}, center = {0};
-	buf_printf(&url, "%s/mdn/v1/watch", m->self.center_url);
-	if (m->self.center_id[0])
-		member_identity_of(m, m->self.center_id, &center);
+	m->watch_at = member_center(m, m->watch_turn);
+	buf_printf(&url, "%s/mdn/v1/watch", m->watch_at.url);
+	if (m->watch_at.id[0])
+		member_identity_of(m, m->watch_at.id, &center);
 	m->watch_error = (struct error){0};
 	sse_parser_init(&m->watch_parser, LIMIT_CONTROL_DOCUMENT, on_event, m);
 	struct http_call_options options = {
