@@ -62,7 +62,7 @@ static const struct rule {
 	const char *key, *says;
 } rules[] = {
     {"roles", "repository, center, edge, scheduler"},
-    {"state", "sqlite"},
+    {"state", "sqlite, etcd"},
     {"repository_access", "open, pull, key"},
     {"route_policy", "mdn, round_robin, random, power_of_two, least_load, cache_aware, prefix_hash, session"},
     {"engine", "llama, remote, synthetic"},

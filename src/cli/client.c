@@ -16,6 +16,7 @@
 #define BODY_MAX (UINT64_C(64) << 20)
 #define PIECE (256u << 10)
 #define HEADERS_KEPT 32
+#define CENTERS_BYTES 16384
 
 struct kept_header {
 	char *name, *value;
@@ -26,6 +27,8 @@ struct client {
 	struct tls_context *tls;
 	struct http_client *http;
 	char *center_url, *center_id;
+	struct buf centers; /* "ID URL\n" each, as the last center that answered told; kept in centers_path */
+	char *centers_path;
 	bool interrupted;
 	struct kept_header headers[HEADERS_KEPT];
 	size_t header_count;
@@ -94,6 +97,8 @@ static int identity_load(struct client *c, const char *dir, struct error *err)
 		rc = tls_context_new(&o, &c->tls, err);
 		c->center_url = first_line(&part[3]);
 		c->center_id = first_line(&part[4]); /* the whole identity: spiffe://DOMAIN/node/ID */
+		c->centers_path = file_join(str_from(dir), "centers");
+		file_read(c->centers_path, CENTERS_BYTES, &c->centers, NULL); /* none: there is one center */
 	}
 	for (int i = 0; i < 5; i++)
 		buf_fini(&part[i]);
@@ -164,6 +169,8 @@ void client_close(struct client *c)
 	loop_free(c->loop);
 	free(c->center_url);
 	free(c->center_id);
+	free(c->centers_path);
+	buf_fini(&c->centers);
 	free(c);
 }
 
@@ -340,22 +347,10 @@ static void call_start(struct running *r, const char *url, const char *identity)
 		on_writable(r);
 }
 
-int client_run(struct client *c, const struct client_call *call, int *ret_status, struct buf *ret_body,
-               struct error *err)
+static int run_once(struct client *c, const struct client_call *call, const char *url, const char *identity,
+                    int *ret_status, struct buf *ret_body, struct error *err)
 {
 	struct running *r = NEW(struct running);
-	char url[4096], identity[TLS_IDENTITY_SIZE] = "";
-	bool at_center = call->url[0] == '/';
-	assert(!at_center || c->center_url);
-	snprintf(url, sizeof url, "%s%s", at_center ? c->center_url : "", call->url);
-	if (at_center && c->center_id) {
-		snprintf(identity, sizeof identity, "%s", c->center_id);
-	} else if (call->node_id && c->center_id) {
-		/* same domain, another node */
-		const char *slash = strrchr(c->center_id, '/');
-		snprintf(identity, sizeof identity, "%.*s%s", (int)(slash ? slash + 1 - c->center_id : 0), c->center_id,
-		         call->node_id);
-	}
 	headers_forget(c);
 	r->c = c;
 	r->call = call;
@@ -376,12 +371,104 @@ int client_run(struct client *c, const struct client_call *call, int *ret_status
 		rc = error_set(err, E_LIMIT, "%s: the answer is longer than %zu bytes", url, r->body.max);
 	else if (r->status >= 400)
 		rc = status_error(r, url, err);
-	if (ret_status)
-		*ret_status = r->status;
+	*ret_status = r->status;
 	if (rc == 0 && ret_body)
 		buf_append_str(ret_body, buf_str(&r->body));
 	buf_fini(&r->body);
 	free(r);
+	return rc;
+}
+
+/* ---- at a center ------------------------------------------------------------------------------------- */
+
+/* `ID URL, ID URL` of x-mdn-centers; one that stands by names the one that leads. */
+static void centers_learn(struct client *c, bool keeps)
+{
+	struct str list;
+	struct buf lines = {0};
+	if (!client_header(c, "x-mdn-centers", &list) || list.len > CENTERS_BYTES)
+		return;
+	while (list.len) {
+		struct str one = str_trim(str_cut(list, ',', &list));
+		buf_printf(&lines, STR_FMT "\n", STR_ARG(one));
+	}
+	if (keeps && !str_equal(buf_str(&lines), buf_str(&c->centers)))
+		file_write(c->centers_path, 0644, buf_str(&lines), NULL); /* without it the next one asks here first */
+	buf_fini(&c->centers);
+	c->centers = lines;
+}
+
+static void center_is(struct client *c, struct str id, struct str url)
+{
+	struct buf identity = {0};
+	const char *slash = strrchr(c->center_id, '/'); /* same domain, another node */
+	buf_printf(&identity, "%.*s" STR_FMT, (int)(slash ? slash + 1 - c->center_id : 0), c->center_id, STR_ARG(id));
+	free(c->center_id);
+	free(c->center_url);
+	c->center_id = identity.base;
+	c->center_url = str_dup(url);
+}
+
+/* The next that was not tried; each once. */
+static bool center_next(struct client *c, struct buf *tried)
+{
+	struct str lines = buf_str(&c->centers);
+	buf_printf(tried, "%s\n", c->center_url);
+	while (lines.len) {
+		struct str url, id = str_cut(str_cut(lines, '\n', &lines), ' ', &url), rest = buf_str(tried);
+		bool known = !str_starts(url, STR("https://"));
+		while (rest.len && !known)
+			known = str_equal(str_cut(rest, '\n', &rest), url);
+		if (known)
+			continue;
+		center_is(c, id, url);
+		return true;
+	}
+	return false;
+}
+
+/* Of several centers one leads: whoever is not there, or says that it stands by, is followed by the next. What is told
+ * is the word of one that answered. A call whose answer was lost may so be carried out twice. */
+static int run_at_center(struct client *c, const struct client_call *call, int *ret_status, struct buf *ret_body,
+                         struct error *err)
+{
+	struct buf tried = {0};
+	struct error said = {0};
+	int rc, status;
+	do {
+		struct error why = {0};
+		char url[4096];
+		snprintf(url, sizeof url, "%s%s", c->center_url, call->url);
+		rc = run_once(c, call, url, c->center_id ? c->center_id : "", &status, ret_body, &why);
+		if (rc < 0 && (!said.code || status))
+			said = why;
+		if (status && c->centers_path)
+			centers_learn(c, rc == 0);
+	} while ((rc == E_UNAVAILABLE || rc == E_TIMEOUT) && c->center_id && call->fd <= 0 && center_next(c, &tried));
+	if (rc < 0)
+		error_set(err, rc = said.code, "%s", said.text);
+	*ret_status = status;
+	buf_fini(&tried);
+	return rc;
+}
+
+int client_run(struct client *c, const struct client_call *call, int *ret_status, struct buf *ret_body,
+               struct error *err)
+{
+	char identity[TLS_IDENTITY_SIZE] = "";
+	bool at_center = call->url[0] == '/';
+	int status = 0, rc;
+	assert(!at_center || c->center_url);
+	if (call->node_id && c->center_id && !at_center) {
+		/* same domain, another node */
+		const char *slash = strrchr(c->center_id, '/');
+		snprintf(identity, sizeof identity, "%.*s%s", (int)(slash ? slash + 1 - c->center_id : 0), c->center_id,
+		         call->node_id);
+	}
+	rc = at_center ? run_at_center(c, call, &status, ret_body, err)
+	               : run_once(c, call, call->url, identity, &status, ret_body, err);
+	if (ret_status)
+		*ret_status = status;
 	return rc;
 }
 

@@ -342,16 +342,30 @@ static int start_gate(struct node *n, struct error *err)
 
 static int start_center(struct node *n, struct error *err)
 {
+	const struct config *config = n->config;
+	char node_url[NODE_URL_SIZE] = "";
+	const struct etcd_options etcd = {
+	    .endpoints = (const char *const *)config->etcd_endpoints.items,
+	    .endpoint_count = config->etcd_endpoints.count,
+	    .ca_file = str_from(config->etcd_ca),
+	    .cert_file = str_from(config->etcd_cert),
+	    .key_file = str_from(config->etcd_key),
+	};
 	struct center_options o = {
 	    .data = str_from(n->config->data),
 	    .domain = member_domain(n->member),
 	    .token_life_us = n->config->token_life_us,
 	    .cert_life_us = n->config->cert_life_us,
 	    .client = member_client(n->member),
+	    .etcd = strcmp(config->state, "etcd") == 0 ? &etcd : NULL,
 	};
 	if (!node_has(n, ROLE_CENTER))
 		return 0;
-	int rc = center_new(n->loop, &o, &n->center, err);
+	int rc = url_of("node", "https://", config->node_advertise, config->node_listen, node_url, err);
+	if (rc)
+		return rc;
+	o.node_url = str_from(node_url);
+	rc = center_new(n->loop, &o, &n->center, err);
 	if (rc == 0)
 		center_on_removed(n->center, on_removed, n);
 	return rc;
