@@ -40,6 +40,10 @@
 	X(LIMIT_NAME, 128, 400, "bytes of a model or node name") \
 	X(LIMIT_NODES, 65536, 503, "nodes of one network") \
 	X(LIMIT_ZONES, 1048576, 413, "client prefixes of the zone table") \
+	X(LIMIT_COVERAGE, 134217728, 0, "bytes of a coverage-zone file") \
+	X(LIMIT_DEMAND, 4096, 413, "client prefixes one edge tells the demand of") \
+	X(LIMIT_DEMAND_PREFIXES, 262144, 0, "client prefixes a scheduler makes its map for") \
+	X(LIMIT_STEERS, 4096, 429, "operators' words on sites and prefixes, on one scheduler") \
 	X(LIMIT_NODE_MODELS, 256, 413, "models one node reports") \
 	X(LIMIT_MODELS, 65536, 503, "model versions in one catalog") \
 	X(LIMIT_CHUNKS, 262144, 413, "chunks of one file") \

@@ -34,6 +34,7 @@ struct scheduler_options node_scheduler_options(const struct config *c, struct s
 	    .zone_count = c->zones.count,
 	    .distances = lists + c->zones.count,
 	    .distance_count = c->distances.count,
+	    .coverage_file = c->coverage_file,
 	};
 }
 

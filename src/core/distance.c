@@ -8,9 +8,15 @@
 
 #include "base/json.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #define WINDOW_US (30 * INT64_C(1000) * 1000)
+/* Round trip by the way on the globe: light in fibre takes 10 us a km there and back, lines go half as far again. */
+#define US_PER_KM 15.0
+#define PLACE_LEAST_US 1000.0 /* access, routers */
+#define EARTH_KM 6371.0
+#define RADIANS (3.14159265358979323846 / 180)
 #define ROWS_BYTES_MAX (64u << 20)
 
 struct distance_rows {
@@ -34,6 +40,7 @@ void distances_fini(struct distances *d)
 	for (uint32_t i = 0; i < d->count; i++)
 		free(d->names[i]);
 	free(d->names);
+	free(d->places);
 	free(d->pairs);
 	hash_index_fini(&d->by_name);
 	hash_index_fini(&d->by_pair);
@@ -51,6 +58,10 @@ void distances_copy(const struct distances *d, struct distances *ret_copy)
 	c.names = mem_resize(NULL, c.count + 1, sizeof(*c.names));
 	for (uint32_t i = 0; i < c.count; i++)
 		c.names[i] = str_dup(str_from(d->names[i]));
+	c.place_count = d->place_count;
+	c.places = mem_resize(NULL, c.place_count + 1, sizeof(*c.places));
+	if (c.place_count > 0)
+		memcpy(c.places, d->places, c.place_count * sizeof(*c.places));
 	c.pairs = mem_resize(NULL, c.pair_count + 1, sizeof(*c.pairs));
 	if (c.pair_count > 0)
 		memcpy(c.pairs, d->pairs, c.pair_count * sizeof(*c.pairs));
@@ -133,18 +144,54 @@ static struct site_pair *pair_of(struct distances *d, uint32_t a, uint32_t b)
 	return p;
 }
 
-static int64_t pair_us(const struct site_pair *p, uint32_t a, uint32_t b)
+/* Haversine; -1: one of the two is not placed. */
+static int64_t placed_us(const struct distances *d, uint32_t a, uint32_t b)
+{
+	if (a >= d->place_count || b >= d->place_count || !d->places[a].known || !d->places[b].known)
+		return -1;
+	const struct site_place *p = &d->places[a], *q = &d->places[b];
+	double up = sin((q->latitude - p->latitude) * RADIANS / 2),
+	       along = sin((q->longitude - p->longitude) * RADIANS / 2);
+	double h = up * up + cos(p->latitude * RADIANS) * cos(q->latitude * RADIANS) * along * along;
+	return (int64_t)(PLACE_LEAST_US + 2 * EARTH_KM * asin(sqrt(h < 1 ? h : 1)) * US_PER_KM);
+}
+
+void distances_place(struct distances *d, uint32_t site, double latitude, double longitude)
+{
+	if (site >= d->place_count) {
+		d->places = mem_resize(d->places, d->cap, sizeof(*d->places));
+		memset(d->places + d->place_count, 0, (d->cap - d->place_count) * sizeof(*d->places));
+		d->place_count = d->cap;
+	}
+	d->places[site] = (struct site_place){true, latitude, longitude};
+	d->changes++;
+	rows_drop(d);
+}
+
+void distances_unplace(struct distances *d)
+{
+	if (d->place_count == 0)
+		return;
+	d->place_count = 0;
+	d->changes++;
+	rows_drop(d);
+}
+
+static int64_t pair_us(const struct distances *d, const struct site_pair *p, uint32_t a, uint32_t b)
 {
 	if (p && p->configured_us >= 0)
 		return p->configured_us;
 	if (p && p->least_us >= 0)
 		return p->before_us >= 0 && p->before_us < p->least_us ? p->before_us : p->least_us;
-	return a == b ? NODE_DISTANCE_LOCAL_US : NODE_DISTANCE_UNKNOWN_US;
+	if (a == b)
+		return NODE_DISTANCE_LOCAL_US;
+	int64_t us = placed_us(d, a, b);
+	return us >= 0 ? us : NODE_DISTANCE_UNKNOWN_US;
 }
 
 int64_t distances_between(const struct distances *d, uint32_t a, uint32_t b)
 {
-	return pair_us(pair_find(d, a, b), a, b);
+	return pair_us(d, pair_find(d, a, b), a, b);
 }
 
 void distances_measured(struct distances *d, uint32_t a, uint32_t b, int64_t rtt_us, int64_t now_us)
@@ -152,7 +199,7 @@ void distances_measured(struct distances *d, uint32_t a, uint32_t b, int64_t rtt
 	struct site_pair *p = pair_of(d, a, b);
 	if (!p)
 		return;
-	int64_t was_us = pair_us(p, a, b);
+	int64_t was_us = pair_us(d, p, a, b);
 	if (p->least_us < 0 || now_us - p->window_us >= WINDOW_US) {
 		p->before_us = p->least_us;
 		p->least_us = rtt_us;
@@ -160,7 +207,7 @@ void distances_measured(struct distances *d, uint32_t a, uint32_t b, int64_t rtt
 	} else if (rtt_us < p->least_us) {
 		p->least_us = rtt_us;
 	}
-	int64_t is_us = pair_us(p, a, b);
+	int64_t is_us = pair_us(d, p, a, b);
 	d->changes += is_us != was_us;
 	if (is_us == was_us || a >= d->rows->cap || b >= d->rows->cap)
 		return;

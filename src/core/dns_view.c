@@ -70,6 +70,7 @@ struct dns_view *dns_view_new(const struct node_map *m, const struct dns_view *b
 		memcpy(v->hots, map_hots(m), v->node_count * sizeof(*v->hots));
 	models_copy(v, m);
 	v->zones = lpm_share(map_zones(m));
+	v->named = map_named(m) ? lpm_share(map_named(m)) : NULL;
 	v->shared = distances_of(m, before, now_us);
 	v->distances = &v->shared->distances;
 	return v;
@@ -84,6 +85,7 @@ void dns_view_free(struct dns_view *v)
 		free(v->shared);
 	}
 	lpm_free(v->zones);
+	lpm_free(v->named);
 	hash_index_fini(&v->by_label);
 	free(v->labels);
 	free(v->places);
@@ -103,6 +105,5 @@ const struct view_label *dns_view_labelled(const struct dns_view *v, struct str 
 
 uint32_t dns_view_site_of(const struct dns_view *v, const struct ip *client, uint8_t *ret_scope)
 {
-	uint32_t site;
-	return lpm_find(v->zones, client, &site, ret_scope) ? site : MAP_NONE;
+	return map_find_site(v->named, v->zones, client, ret_scope);
 }

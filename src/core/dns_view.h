@@ -35,7 +35,7 @@ struct dns_view {
 	struct view_label *labels; /* two models may have the same */
 	uint32_t label_count;
 	struct hash_index by_label;
-	struct lpm *zones;
+	struct lpm *zones, *named;
 	struct view_distances *shared;
 	const struct distances *distances;
 };
@@ -45,7 +45,8 @@ struct dns_view *dns_view_new(const struct node_map *m, const struct dns_view *b
 void dns_view_free(struct dns_view *v);
 /* The labels that are `label`, one a call while *cursor (start: 0) goes on. */
 const struct view_label *dns_view_labelled(const struct dns_view *v, struct str label, size_t *cursor);
-/* The site of a client, MAP_NONE when no zone covers it; and the scope of that (lpm.h). */
+/* The site of a client, as the map names it, else by zones; MAP_NONE when nothing covers it; and the scope of that
+ * (lpm.h). */
 uint32_t dns_view_site_of(const struct dns_view *v, const struct ip *client, uint8_t *ret_scope);
 
 #endif

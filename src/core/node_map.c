@@ -3,6 +3,7 @@
  * (node_map_index.h). A report that names the same models in the same order, the usual case, updates its places in
  * place. Distances live in distance.c. Versions count what a reader would care about: a report that only renews its
  * number does not. */
+#include "core/coverage.h"
 #include "core/distance.h"
 #include "core/node_map_index.h"
 
@@ -34,7 +35,7 @@ struct node_map {
 	struct distances distances; /* and the names of sites */
 	struct zone *zones;
 	size_t zone_count;
-	struct lpm *lpm;
+	struct lpm *lpm, *named;
 
 	uint64_t version;
 	bool copy; /* made by node_map_parse */
@@ -73,6 +74,7 @@ void node_map_free(struct node_map *m)
 	hash_index_fini(&m->by_model);
 	distances_fini(&m->distances);
 	lpm_free(m->lpm);
+	lpm_free(m->named);
 	free(m);
 }
 
@@ -664,16 +666,42 @@ static int zone_parse(struct node_map *m, struct str line, struct zone *ret_zone
 	return distances_site(&m->distances, site, &ret_zone->site, err);
 }
 
-int node_map_set_zones(struct node_map *m, const struct str *zones, size_t count, struct error *err)
+/* From the last on, so that of one prefix twice the first counts. */
+static int coverage_nets(struct node_map *m, const struct coverage *c, struct lpm *lpm, struct zone *list,
+                         struct error *err)
 {
-	if (count > LIMIT_ZONES)
-		return error_set(err, E_LIMIT, "%zu zones; at most %d are taken", count, LIMIT_ZONES);
-	struct zone *list = count ? mem_resize(NULL, count, sizeof(*list)) : NULL;
-	struct lpm *lpm = lpm_new();
 	int rc = 0;
+	uint32_t *sites = mem_resize(NULL, c->zone_count + 1u, sizeof(*sites));
+	for (uint32_t i = 0; i < c->zone_count && rc == 0; i++)
+		rc = distances_site(&m->distances, str_from(c->zones[i].site), &sites[i], err);
+	for (uint32_t i = c->net_count; i-- > 0 && rc == 0;) {
+		list[i] = (struct zone){c->nets[i].prefix, sites[c->nets[i].zone]};
+		rc = lpm_set(lpm, &list[i].prefix, list[i].site);
+	}
+	for (uint32_t i = 0; i < c->zone_count && rc == 0; i++) {
+		if (c->zones[i].placed)
+			distances_place(&m->distances, sites[i], c->zones[i].latitude, c->zones[i].longitude);
+	}
+	free(sites);
+	return rc;
+}
+
+int node_map_set_places(struct node_map *m, const struct coverage *coverage, const struct str *zones, size_t count,
+                        struct error *err)
+{
+	static const struct coverage none;
+	const struct coverage *c = coverage ? coverage : &none;
+	size_t total = c->net_count + count;
+	if (total > LIMIT_ZONES)
+		return error_set(err, E_LIMIT, "%zu zones; at most %d are taken", total, LIMIT_ZONES);
+	struct zone *list = mem_resize(NULL, total + 1, sizeof(*list));
+	struct lpm *lpm = lpm_new();
+	distances_unplace(&m->distances);
+	int rc = coverage_nets(m, c, lpm, list, err);
 	for (size_t i = 0; i < count && rc == 0; i++) {
-		if ((rc = zone_parse(m, zones[i], &list[i], err)) == 0)
-			rc = lpm_set(lpm, &list[i].prefix, list[i].site);
+		struct zone *z = &list[c->net_count + i];
+		if ((rc = zone_parse(m, zones[i], z, err)) == 0)
+			rc = lpm_set(lpm, &z->prefix, z->site);
 	}
 	if (rc < 0) {
 		free(list);
@@ -685,9 +713,14 @@ int node_map_set_zones(struct node_map *m, const struct str *zones, size_t count
 	free(m->zones);
 	m->lpm = lpm;
 	m->zones = list;
-	m->zone_count = count;
+	m->zone_count = total;
 	m->version++;
 	return 0;
+}
+
+int node_map_set_zones(struct node_map *m, const struct str *zones, size_t count, struct error *err)
+{
+	return node_map_set_places(m, NULL, zones, count, err);
 }
 
 int node_map_set_distances(struct node_map *m, const struct str *distances, size_t count, struct error *err)
@@ -698,10 +731,37 @@ int node_map_set_distances(struct node_map *m, const struct str *distances, size
 	return rc;
 }
 
-bool node_map_site_of(const struct node_map *m, const struct ip *client, struct str *ret_site, uint8_t *ret_scope)
+int node_map_site(struct node_map *m, struct str name, uint32_t *ret_site, struct error *err)
+{
+	return distances_site(&m->distances, name, ret_site, err);
+}
+
+void node_map_set_named(struct node_map *m, struct lpm *named)
+{
+	lpm_free(m->named);
+	m->named = named;
+	m->version++;
+}
+
+/* Neither speaks for more than the region where it has one answer. */
+uint32_t map_find_site(const struct lpm *named, const struct lpm *zones, const struct ip *client, uint8_t *ret_scope)
 {
 	uint32_t site;
-	if (!lpm_find(m->lpm, client, &site, ret_scope))
+	uint8_t scope = 0;
+	if (named && lpm_find(named, client, &site, &scope)) {
+		*ret_scope = scope;
+		return site;
+	}
+	bool found = lpm_find(zones, client, &site, ret_scope);
+	if (scope > *ret_scope)
+		*ret_scope = scope;
+	return found ? site : MAP_NONE;
+}
+
+bool node_map_site_of(const struct node_map *m, const struct ip *client, struct str *ret_site, uint8_t *ret_scope)
+{
+	uint32_t site = map_find_site(m->named, m->lpm, client, ret_scope);
+	if (site == MAP_NONE)
 		return false;
 	*ret_site = distances_site_name(&m->distances, site);
 	return true;
@@ -720,6 +780,11 @@ const struct map_model *map_model_at(const struct node_map *m, size_t i)
 struct lpm *map_zones(const struct node_map *m)
 {
 	return m->lpm;
+}
+
+struct lpm *map_named(const struct node_map *m)
+{
+	return m->named;
 }
 
 const struct distances *map_distances_all(const struct node_map *m)

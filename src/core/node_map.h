@@ -36,6 +36,7 @@ struct node_entry {
 	uint64_t told_seq;            /* map copies: the report's number as told; what replies tell since is newer */
 };
 
+struct coverage; /* coverage.h */
 struct node_map;
 struct node_map *node_map_new(void);
 void node_map_free(struct node_map *m);
@@ -64,7 +65,14 @@ const struct model_report *node_model(const struct node_entry *e, struct str nam
  * "SITE/SITE=DURATION" (more than one '-' without a '/' is refused). Each call replaces all of its kind, or nothing on
  * error. */
 int node_map_set_zones(struct node_map *m, const struct str *zones, size_t count, struct error *err);
+/* The same with a coverage-zone file (NULL: none) below the lines, which count more; and where its sites lie, which
+ * tells their distance where it is neither configured nor measured. */
+int node_map_set_places(struct node_map *m, const struct coverage *coverage, const struct str *zones, size_t count,
+                        struct error *err);
 int node_map_set_distances(struct node_map *m, const struct str *distances, size_t count, struct error *err);
+int node_map_site(struct node_map *m, struct str name, uint32_t *ret_site, struct error *err); /* found or made */
+/* Sites that clients are sent to, whatever the zones say: taken over, sealed; NULL: none. */
+void node_map_set_named(struct node_map *m, struct lpm *named);
 /* The site of a client; false when no zone covers it. */
 bool node_map_site_of(const struct node_map *m, const struct ip *client, struct str *ret_site, uint8_t *ret_scope);
 /* Round trip between a site and a node: configured, else the least measured between the two sites in the last 30 to 60

@@ -88,6 +88,9 @@ const struct map_model *map_model_at(const struct node_map *m, size_t i);
 size_t map_model_labels(const struct map_model *model, char ret_labels[static 2][MODEL_LABEL_SIZE]);
 /* For pictures of the map that outlive it: dns_view.h. */
 struct lpm *map_zones(const struct node_map *m);
+struct lpm *map_named(const struct node_map *m); /* NULL: none */
+/* The site of a client by both (named may be NULL), MAP_NONE: none; and the scope of that. */
+uint32_t map_find_site(const struct lpm *named, const struct lpm *zones, const struct ip *client, uint8_t *ret_scope);
 const struct distances *map_distances_all(const struct node_map *m);
 enum node_health map_health(const struct node_map *m, const struct map_hot *h, int64_t now_us);
 uint32_t map_site_find(const struct node_map *m, struct str site); /* MAP_NONE when never heard of */

@@ -5,8 +5,10 @@
 #include "serve/scheduler/scheduler_internal.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "core/coverage.h"
 #include "core/hash.h"
 
 #include <stdlib.h>
@@ -212,18 +214,37 @@ static void on_tick(void *arg)
 	}
 }
 
-/* Both or neither: tried on an empty map first. */
+static int configure_map(struct node_map *m, const struct coverage *c, const struct scheduler_options *o,
+                         struct error *err)
+{
+	int rc = node_map_set_places(m, c, o->zones, o->zone_count, err);
+	return rc < 0 ? rc : node_map_set_distances(m, o->distances, o->distance_count, err);
+}
+
+static int coverage_read(const char *path, struct coverage *ret_coverage, struct error *err)
+{
+	struct buf json = {0};
+	int rc = 0;
+	if (path && path[0] && (rc = file_read(path, LIMIT_COVERAGE, &json, err)) == 0 &&
+	    (rc = coverage_parse(buf_str(&json), ret_coverage, err)) < 0)
+		error_prefix(err, "coverage_file %s", path);
+	buf_fini(&json);
+	return rc;
+}
+
+/* All or nothing: tried on an empty map first. */
 static int configure(struct scheduler *s, const struct scheduler_options *o, struct error *err)
 {
+	struct coverage coverage = {0};
+	int rc = coverage_read(o->coverage_file, &coverage, err);
+	if (rc < 0)
+		return rc;
 	struct node_map *trial = node_map_new();
-	int rc = node_map_set_zones(trial, o->zones, o->zone_count, err);
-	if (rc == 0)
-		rc = node_map_set_distances(trial, o->distances, o->distance_count, err);
+	rc = configure_map(trial, &coverage, o, err);
 	node_map_free(trial);
 	if (rc == 0)
-		rc = node_map_set_zones(s->map, o->zones, o->zone_count, err);
-	if (rc == 0)
-		rc = node_map_set_distances(s->map, o->distances, o->distance_count, err);
+		rc = configure_map(s->map, &coverage, o, err);
+	coverage_fini(&coverage);
 	return rc;
 }
 

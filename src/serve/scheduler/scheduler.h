@@ -24,6 +24,7 @@ struct scheduler_options {
 	    young_us; /* since its start: what it has not heard of may still come, so it does not say "there is none" */
 	const struct str *zones, *distances; /* as configured */
 	size_t zone_count, distance_count;
+	const char *coverage_file; /* NULL or empty: none */
 };
 int scheduler_new(struct loop *loop, const struct scheduler_options *options, struct scheduler **ret_scheduler,
                   struct error *err);

@@ -206,7 +206,7 @@ static void test_a_small_gain_moves_nobody(void **state)
 		for (int j = 0; j < SITES; j++)
 			w.rows[i][j] = i == j ? 2000 : 6900;
 	for (int i = 0; i < UNITS; i++)
-		w.units[i].site = (w.units[i].home + 1) % SITES;
+		w.units[i].site = w.units[i].named = (w.units[i].home + 1) % SITES;
 	round_make(&w, &r);
 	assert_int_equal(r.moves, 0);
 	for (int i = 0; i < SITES; i++)

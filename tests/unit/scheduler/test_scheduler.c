@@ -2,6 +2,7 @@
 /* The scheduler as nodes and clients meet it: mutual TLS on its node port, plain HTTP on its public one, DNS beside
  * them. */
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "core/node_map.h"
 #include "dns_tools.h"
@@ -511,6 +512,29 @@ static void test_reload_takes_all_or_nothing(void **unused)
 	assert_non_null(strstr(w.body.base, "\"rtt_us\":1000,"));
 }
 
+static void test_a_coverage_file_says_where_clients_are_and_a_bad_one_changes_nothing(void **unused)
+{
+	struct error err = {0};
+	char path[] = "/tmp/mdn-coverage-XXXXXX";
+	int fd = mkstemp(path);
+	struct scheduler_options o = {.dns_ttl_us = US_PER_S, .coverage_file = path};
+	assert_true(fd >= 0);
+	assert_int_equal(
+	    file_write(path, 0600, STR("{\"coverageZones\":{\"west\":{\"network\":[\"10.7.0.0/16\"]}}}"), &err), 0);
+	assert_int_equal(report_as(w.node, "n-1", "east", "http://10.0.0.1:80", 0, "ready"), 204);
+	assert_int_equal(scheduler_reload(w.scheduler, &o, &err), 0);
+	assert_int_equal(get("/v1/route?model=x&client=10.7.0.1"), 200);
+	assert_non_null(strstr(w.body.base, "\"site\":\"west\"}"));
+	assert_int_equal(file_write(path, 0600, STR("{\"coverageZones\":{\"west\":{\"network\":[7]}}}"), &err), 0);
+	assert_true(scheduler_reload(w.scheduler, &o, &err) < 0);
+	assert_non_null(strstr(err.text, "network[0]"));
+	assert_non_null(strstr(err.text, path));
+	assert_int_equal(get("/v1/route?model=x&client=10.7.0.1"), 200);
+	assert_non_null(strstr(w.body.base, "\"site\":\"west\"}"));
+	close(fd);
+	unlink(path);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -523,6 +547,7 @@ int main(void)
 	    TEST(test_map_is_streamed_at_once_on_change_and_in_measure),
 	    TEST(test_node_that_dies_is_down_in_map_and_dns_within_three_seconds),
 	    TEST(test_reload_takes_all_or_nothing),
+	    TEST(test_a_coverage_file_says_where_clients_are_and_a_bad_one_changes_nothing),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
