@@ -17,8 +17,8 @@ import time
 from lib import BUILD, figure, folder, free_port, introduce, rounds, say, start, stop, wait_port
 from rivals import program, version
 
-GROUPS, PREFIX, TAIL, PROMPTS = 150, 6000, 100, int(os.environ.get("PROMPTS", 8))
-NODES, PREFILL_US, KV, RATE = 4, 40, int(os.environ.get("KV", 400_000)), float(os.environ.get("RATE", 15))
+GROUPS, PREFIX, TAIL, PROMPTS = 150, 6000, 100, int(os.environ.get("PROMPTS", 12))
+NODES, PREFILL_US, KV, RATE = 4, 30, int(os.environ.get("KV", 400_000)), float(os.environ.get("RATE", 20))
 IDEAL = (PROMPTS - 1) / PROMPTS * PREFIX / (PREFIX + TAIL)
 
 

@@ -164,6 +164,15 @@ def test_a_prompt_may_be_token_ids(client, net):
     assert [c.index for c in two.choices] == [0, 1] and two.choices[0].text == text.choices[0].text
 
 
+def test_a_chat_is_rendered_as_it_is_computed(client, net):
+    """Routers that choose by tokens, such as vllm-router, ask with a chat's own body."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Once"}], "max_tokens": 1, "stream": False}
+    url = net.edges[0].api_url
+    rendered = httpx.post(url + "/v1/chat/completions/render", json=body).json()["token_ids"]
+    assert rendered == httpx.post(url + "/tokenize", json={"model": "tiny", "messages": body["messages"]}).json()["tokens"]
+    assert len(rendered) == client.chat.completions.create(**body).usage.prompt_tokens
+
+
 def test_the_best_of_several_is_given(client):
     ask = {"model": "tiny", "prompt": "The sea", "max_tokens": 6, "seed": 3, "temperature": 1, "logprobs": 0,
            "extra_body": FLAT}

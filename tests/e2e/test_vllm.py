@@ -97,6 +97,9 @@ def test_tokens_are_those_of_vllm(edge, vllm):
                                                        "add_generation_prompt": False}):
         ours, theirs = (httpx.post(url + "/tokenize", json=body, timeout=30).json() for url in (edge.api_url, vllm))
         assert ours == theirs
+    ours, theirs = (httpx.post(url + "/v1/chat/completions/render", json={"model": "tiny", "messages": HELLO}, timeout=30).json()
+                    for url in (edge.api_url, vllm))
+    assert ours["token_ids"] == theirs["token_ids"]
     back = httpx.post(edge.api_url + "/detokenize", json={"model": "tiny", "tokens": [70, 71]}, timeout=30).json()
     assert back == httpx.post(vllm + "/detokenize", json={"model": "tiny", "tokens": [70, 71]}, timeout=30).json()
 

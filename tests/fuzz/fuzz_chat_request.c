@@ -6,7 +6,7 @@
 static const struct dialect *const dialects[] = {
     &dialect_chat,         &dialect_completion,  &dialect_responses,       &dialect_messages,
     &dialect_count_tokens, &dialect_ollama_chat, &dialect_ollama_generate, &dialect_embeddings,
-    &dialect_rerank,       &dialect_tokenize,    &dialect_detokenize};
+    &dialect_rerank,       &dialect_tokenize,    &dialect_detokenize,      &dialect_render};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

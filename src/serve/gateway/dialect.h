@@ -48,6 +48,6 @@ extern const struct dialect dialect_messages, dialect_count_tokens;       /* dia
 extern const struct dialect dialect_ollama_chat, dialect_ollama_generate; /* dialect_ollama.c */
 extern const struct dialect dialect_ollama;                               /* only the shape of its errors */
 extern const struct dialect dialect_embeddings, dialect_rerank;
-extern const struct dialect dialect_tokenize, dialect_detokenize; /* dialect_tokenize.c */
+extern const struct dialect dialect_tokenize, dialect_detokenize, dialect_render; /* dialect_tokenize.c */
 
 #endif

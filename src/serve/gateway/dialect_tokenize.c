@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* vLLM's /tokenize and /detokenize: what a prompt, or messages by the model's template, are in tokens, and back. As
- * there, special tokens are added to a prompt and not to messages, whose template has them. Source: vLLM,
- * "entrypoints/serve/tokenize". */
+ * there, special tokens are added to a prompt and not to messages, whose template has them. And its
+ * /v1/chat/completions/render: a chat's body as it would be asked, for routers that choose a node by a prompt's tokens;
+ * of vLLM's answer they read token_ids, so that is all there is. Source: vLLM, "entrypoints/serve/tokenize", "render".
+ */
 #include "serve/gateway/dialect_openai.h"
 
 #include "serve/gateway/fields.h"
@@ -41,13 +43,33 @@ static int parse_tokenize(yyjson_val *root, struct api_request *r, struct fault 
 	return 0;
 }
 
+static int parse_render(yyjson_val *root, struct api_request *r, struct fault *f)
+{
+	if (fields_model(root, r, f) < 0)
+		return f->err.code;
+	r->plain_tokens = true;
+	return parse_messages(root, r, f);
+}
+
+static void put_tokens(struct buf *out, const struct engine_event *e)
+{
+	for (size_t i = 0; i < e->token_count; i++)
+		buf_printf(out, i ? ",%d" : "%d", e->tokens[i]);
+}
+
+static void whole_render(struct buf *out, struct api_answer *a)
+{
+	put(out, "{\"token_ids\":[");
+	put_tokens(out, a->done);
+	put(out, "]}");
+}
+
 static void whole_tokenize(struct buf *out, struct api_answer *a)
 {
 	const struct engine_event *e = a->done;
 
 	buf_printf(out, "{\"count\":%zu,\"max_model_len\":%d,\"tokens\":[", e->token_count, a->context_tokens);
-	for (size_t i = 0; i < e->token_count; i++)
-		buf_printf(out, i ? ",%d" : "%d", e->tokens[i]);
+	put_tokens(out, e);
 	put(out, "],\"token_strs\":");
 	for (size_t i = 0; i < e->logprob_count; i++) {
 		put(out, i ? "," : "[");
@@ -91,6 +113,16 @@ const struct dialect dialect_tokenize = {
     .task = ENGINE_TOKENIZE,
     .parse = parse_tokenize,
     .whole = whole_tokenize,
+    .fault = api_fault,
+};
+
+const struct dialect dialect_render = {
+    .name = "render",
+    .id_prefix = "render-",
+    .prompt_field = "messages",
+    .task = ENGINE_TOKENIZE,
+    .parse = parse_render,
+    .whole = whole_render,
     .fault = api_fault,
 };
 

@@ -111,6 +111,7 @@ static const struct route_line {
 	void (*offline)(struct gateway *g, struct http_exchange *x, struct str tenant, struct str id);
 } routes[] = {
     {"/v1/chat/completions", POST, .key = true, .dialect = &dialect_chat},
+    {"/v1/chat/completions/render", POST, .key = true, .dialect = &dialect_render},
     {"/v1/completions", POST, .key = true, .dialect = &dialect_completion},
     {"/v1/embeddings", POST, .key = true, .dialect = &dialect_embeddings},
     {"/v1/rerank", POST, .key = true, .dialect = &dialect_rerank},

@@ -142,6 +142,26 @@ static void test_tokens_are_listed(void **state)
 	api_request_fini(&r);
 }
 
+static void test_a_chat_is_rendered_as_tokenize_has_it(void **state)
+{
+	static const int32_t tokens[] = {5, 70000};
+	struct engine_event e = {.tokens = tokens, .token_count = 2};
+	struct api_request r;
+	(void)state;
+
+	assert_taken(&dialect_render,
+	             "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"stream\":true,"
+	             "\"max_tokens\":3}",
+	             &r);
+	assert_true(r.plain_tokens && !r.no_generation_prompt && !r.stream);
+	yyjson_doc *doc = answer_of(&r, &e, &dialect_render);
+	yyjson_val *ids = yyjson_obj_get(yyjson_doc_get_root(doc), "token_ids");
+	assert_int_equal(yyjson_arr_size(ids), 2);
+	assert_int_equal(yyjson_get_int(yyjson_arr_get(ids, 1)), 70000);
+	yyjson_doc_free(doc);
+	api_request_fini(&r);
+}
+
 static void test_wrong_fields_are_named(void **state)
 {
 	static const struct bad_ask cases[] = {
@@ -159,6 +179,7 @@ static void test_wrong_fields_are_named(void **state)
 	    {&dialect_rerank, "{\"model\":\"m\",\"query\":\"q\",\"documents\":[\"a\"],\"top_n\":0}", "top_n"},
 	    {&dialect_tokenize, "{\"model\":\"m\",\"prompt\":[1]}", "prompt"},
 	    {&dialect_tokenize, "{\"model\":\"m\",\"messages\":[]}", "messages"},
+	    {&dialect_render, "{\"model\":\"m\",\"prompt\":\"x\"}", "messages"},
 	    {&dialect_detokenize, "{\"model\":\"m\",\"tokens\":[1,2.5]}", "tokens[1]"},
 	    {&dialect_detokenize, "{\"tokens\":[1]}", "model"},
 	};
@@ -170,8 +191,11 @@ static void test_wrong_fields_are_named(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_numbers_keep_every_bit),   cmocka_unit_test(test_base64_is_what_everybody_reads),
-	    cmocka_unit_test(test_ranks_are_sorted_and_cut), cmocka_unit_test(test_tokens_are_listed),
+	    cmocka_unit_test(test_numbers_keep_every_bit),
+	    cmocka_unit_test(test_base64_is_what_everybody_reads),
+	    cmocka_unit_test(test_ranks_are_sorted_and_cut),
+	    cmocka_unit_test(test_tokens_are_listed),
+	    cmocka_unit_test(test_a_chat_is_rendered_as_tokenize_has_it),
 	    cmocka_unit_test(test_wrong_fields_are_named),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
