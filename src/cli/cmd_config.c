@@ -3,6 +3,7 @@
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/trust_gate.h"
+#include "serve/gateway/gateway.h"
 
 #include <stdio.h>
 
@@ -33,9 +34,12 @@ int cmd_config_check(const struct args *args)
 		return EXIT_USAGE;
 	}
 	int rc = trust_gate_try(NULL, config->trust_policy, &err); /* a node does not start without it, either */
+	if (rc)
+		error_prefix(&err, "trust_policy: ");
+	else
+		rc = gateway_try_services(config->service_classes, &err);
 	config_free(config);
 	if (rc) {
-		error_prefix(&err, "trust_policy: ");
 		args_fail(args, &err);
 		return EXIT_USAGE;
 	}

@@ -159,6 +159,8 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 	int rc = node_load_api_tls(n, c, true, err);
 	if (rc == 0 && n->gate)
 		rc = trust_gate_try(n->gate, c->trust_policy, err);
+	if (rc == 0 && n->gateway)
+		rc = gateway_try_services(c->service_classes, err);
 	if (rc == 0 && n->repository)
 		rc = node_set_ollama_keys(n, c, err);
 	if (rc == 0 && n->scheduler) {
@@ -179,6 +181,8 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 		gateway_set_open(n->gateway, c->open);
 		gateway_set_access_log(n->gateway, c->access_log);
 		node_set_residence(n, c);
+		if (gateway_set_services(n->gateway, c->service_classes, &changed) < 0)
+			log_error("node", "the old service classes stay: %s", changed.text);
 	}
 	keeper_set_times(n->keeper, c->gc_every_us, c->gc_lease_us);
 	if (n->repository)

@@ -579,6 +579,10 @@ const char *conn_identity(const struct conn *c)
 {
 	return c->identity;
 }
+const char *conn_server_name(const struct conn *c)
+{
+	return c->ssl ? SSL_get_servername(c->ssl, TLSEXT_NAMETYPE_host_name) : NULL;
+}
 const char *conn_address(const struct conn *c)
 {
 	return c->address;

@@ -73,8 +73,12 @@ bool conn_can_send_file(const struct conn *c);
  * far as the system lets. */
 void conn_background(struct conn *c, uint64_t most_bytes_per_s);
 
+/* Marks what it sends from now on with this code point (DSCP, RFC 2474); background connections have their own. */
+void conn_mark(struct conn *c, uint8_t dscp);
+
 bool conn_is_open(const struct conn *c);
-const char *conn_identity(const struct conn *c); /* verified SAN URI or "" */
-const char *conn_address(const struct conn *c);  /* the peer's IP address, text */
+const char *conn_identity(const struct conn *c);    /* verified SAN URI or "" */
+const char *conn_address(const struct conn *c);     /* the peer's IP address, text */
+const char *conn_server_name(const struct conn *c); /* accepted: the name asked for in TLS; NULL: none */
 
 #endif

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define TOS_LOWER_EFFORT (1 << 2)
+#define DSCP_LOWER_EFFORT 1
 #define PRIORITY_BULK 2 /* TC_PRIO_BULK: pfifo_fast's last band */
 #define WAITS_LEAST 16384
 #define WAITS_USUAL 131072
@@ -33,6 +33,24 @@ static void control_choose(int fd)
 			return;
 }
 
+static void mark(int fd, uint8_t dscp)
+{
+	const int tos = dscp << 2; /* the other two bits are ECN's */
+
+	set(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
+	set(fd, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
+}
+
+void conn_mark(struct conn *c, uint8_t dscp)
+{
+	uv_os_fd_t fd;
+
+	if (c->dscp == dscp || c->is_background || !c->socket || uv_fileno((uv_handle_t *)&c->socket->tcp, &fd) != 0)
+		return;
+	mark(fd, dscp);
+	c->dscp = dscp;
+}
+
 void conn_background(struct conn *c, uint64_t most_bytes_per_s)
 {
 	uv_os_fd_t fd;
@@ -40,9 +58,8 @@ void conn_background(struct conn *c, uint64_t most_bytes_per_s)
 		return;
 	bool was_background = c->is_background;
 	if (!was_background) {
-		const int tos = TOS_LOWER_EFFORT, priority = PRIORITY_BULK;
-		set(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
-		set(fd, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
+		const int priority = PRIORITY_BULK;
+		mark(fd, DSCP_LOWER_EFFORT);
 		set(fd, SOL_SOCKET, SO_PRIORITY, &priority, sizeof(priority)); /* after IP_TOS, which sets it, too */
 		control_choose(fd);
 		c->is_background = true;

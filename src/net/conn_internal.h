@@ -47,6 +47,7 @@ struct conn {
 	struct conn_file *file; /* asked for; running once all before it is written */
 	bool file_running;
 	bool wants_background, is_background;
+	uint8_t dscp;
 	uint64_t pacing; /* bytes per second; 0: none */
 	char expect_identity[TLS_IDENTITY_SIZE];
 	char identity[TLS_IDENTITY_SIZE];

@@ -5,6 +5,7 @@
  * watcher what they still have to know, then gives the memory back and lets the session go on.
  */
 #include "net/http_server_internal.h"
+#include "net/http_wire.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -155,6 +156,15 @@ void http_background(struct http_exchange *x, uint64_t most_bytes_per_s)
 {
 	if (x->session && x->session->conn)
 		conn_background(x->session->conn, most_bytes_per_s);
+}
+void http_mark(struct http_exchange *x, uint8_t dscp)
+{
+	if (x->session && x->session->conn)
+		conn_mark(x->session->conn, dscp);
+}
+struct str http_server_name(const struct http_exchange *x)
+{
+	return str_from(x->session && x->session->conn ? conn_server_name(x->session->conn) : NULL);
 }
 uint64_t http_connection(const struct http_exchange *x)
 {

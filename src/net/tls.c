@@ -140,6 +140,15 @@ static int verify_chain(X509_STORE_CTX *store, void *arg)
 
 /* ---- contexts ---- */
 
+/* A name that is taken stays with the session: one of TLS 1.2 that is resumed has it, too (conn_server_name). */
+static int keep_server_name(SSL *ssl, int *alert, void *arg)
+{
+	(void)ssl;
+	(void)alert;
+	(void)arg;
+	return SSL_TLSEXT_ERR_OK;
+}
+
 static int alpn_select(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
                        unsigned in_len, void *arg)
 {
@@ -232,6 +241,7 @@ static void set_rules(SSL_CTX *ctx, const struct tls_options *options)
 	}
 	SSL_CTX_set_alpn_select_cb(ctx, alpn_select, NULL);
 	SSL_CTX_set_alpn_protos(ctx, (const unsigned char *)"\x08http/1.1", 9);
+	SSL_CTX_set_tlsext_servername_callback(ctx, keep_server_name);
 	SSL_CTX_set_cert_verify_callback(ctx, verify_chain, NULL);
 	SSL_CTX_set_verify_depth(ctx, 4);
 }

@@ -8,6 +8,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/limits.h"
+#include "base/pattern.h"
 
 #include <openssl/ec.h>
 #include <openssl/err.h>
@@ -19,28 +20,6 @@
 
 #define PAYLOAD_TYPE "application/vnd.in-toto+json"
 #define CERT_MAX 65536
-
-bool pattern_match(struct str pattern, struct str text)
-{
-	size_t p = 0, t = 0, star = SIZE_MAX, mark = 0;
-	while (t < text.len) {
-		if (p < pattern.len && pattern.base[p] == '*') {
-			star = p++;
-			mark = t;
-		} else if (p < pattern.len && pattern.base[p] == text.base[t]) {
-			p++;
-			t++;
-		} else if (star != SIZE_MAX) {
-			p = star + 1;
-			t = ++mark;
-		} else {
-			return false;
-		}
-	}
-	while (p < pattern.len && pattern.base[p] == '*')
-		p++;
-	return p == pattern.len;
-}
 
 /* What OpenSSL says last; its queue is emptied. */
 static int openssl_fail(struct error *err, int code, const char *doing)

@@ -48,7 +48,4 @@ int signing_key_new(struct str curve, struct buf *ret_private, struct buf *ret_p
 /* Whether the PEM text holds a public key (or certificates) that envelope_verify can use. */
 int envelope_trust_check(const struct envelope_trust *trust, struct error *err);
 
-/* `*` in the pattern stands for any text, also none; nothing else is special. */
-bool pattern_match(struct str pattern, struct str text);
-
 #endif

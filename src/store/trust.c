@@ -5,6 +5,7 @@
 #include "store/trust.h"
 
 #include "base/file.h"
+#include "base/pattern.h"
 
 #include <cyaml/cyaml.h>
 #include <stdio.h>

@@ -2,6 +2,7 @@
 /* How: one JSON object a request when it ends, made of identifiers, names and numbers only. Nothing of a prompt, an
  * answer or a key is within reach of this file. Unknown numbers are null.
  */
+#include "serve/gateway/fields.h"
 #include "serve/gateway/internal.h"
 
 static void put_text(struct buf *out, const char *key, struct str value)
@@ -37,6 +38,8 @@ void access_log(const struct request *r)
 	put_text(&line, "request_id", str_from(r->id));
 	put_text(&line, "trace_id", (struct str){r->traceparent + 3, 32});
 	put_text(&line, "tenant", str_from(r->tenant));
+	put_text(&line, "service", str_from(r->service.name));
+	put_text(&line, "class", r->parsed ? str_from(class_name(r->in.service_class)) : STR(""));
 	put_text(&line, "api", str_from(r->dialect->name));
 	put_text(&line, "model", str_from(r->model)); /* as resolved: what a client made up does not get here */
 	put_text(&line, "node", str_from(r->node));

@@ -130,6 +130,11 @@ static void take_hop_urgency(struct request *r)
 	if (http_header(r->x, "x-mdn-deadline-us", &value) && str_to_i64(value, &number) == 0 &&
 	    number < DEADLINE_MOST_US)
 		r->deadline_us = loop_now_us(r->g->loop) + (number > 0 ? number : 1);
+	struct str name = {0}, dscp = {0};
+	if (http_header(r->x, "x-mdn-service", &name) && !id_is_sane(name))
+		name = STR("");
+	http_header(r->x, "x-mdn-dscp", &dscp);
+	request_identified(r, name, dscp);
 }
 
 static bool header_of(struct request *r, const char *const *names, struct str *ret_value)
@@ -158,6 +163,7 @@ static void take_urgency(struct request *r)
 	    class != ENGINE_SYSTEM) {
 		r->in.service_class = class;
 		r->in.priority = priority;
+		r->in.has_class = true;
 	}
 	if (header_of(r, deadlines, &value) && str_to_i64(value, &ms) == 0 && ms > 0 &&
 	    ms < DEADLINE_MOST_US / US_PER_MS)
@@ -216,6 +222,7 @@ void request_finish(struct request *r, int status)
 	ledger_close(r->ticket);
 	r->ticket = NULL;
 	g->metrics.requests[r->route][status == 499 || status < 100 ? 0 : status / 100]++;
+	services_count(r);
 	access_log(r);
 	gateway_changed(g);
 }
@@ -522,6 +529,7 @@ static void on_body(void *arg, struct http_exchange *x, struct str body, const s
 			r->in.service_class = ENGINE_BULK; /* whatever it says of itself */
 		else
 			take_urgency(r);
+		request_identify(r);
 		request_dispatch(r);
 	}
 }

@@ -292,7 +292,8 @@ static struct str decimal(int64_t value, char text[static 24])
 int forward_start(struct request *r, const struct route_candidate *to)
 {
 	struct gateway *g = r->g;
-	char url[NODE_URL_SIZE + 32], identity[TLS_IDENTITY_SIZE], dispatch[24], priority[24], deadline[24], path[128];
+	char url[NODE_URL_SIZE + 32], identity[TLS_IDENTITY_SIZE], dispatch[24], priority[24], deadline[24], dscp[24],
+	    path[128];
 	uint64_t number;
 
 	if (!g->client || to->node_url[0] == '\0' || !str_copy(http_path(r->x), path, sizeof(path)))
@@ -309,7 +310,7 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	join(url, sizeof(url), (const char *const[]){to->node_url, path, NULL});
 	if (tls)
 		join(identity, sizeof(identity), (const char *const[]){"spiffe://", g->domain, "/node/", to->id, NULL});
-	const struct http_header headers[] = {
+	struct http_header headers[11] = {
 	    {STR("content-type"), STR("application/json")},
 	    {STR("x-mdn-hop"), STR("1")},
 	    {STR("x-mdn-dispatch"), decimal((int64_t)number, dispatch)},
@@ -318,14 +319,22 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	    {STR("x-mdn-priority"), decimal(r->in.priority, priority)},
 	    {STR("x-request-id"), str_from(r->id)},
 	    {STR("traceparent"), str_from(r->traceparent)},
-	    {STR("x-mdn-deadline-us"), decimal(r->deadline_us - loop_now_us(g->loop), deadline)}, /* last: left out */
 	};
+	size_t header_count = 8;
+
+	if (r->deadline_us)
+		headers[header_count++] = (struct http_header){
+		    STR("x-mdn-deadline-us"), decimal(r->deadline_us - loop_now_us(g->loop), deadline)};
+	if (r->service.name[0])
+		headers[header_count++] = (struct http_header){STR("x-mdn-service"), str_from(r->service.name)};
+	if (r->service.dscp)
+		headers[header_count++] = (struct http_header){STR("x-mdn-dscp"), decimal(r->service.dscp, dscp)};
 	const struct http_call_options options = {
 	    .method = STR("POST"),
 	    .url = str_from(url),
 	    .peer_identity = tls ? str_from(identity) : STR(""),
 	    .headers = headers,
-	    .header_count = sizeof(headers) / sizeof(headers[0]) - (r->deadline_us ? 0 : 1),
+	    .header_count = header_count,
 	    .body = r->body,
 	    .body_lent = true, /* it lives as long as the exchange, and request_finish comes before its end */
 	    .head_timeout_us = head_timeout(r, to),

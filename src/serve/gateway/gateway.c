@@ -434,6 +434,7 @@ void gateway_free(struct gateway *g)
 	for (size_t i = 0; i < sizeof(g->engine_texts) / sizeof(g->engine_texts[0]); i++)
 		free(g->engine_texts[i]);
 	key_ring_fini(&g->keys);
+	services_fini(&g->services);
 	free(g->senders);
 	buf_fini(&g->scratch);
 	free(g);

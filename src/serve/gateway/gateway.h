@@ -60,6 +60,9 @@ size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max);
 void gateway_set_open(struct gateway *g, bool open);
 /* How nodes are chosen from now on, by a name of core/policy.h. E_INVAL: none is called so. */
 int gateway_set_policy(struct gateway *g, struct str name, struct error *err);
+/* The file of service classes (services.h), from now on; empty: none. On error the old ones stay. try: only looks. */
+int gateway_set_services(struct gateway *g, const char *path, struct error *err);
+int gateway_try_services(const char *path, struct error *err);
 void gateway_set_access_log(struct gateway *g, bool on);
 void gateway_drain(
     struct gateway *g); /* new requests: 503 + Location/x-mdn-redirect of another node, or forwarded; streams go on */

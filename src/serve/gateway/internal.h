@@ -8,6 +8,7 @@
  *   models.h    engines of this node             map.c       the schedulers' map, own entry, evidence
  *   keys.c      API keys, node identities        metrics*.c  Prometheus text; access.c one log line a request
  *   reply.c     headers of answers               sticky.c    who has the prompt's beginning already
+ *   services*.c which service a request is of
  *
  * A request is born in dispatch.c when its head is there and dies in on_gone of its exchange, whatever happened.
  * request_finish is the one exit: it cancels what still works for it, closes its ledger ticket, counts, logs. It comes
@@ -25,6 +26,7 @@
 #include "serve/gateway/dialect.h"
 #include "serve/gateway/gateway.h"
 #include "serve/gateway/models.h"
+#include "serve/gateway/services.h"
 
 #define ROOM "gateway"
 #define TRIES_MAX 3
@@ -137,6 +139,7 @@ struct request {
 	char traceparent[56];
 	char tenant[64];            /* key id, or what names the client where there are no keys */
 	char model[NODE_TEXT_SIZE]; /* as resolved */
+	struct service service;     /* name empty: of none */
 	int64_t deadline_us;        /* loop clock; 0: none */
 	int64_t created_s, begun_us, first_us;
 	struct local *local;
@@ -206,6 +209,14 @@ bool request_wait(struct request *r, struct model *m, bool alone);
 void request_wait_end(struct request *r);
 void requests_unpark(struct gateway *g); /* those that wait look again */
 
+/* ---- services.c --------------------------------------------------------------------------------------- */
+
+void request_identify(struct request *r); /* which service it is of, and what that gets */
+/* As the node that sent it here identified it. */
+void request_identified(struct request *r, struct str name, struct str dscp);
+void services_count(const struct request *r); /* it has ended */
+void services_metrics(const struct gateway *g, struct buf *out);
+
 /* ---- the gateway ------------------------------------------------------------------------------------ */
 
 struct sender {
@@ -236,6 +247,7 @@ struct gateway {
 	struct affinity *affinity;
 	const struct route_policy *policy; /* never NULL */
 	uint32_t policy_turn;
+	struct services services;
 	uint64_t own_dispatched;
 	struct map_view map;
 	struct key_ring keys;

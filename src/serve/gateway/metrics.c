@@ -139,6 +139,7 @@ void metrics_format(struct gateway *g, struct buf *out)
 	put_models(g, out);
 	put_cache(g, out);
 	put_requests(g, out);
+	services_metrics(g, out);
 	put_one(out, "mdn_forwards_total", "counter", "Requests answered by another node.",
 	        (double)g->metrics.forwards);
 	put_one(out, "mdn_hops_total", "counter", "Requests other nodes sent here.", (double)g->metrics.hops);

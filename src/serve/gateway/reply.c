@@ -113,6 +113,8 @@ void request_name_node(struct request *r, struct str id, struct str name, struct
 		http_add_header(r->x, "x-mdn-site", site);
 	if (r->why[0])
 		http_add_header(r->x, "x-mdn-policy", str_from(r->why));
+	if (r->service.name[0] && !r->hop)
+		http_add_header(r->x, "x-mdn-service", str_from(r->service.name));
 	snprintf(ms, sizeof(ms), "%lld", (long long)(clock_mono_us() - r->begun_us) / US_PER_MS);
 	http_add_header(r->x, "openai-processing-ms", str_from(ms)); /* until here: of a stream, its first token */
 	tell_load(r);

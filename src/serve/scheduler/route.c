@@ -144,7 +144,9 @@ static void format_decision(const struct route_decision *d, const char *address,
 	put(out, ",\"name\":", choice->name);
 	put(out, ",\"site\":", choice->site);
 	put(out, ",\"api_url\":", choice->api_url);
-	buf_append_str(out, STR("},\"candidates\":["));
+	put(out, "},\"cs_id\":", choice->model); /* as CATS calls them: the service, and who is to be contacted */
+	put(out, ",\"csci_id\":", choice->id);
+	buf_append_str(out, STR(",\"candidates\":["));
 	for (size_t i = 0; i < d->candidate_count; i++) {
 		const struct route_candidate *c = &d->candidates[i];
 		put(out, i > 0 ? ",{\"id\":" : "{\"id\":", c->id);

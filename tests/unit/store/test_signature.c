@@ -3,6 +3,7 @@
  */
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/pattern.h"
 #include "store/catalog.h"
 #include "store/channel.h"
 #include "store/envelope.h"
