@@ -312,7 +312,9 @@ static int start_gateway(struct node *n, struct error *err)
 	free(offline_folder);
 	if (rc)
 		return rc;
-	if ((rc = gateway_set_services(n->gateway, c->service_classes, err)) < 0)
+	struct gateway_tokens tokens = node_gateway_tokens(c);
+	if ((rc = gateway_set_services(n->gateway, c->service_classes, err)) < 0 ||
+	    (rc = gateway_set_tokens(n->gateway, &tokens, err)) < 0)
 		return rc;
 	gateway_set_memory(n->gateway, c->memory_max);
 	node_set_residence(n, c);

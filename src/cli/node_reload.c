@@ -74,6 +74,19 @@ void node_set_repository_rules(struct node *n, const struct config *c)
 	free(lists);
 }
 
+struct gateway_tokens node_gateway_tokens(const struct config *c)
+{
+	return (struct gateway_tokens){
+	    .keys = str_from(c->jwt_keys),
+	    .issuer = str_from(c->jwt_issuer),
+	    .audience = str_from(c->jwt_audience),
+	    .claim = str_from(c->jwt_tenant),
+	    .folder = str_from(c->data),
+	    .ca_file = str_from(c->outside_ca),
+	    .proxy = str_from(c->outside_proxy),
+	};
+}
+
 void node_set_residence(struct node *n, const struct config *c)
 {
 	int rc = gateway_set_policy(n->gateway, str_from(c->route_policy), NULL);
@@ -159,8 +172,9 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 	int rc = node_load_api_tls(n, c, true, err);
 	if (rc == 0 && n->gate)
 		rc = trust_gate_try(n->gate, c->trust_policy, err);
-	if (rc == 0 && n->gateway)
-		rc = gateway_try_services(c->service_classes, err);
+	struct gateway_tokens tokens = node_gateway_tokens(c);
+	if (rc == 0 && n->gateway && (rc = gateway_try_services(c->service_classes, err)) == 0)
+		rc = gateway_try_tokens(n->gateway, &tokens, err);
 	if (rc == 0 && n->repository)
 		rc = node_set_ollama_keys(n, c, err);
 	if (rc == 0 && n->scheduler) {
@@ -183,6 +197,8 @@ static int apply(struct node *n, const struct config *c, struct error *err)
 		node_set_residence(n, c);
 		if (gateway_set_services(n->gateway, c->service_classes, &changed) < 0)
 			log_error("node", "the old service classes stay: %s", changed.text);
+		if (gateway_set_tokens(n->gateway, &tokens, &changed) < 0)
+			log_error("node", "the old keys of tokens stay: %s", changed.text);
 	}
 	keeper_set_times(n->keeper, c->gc_every_us, c->gc_lease_us);
 	if (n->repository)

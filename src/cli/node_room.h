@@ -99,6 +99,7 @@ void node_on_decrypted(void *arg, const struct digest *d, const struct error *er
 /* Over lists, which the caller frees. */
 struct scheduler_options node_scheduler_options(const struct config *c, struct str **ret_lists);
 void node_set_repository_rules(struct node *n, const struct config *c);
+struct gateway_tokens node_gateway_tokens(const struct config *c);
 void node_set_residence(struct node *n, const struct config *c); /* which models stay in memory */
 int node_set_ollama_keys(struct node *n, const struct config *c, struct error *err);
 /* try_only: says whether it would work. */

@@ -42,7 +42,7 @@ void join(char *to, size_t size, const char *const *parts)
 	to[at] = '\0';
 }
 
-static bool id_is_sane(struct str id)
+bool id_is_sane(struct str id)
 {
 	if (id.len == 0 || id.len > 128)
 		return false;

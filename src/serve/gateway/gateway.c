@@ -232,7 +232,7 @@ bool gateway_handle_public(struct gateway *g, struct http_exchange *x)
 	struct str ignored, id;
 	const struct route_line *line = route_find(http_path(x), &id);
 	struct fault fault = {0};
-	char tenant[32] = "";
+	char tenant[TOKEN_TENANT_SIZE] = "";
 
 	if (!line)
 		return false;
@@ -352,6 +352,7 @@ static void on_tick(void *arg)
 	node_map_estimate(g->map.map, ledger_count(g->ledger), now);
 	models_tick(g);
 	offline_tick(g);
+	tokens_tick(&g->tokens);
 }
 
 static void on_settle(void *arg)
@@ -435,6 +436,7 @@ void gateway_free(struct gateway *g)
 		free(g->engine_texts[i]);
 	key_ring_fini(&g->keys);
 	services_fini(&g->services);
+	tokens_fini(&g->tokens);
 	free(g->senders);
 	buf_fini(&g->scratch);
 	free(g);
@@ -443,6 +445,20 @@ void gateway_free(struct gateway *g)
 void gateway_set_open(struct gateway *g, bool open)
 {
 	g->open = open;
+}
+
+int gateway_set_tokens(struct gateway *g, const struct gateway_tokens *options, struct error *err)
+{
+	return tokens_set(&g->tokens, g->loop, options, err);
+}
+
+int gateway_try_tokens(struct gateway *g, const struct gateway_tokens *options, struct error *err)
+{
+	struct tokens t = {0};
+	int rc = tokens_set(&t, g->loop, options, err);
+
+	tokens_fini(&t);
+	return rc;
 }
 
 int gateway_set_policy(struct gateway *g, struct str name, struct error *err)

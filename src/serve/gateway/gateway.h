@@ -58,6 +58,17 @@ void gateway_set_removed(struct gateway *g, const char (*ids)[NODE_ID_SIZE], siz
 /* Senders whose dispatches this node has seen, for the report; returns how many there are, fills at most max. */
 size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max);
 void gateway_set_open(struct gateway *g, bool open);
+/* Tokens (JWT) of an identity provider that are as good as API keys (tokens.h). */
+struct gateway_tokens {
+	struct str keys;             /* its public keys (JWKS): a file, or a URL; empty: no tokens are taken */
+	struct str issuer, audience; /* that a token must name */
+	struct str claim;            /* which says who asks */
+	struct str folder;           /* keys of a URL are kept there over a restart; empty: they are not */
+	struct str ca_file, proxy;   /* to get them (net/outside.h) */
+};
+/* On error nothing changes. */
+int gateway_set_tokens(struct gateway *g, const struct gateway_tokens *options, struct error *err);
+int gateway_try_tokens(struct gateway *g, const struct gateway_tokens *options, struct error *err); /* only looks */
 /* How nodes are chosen from now on, by a name of core/policy.h. E_INVAL: none is called so. */
 int gateway_set_policy(struct gateway *g, struct str name, struct error *err);
 /* The file of service classes (services.h), from now on; empty: none. On error the old ones stay. try: only looks. */

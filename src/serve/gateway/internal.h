@@ -27,6 +27,7 @@
 #include "serve/gateway/gateway.h"
 #include "serve/gateway/models.h"
 #include "serve/gateway/services.h"
+#include "serve/gateway/tokens.h"
 
 #define ROOM "gateway"
 #define TRIES_MAX 3
@@ -111,8 +112,9 @@ void map_feed_orca(struct gateway *g, struct str node, struct str model, struct 
 
 /* ---- keys.c -------------------------------------------------------------------------------------- */
 
-/* The tenant (key id, or "anonymous") or a fault with OpenAI's 401 words. */
-int keys_check(const struct gateway *g, struct http_exchange *x, char ret_tenant[static 32], struct fault *fault);
+/* The tenant (key id, "jwt:..." or "anonymous") or a fault with OpenAI's 401 words. */
+int keys_check(struct gateway *g, struct http_exchange *x, char ret_tenant[static TOKEN_TENANT_SIZE],
+               struct fault *fault);
 /* The id in spiffe://DOMAIN/node/ID of a sender; empty without identity. E_FORBIDDEN for strangers and the removed. */
 int keys_check_node(const struct gateway *g, struct http_exchange *x, struct str *ret_id, struct error *err);
 
@@ -186,6 +188,7 @@ void join(char *to, size_t size, const char *const *parts); /* texts up to NULL,
 void respond_fault(struct http_exchange *x, const struct dialect *dialect,
                    const struct fault *fault); /* NULL: OpenAI's shape */
 void access_log(const struct request *r);
+bool id_is_sane(struct str id); /* 1 to 128 visible characters that need no quoting anywhere */
 
 int local_start(struct request *r, struct model *m, struct fault *fault);
 void local_cancel(struct local *l); /* NULL is fine */
@@ -251,6 +254,7 @@ struct gateway {
 	uint64_t own_dispatched;
 	struct map_view map;
 	struct key_ring keys;
+	struct tokens tokens;
 	struct sender *senders; /* sorted by id */
 	size_t sender_count, sender_cap;
 	struct gateway_metrics metrics;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How: keys are looked up in a ring (core/key_ring). Nodes prove themselves by certificate: the SAN URI must
- * be of this domain and the node must not have been removed. Words never repeat what the client sent.
+/* How: keys are looked up in a ring (core/key_ring); what looks like a JWT goes to tokens.c. Nodes prove themselves by
+ * certificate: the SAN URI must be of this domain and the node must not have been removed. Words never repeat what the
+ * client sent.
  */
 #include "serve/gateway/internal.h"
 
@@ -22,7 +23,18 @@ static int refuse(struct fault *fault, const char *words)
 	return error_set(&fault->err, E_INVAL, "%s", words); /* OpenAI's type of it is invalid_request_error */
 }
 
-int keys_check(const struct gateway *g, struct http_exchange *x, char ret_tenant[static 32], struct fault *fault)
+static int refuse_token(struct fault *fault)
+{
+	if (fault->err.code != E_AUTH) { /* it could not be checked */
+		fault->retry_after_s = 2;
+		return fault->err.code;
+	}
+	fault->code = "invalid_token";
+	return error_prefix(&fault->err, "Incorrect token provided: ");
+}
+
+int keys_check(struct gateway *g, struct http_exchange *x, char ret_tenant[static TOKEN_TENANT_SIZE],
+               struct fault *fault)
 {
 	struct str given, key;
 
@@ -36,8 +48,13 @@ int keys_check(const struct gateway *g, struct http_exchange *x, char ret_tenant
 	}
 	if (has && key_ring_find(&g->keys, key, ret_tenant))
 		return 0;
+	bool is_token = has && g->tokens.source && jwt_is_one(key);
+	if (is_token && tokens_check(&g->tokens, key, ret_tenant, &fault->err) == 0)
+		return 0;
 	if (g->open)
 		return 0;
+	if (is_token)
+		return refuse_token(fault);
 	if (!has)
 		return refuse(fault, "You didn't provide an API key. Send it in an Authorization header: Bearer "
 		                     "mdn-... (or as x-api-key)");
