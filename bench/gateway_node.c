@@ -7,10 +7,13 @@
  *   gateway_node API-PORT llama-inside MODEL FILE ...               the same in this process
  *   gateway_node API-PORT synthetic MODEL FILE STREAMS ITL-MS       no arithmetic: each stream has a token every ITL-MS
  *
+ * With TLS_CERTIFICATE and TLS_KEY in the environment, two PEM files, clients speak TLS.
+ *
  * To forward, it follows a map like any edge: a scheduler that knows these nodes publishes them once a second on the
  * same loop. Hops are plain HTTP here so that proxies without TLS to their upstream can be compared.
  */
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "core/api_key.h"
 #include "core/node_map.h"
@@ -39,14 +42,32 @@ static void die(const struct error *err)
 	exit(1);
 }
 
-static struct http_server *listen_on(int port, http_handler *handler)
+static struct tls_context *read_tls(void)
+{
+	const char *cert = getenv("TLS_CERTIFICATE"), *key = getenv("TLS_KEY");
+	struct buf pem[2] = {0};
+	struct tls_context *tls;
+	struct error err;
+	if (!cert || !key)
+		return NULL;
+	if (file_read(cert, 1 << 20, &pem[0], &err) < 0 || file_read(key, 1 << 20, &pem[1], &err) < 0)
+		die(&err);
+	const struct tls_options o = {.cert_pem = buf_str(&pem[0]), .key_pem = buf_str(&pem[1]), .any_version = true};
+	if (tls_context_new(&o, &tls, &err) < 0)
+		die(&err);
+	buf_fini(&pem[0]);
+	buf_fini(&pem[1]);
+	return tls;
+}
+
+static struct http_server *listen_on(int port, struct tls_context *tls, http_handler *handler)
 {
 	char address[32];
 	struct http_server *server;
 	struct error err;
 	snprintf(address, sizeof(address), "127.0.0.1:%d", port);
 	const struct http_server_options options = {
-	    .address = str_from(address), .inherited_fd = -1, .handler = handler, .room = "bench"};
+	    .address = str_from(address), .inherited_fd = -1, .tls = tls, .handler = handler, .room = "bench"};
 	if (http_server_new(bench.loop, &options, &server, &err) < 0)
 		die(&err);
 	return server;
@@ -108,7 +129,7 @@ static void add_upstream(const char *model, const char *url)
 static void follow_map(void)
 {
 	char urls[1][NODE_URL_SIZE] = {{0}};
-	struct http_server *server = listen_on(0, on_map);
+	struct http_server *server = listen_on(0, NULL, on_map);
 	struct str address = http_server_address(server);
 	bench.map = node_map_new();
 	snprintf(urls[0], sizeof(urls[0]), "http://" STR_FMT, STR_ARG(address));
@@ -185,7 +206,7 @@ int main(int argc, char **argv)
 			add_upstream(argv[3], argv[i]);
 		follow_map();
 	}
-	listen_on(atoi(argv[1]), on_request);
+	listen_on(atoi(argv[1]), read_tls(), on_request);
 	loop_run(bench.loop);
 	return 0;
 }

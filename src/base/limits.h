@@ -12,7 +12,14 @@
 	X(LIMIT_HTTP_IDLE_MS, 75000, 408, "milliseconds an idle connection is kept") \
 	X(LIMIT_HTTP_HEAD_MS, 10000, 408, "milliseconds until a request head is complete") \
 	X(LIMIT_HTTP_BODY_STALL_MS, 30000, 408, "milliseconds without a byte of a body") \
+	X(LIMIT_HTTP_BODY_RATE, 500, 408, \
+	  "bytes a second of a body that is collected, after the first LIMIT_HTTP_BODY_STALL_MS") \
+	X(LIMIT_HTTP_AHEAD, 134217728, 503, \
+	  "bytes of unfinished heads and requests to come, of all connections of one listener") \
 	X(LIMIT_WRITE_BUFFER, 262144, 0, "bytes buffered towards a slow reader before producers wait") \
+	X(LIMIT_WRITE_RATE, 100, 0, "bytes a second that a reader takes at least, while something waits for it") \
+	X(LIMIT_HTTP_UNREAD, 536870912, 0, \
+	  "bytes that slow readers have not taken, of one listener; who holds most is cut") \
 	X(LIMIT_BODIES, 1073741824, 503, "bytes of request bodies held at once on one listener") \
 	X(LIMIT_SMALL_BODY, 65536, 413, "bytes of a JSON request that only names something") \
 	X(LIMIT_JSON_BODY, 16777216, 413, "bytes of a JSON request") \

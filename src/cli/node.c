@@ -3,12 +3,14 @@
  * them while they run is in the files that node_room.h lists.
  *
  * Order at start: data folder (locked), member (identity, TLS), rooms, listeners, READY. The stop is the other way
- * round. While draining, the API port still answers, so that late clients are sent elsewhere.
+ * round. Drained, the API port still answers, so that late clients are sent elsewhere; told to stop, it refuses new
+ * ones.
  */
 #include "cli/node_room.h"
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "cli/model_files.h"
 #include "cli/systemd.h"
@@ -20,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define DRAIN_CHECK_US (50 * US_PER_MS)
@@ -90,6 +93,9 @@ static void on_stop_signal(void *arg)
 	log_info("node", "stopping: %zu requests are running; a second signal stops at once",
 	         gateway_running(n->gateway));
 	drain(n);
+	/* Reset at once, a new client tries the next address; one that waits here would wait for nothing. */
+	if (n->api_server)
+		http_server_refuse_new(n->api_server);
 	loop_timer_start(n->drain_timer, DRAIN_CHECK_US, DRAIN_CHECK_US);
 }
 
@@ -478,6 +484,23 @@ static void keep_pages(void)
 	mallopt(M_TRIM_THRESHOLD, 256 << 20);
 }
 
+/* A connection is a file: as many as we may have, not as many as shells hand out. */
+static void raise_files(void)
+{
+	struct rlimit files;
+	if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+		return;
+	rlim_t was = files.rlim_cur, wanted = 2 * (rlim_t)LIMIT_CONNS;
+	files.rlim_cur = files.rlim_max < wanted ? files.rlim_max : wanted;
+	if (files.rlim_cur <= was || setrlimit(RLIMIT_NOFILE, &files) != 0)
+		files.rlim_cur = was;
+	if (files.rlim_cur < 16384)
+		log_warn("node",
+		         "only %llu files may be open, so that many clients at once are refused; raise the hard "
+		         "limit (ulimit -Hn, or LimitNOFILE= of systemd)",
+		         (unsigned long long)files.rlim_cur);
+}
+
 int node_run(struct config *config, const struct node_source *source, struct error *err)
 {
 	struct node n = {.config = config, .current = config, .source = source, .lock_fd = -1};
@@ -485,6 +508,7 @@ int node_run(struct config *config, const struct node_source *source, struct err
 	if (rc)
 		return error_set(err, rc, "cannot make an event loop");
 	keep_pages();
+	raise_files();
 	loop_on_signal(n.loop, SIGTERM, on_stop_signal, &n);
 	loop_on_signal(n.loop, SIGINT, on_stop_signal, &n);
 	loop_on_signal(n.loop, SIGHUP, node_on_reload, &n);

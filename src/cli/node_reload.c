@@ -140,6 +140,8 @@ int node_load_api_tls(struct node *n, const struct config *c, bool try_only, str
 			rc = tls_context_replace(n->api_tls, &o, err);
 		else
 			rc = tls_context_new(&o, &fresh, err);
+		if (rc < 0)
+			error_prefix(err, "api_tls_cert %s, api_tls_key %s: ", c->api_tls_cert, c->api_tls_key);
 	}
 	if (!try_only && fresh)
 		n->api_tls = fresh;

@@ -9,6 +9,7 @@
  */
 #include "net/conn.h"
 
+#include "base/clock.h"
 #include "base/limits.h"
 #include "net/conn_internal.h"
 #include "net/tls_internal.h"
@@ -40,6 +41,9 @@ static void conn_free_task(void *arg)
 	conn_tls_free(c);
 	buf_fini(&c->out);
 	buf_fini(&c->inbox);
+	free(c->error);
+	free(c->expect_identity);
+	free(c->identity);
 	free(c);
 }
 
@@ -67,19 +71,20 @@ void conn_tell_end(struct conn *c)
 	c->ended = true;
 	if (c->socket && !uv_is_closing((uv_handle_t *)&c->socket->tcp))
 		uv_read_stop((uv_stream_t *)&c->socket->tcp);
-	c->events->on_end(c->arg, c->error.code ? &c->error : NULL);
+	c->events->on_end(c->arg, c->error);
 }
 
 void conn_fail(struct conn *c, int code, const char *format, ...)
 {
-	if (c->error.code || !c->events)
+	if (c->error || !c->events)
 		return;
-	char text[sizeof(c->error.text)];
+	char text[sizeof(c->error->text)];
 	va_list args;
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	error_set(&c->error, code, "%s", text);
+	c->error = NEW(struct error);
+	error_set(c->error, code, "%s", text);
 	buf_clear(&c->out);
 	loop_task_add(c->loop, c->ended ? &c->pump_task : &c->end_task);
 }
@@ -281,7 +286,7 @@ static void socket_wrote(uv_write_t *request, int status)
 		return;
 	}
 	conn_flush(c);
-	if (!c->error.code)
+	if (!c->error)
 		writable(c);
 }
 
@@ -367,6 +372,16 @@ static void memory_write(struct conn *c, const struct str *parts, size_t count)
 	loop_task_add(c->peer->loop, &c->peer->pump_task);
 }
 
+void conn_rest(struct conn *c)
+{
+	if (c->out.len == 0)
+		buf_fini(&c->out);
+	if (c->cipher_out.len == 0)
+		buf_fini(&c->cipher_out);
+	if (c->socket && !c->socket->writing)
+		buf_fini(&c->socket->sending);
+}
+
 void conn_want_drained(struct conn *c)
 {
 	c->want_writable = c->want_drained = true;
@@ -380,7 +395,7 @@ static bool conn_busy(const struct conn *c)
 void conn_write(struct conn *c, const struct str *parts, size_t count)
 {
 	assert(count <= PARTS_MAX);
-	if (c->error.code || !c->events)
+	if (c->error || !c->events)
 		return;
 	size_t size = 0;
 	for (size_t i = 0; i < count; i++)
@@ -411,7 +426,7 @@ void conn_write(struct conn *c, const struct str *parts, size_t count)
 void conn_flush(struct conn *c)
 {
 	loop_task_cancel(&c->flush_task);
-	if (c->error.code || !c->events || conn_busy(c))
+	if (c->error || !c->events || conn_busy(c))
 		return;
 	struct str all = buf_str(&c->out);
 	if (c->memory) {
@@ -441,14 +456,14 @@ static void socket_finish(struct conn *c)
 		return;
 	}
 	struct conn_socket *s = c->socket;
-	if (!s || s->shut || c->error.code)
+	if (!s || s->shut || c->error)
 		return;
 	s->shut = true;
 	if (c->ssl) {
 		SSL_shutdown(c->ssl);
 		conn_tls_push(c);
 	}
-	if (!c->error.code)
+	if (!c->error)
 		uv_shutdown(&s->shutdown, (uv_stream_t *)&s->tcp, socket_shut);
 }
 
@@ -457,7 +472,7 @@ void conn_finish(struct conn *c)
 	c->finishing = true;
 	c->want_writable = true;
 	conn_flush(c);
-	if (!c->error.code && conn_buffered(c) == 0)
+	if (!c->error && conn_buffered(c) == 0)
 		loop_task_add(c->loop, &c->pump_task); /* tells that all is out */
 }
 
@@ -509,9 +524,9 @@ static void conn_pump_task(void *arg)
 		conn_tls_pump(c);
 	if (!c->events)
 		return;
-	if (c->error.code && c->ended && c->finishing)
+	if (c->error && c->ended && c->finishing)
 		c->events->on_writable(c->arg); /* broke while the rest went out: nothing left to wait for */
-	else if (!c->error.code)
+	else if (!c->error)
 		writable(c);
 }
 
@@ -541,9 +556,10 @@ static void conn_timer(void *arg)
 	}
 	if (c->stall_at_us && now >= c->stall_at_us) {
 		size_t left = c->socket ? uv_stream_get_write_queue_size((uv_stream_t *)&c->socket->tcp) : 0;
-		if (left == c->stall_mark) {
+		if (c->stall_mark - left <= (size_t)(c->stall_us / US_PER_S) * LIMIT_WRITE_RATE) {
 			c->stall_at_us = 0;
-			conn_fail(c, E_TIMEOUT, "the peer took no data for %lld s", (long long)(c->stall_us / 1000000));
+			conn_fail(c, E_TIMEOUT, "the peer took next to no data for %lld s",
+			          (long long)(c->stall_us / US_PER_S));
 			return;
 		}
 		conn_stall_mark(c);
@@ -577,7 +593,7 @@ bool conn_is_open(const struct conn *c)
 }
 const char *conn_identity(const struct conn *c)
 {
-	return c->identity;
+	return c->identity ? c->identity : "";
 }
 const char *conn_server_name(const struct conn *c)
 {

@@ -3,8 +3,9 @@
  *
  * The owner gets events, never from inside a conn_* call. Writes are corked until conn_flush or the
  * loop's next turn; data is always taken, conn_buffered tells when to wait for on_writable (it comes
- * once less than half of LIMIT_WRITE_BUFFER is left). A peer that takes nothing for stall_us ends the
- * connection. conn_close lets the owner go at once, also from inside its own events. Loop thread only.
+ * once less than half of LIMIT_WRITE_BUFFER is left). A peer that takes next to nothing (LIMIT_WRITE_RATE)
+ * for stall_us ends the connection. conn_close lets the owner go at once, also from inside its own events.
+ * Loop thread only.
  */
 #ifndef MDN_NET_CONN_H
 #define MDN_NET_CONN_H
@@ -55,6 +56,7 @@ void conn_close_reset(struct conn *c); /* the peer sees an error, not an end */
 void conn_write(struct conn *c, const struct str *parts, size_t count);
 void conn_flush(struct conn *c);
 size_t conn_buffered(const struct conn *c);
+void conn_rest(struct conn *c);         /* nothing will be written for a while: buffers that are empty are given back */
 void conn_want_drained(struct conn *c); /* on_writable comes once nothing is buffered any more */
 /* Half-close once all is written; reading goes on. on_writable comes when everything is out. */
 void conn_finish(struct conn *c);

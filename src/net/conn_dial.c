@@ -137,7 +137,7 @@ static void dial_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo
 			memcpy(&d->addresses[d->count++], a->ai_addr, a->ai_addrlen);
 	uv_freeaddrinfo(found);
 	free(lookup);
-	if (!d || d->conn->error.code)
+	if (!d || d->conn->error)
 		return;
 	if (status == 0 && d->count)
 		dial_next(d);
@@ -189,8 +189,8 @@ struct conn *conn_dial(struct loop *loop, const struct conn_options *options)
 	d->timer = loop_timer_new(loop, dial_timeout, d);
 	d->deadline_us = loop_now_us(loop) + options->connect_timeout_us;
 	d->compare_host = options->peer_identity.len == 0;
-	if (!str_copy(options->host, d->host, sizeof(d->host)) ||
-	    !str_copy(options->peer_identity, c->expect_identity, sizeof(c->expect_identity)))
+	c->expect_identity = d->compare_host ? NULL : str_dup(options->peer_identity);
+	if (!str_copy(options->host, d->host, sizeof(d->host)) || options->peer_identity.len >= TLS_IDENTITY_SIZE)
 		conn_fail(c, E_INVAL, "the host name or the identity of the peer is too long");
 	else
 		dial_start(d);

@@ -37,7 +37,7 @@ struct conn {
 	struct buf cipher_out;
 	bool open; /* on_open was told, or accepted without TLS */
 	bool paused, ended, peer_done, finishing, want_writable, want_drained;
-	struct error error; /* code 0: the end is a goodbye */
+	struct error *error; /* NULL: the end is a goodbye */
 	struct loop_task flush_task, end_task, pump_task, free_task;
 	struct loop_timer *timer;
 	int64_t timer_due_us, deadline_us;
@@ -48,9 +48,8 @@ struct conn {
 	bool file_running;
 	bool wants_background, is_background;
 	uint8_t dscp;
-	uint64_t pacing; /* bytes per second; 0: none */
-	char expect_identity[TLS_IDENTITY_SIZE];
-	char identity[TLS_IDENTITY_SIZE];
+	uint64_t pacing;                  /* bytes per second; 0: none */
+	char *expect_identity, *identity; /* NULL: none; most have none, and many are kept */
 	char address[INET6_ADDRSTRLEN];
 };
 

@@ -79,7 +79,7 @@ void conn_tls_free(struct conn *c)
 
 void conn_tls_push(struct conn *c)
 {
-	if (!c->socket || c->socket->writing || c->error.code)
+	if (!c->socket || c->socket->writing || c->error)
 		return;
 	if (c->cipher_out.len)
 		conn_push_buf(c, &c->cipher_out);
@@ -120,9 +120,11 @@ static bool tls_handshake(struct conn *c)
 		return false;
 	}
 	conn_tls_push(c);
-	tls_session_identity(c->ssl, c->identity);
-	if (c->expect_identity[0] && strcmp(c->expect_identity, c->identity) != 0) {
-		conn_fail(c, E_PEER, "the peer is %s, not %s", c->identity[0] ? c->identity : "nobody we can verify",
+	char identity[TLS_IDENTITY_SIZE];
+	tls_session_identity(c->ssl, identity);
+	c->identity = identity[0] ? str_dup(str_from(identity)) : NULL;
+	if (c->expect_identity && strcmp(c->expect_identity, identity) != 0) {
+		conn_fail(c, E_PEER, "the peer is %s, not %s", c->identity ? c->identity : "nobody we can verify",
 		          c->expect_identity);
 		return false;
 	}
@@ -132,7 +134,7 @@ static bool tls_handshake(struct conn *c)
 	c->events->on_open(c->arg);
 	if (c->events)
 		conn_flush(c);
-	return c->events && !c->error.code;
+	return c->events && !c->error;
 }
 
 /* One buffer full at most; false: nothing more to read now. */
@@ -165,10 +167,10 @@ static bool tls_read(struct conn *c)
 void conn_tls_pump(void *conn)
 {
 	struct conn *c = conn;
-	if (c->ended || c->error.code || (!c->open && !tls_handshake(c)))
+	if (c->ended || c->error || (!c->open && !tls_handshake(c)))
 		return;
 	/* All of it: what stays behind would be overtaken by the end of the connection. */
-	while (c->events && !c->paused && !c->ended && !c->error.code && tls_read(c))
+	while (c->events && !c->paused && !c->ended && !c->error && tls_read(c))
 		;
 }
 

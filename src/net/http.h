@@ -36,6 +36,8 @@ struct http_server_options {
 	void *handler_arg;
 	size_t conns_max;         /* 0: LIMIT_CONNS */
 	size_t bodies_max;        /* bytes of collected bodies at once; 0: LIMIT_BODIES */
+	size_t ahead_max;         /* bytes of unfinished heads and requests to come; 0: LIMIT_HTTP_AHEAD */
+	size_t unread_max;        /* bytes that slow readers have not taken; 0: LIMIT_HTTP_UNREAD */
 	const char *room;         /* for log lines */
 	int64_t head_timeout_us;  /* 0: LIMIT_HTTP_HEAD_MS; until a request head is complete */
 	int64_t idle_us;          /* 0: LIMIT_HTTP_IDLE_MS; between requests, and for a reader that takes nothing */

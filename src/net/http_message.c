@@ -24,7 +24,9 @@ static int head_refuse(int status, int code, const char *text, int *ret_status, 
 
 int64_t http_head_find(struct str text, size_t *scanned, bool request, int *ret_status, struct error *err)
 {
-	const size_t first_max = LIMIT_HTTP_TARGET + 64, head_max = LIMIT_HTTP_TARGET + LIMIT_HTTP_HEADERS;
+	const size_t first_max = LIMIT_HTTP_TARGET + 64;
+	const char *first = text.len ? memchr(text.base, '\n', text.len < first_max ? text.len : first_max) : NULL;
+	size_t head_max = (first ? (size_t)(first - text.base) + 1 : first_max) + LIMIT_HTTP_HEADERS;
 	size_t at = *scanned, end = text.len < head_max ? text.len : head_max;
 	/* *scanned is the start of a line, so a line cut anywhere is looked at again whole. */
 	while (at < end) {

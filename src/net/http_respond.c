@@ -114,6 +114,7 @@ void http_respond_headers(struct http_exchange *x, int status, const struct http
 		struct str parts[2] = {buf_str(&x->server->scratch), x->bare ? (struct str){0} : body};
 		conn_write(x->session->conn, parts, 2);
 		conn_flush(x->session->conn);
+		session_count_unread(x->session);
 	}
 	exchange_end(x);
 }
@@ -196,7 +197,8 @@ bool http_write(struct http_exchange *x, struct str data)
 		}
 		conn_write(conn, &data, 1);
 	}
-	return conn_buffered(conn) < LIMIT_WRITE_BUFFER;
+	session_count_unread(x->session);
+	return x->session->unread < LIMIT_WRITE_BUFFER;
 }
 
 void http_end(struct http_exchange *x)

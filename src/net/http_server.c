@@ -14,6 +14,7 @@
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <uv.h>
 
@@ -58,6 +59,9 @@ static void session_drop(struct session *s)
 	s->prev->next = s->next;
 	s->next->prev = s->prev;
 	s->server->session_count--;
+	s->server->ahead -= s->counted;
+	s->server->unread -= s->unread;
+	s->counted = s->unread = 0;
 	loop_task_cancel(&s->feed_task);
 	loop_task_add(s->server->loop, &s->free_task);
 }
@@ -102,6 +106,45 @@ static void session_refuse(struct session *s, int status, const struct error *er
 	session_linger(s);
 }
 
+/* ---- what readers leave unread ---- */
+
+void session_count_unread(struct session *s)
+{
+	struct http_server *server = s->server;
+	size_t now = conn_buffered(s->conn);
+	server->unread += now - s->unread;
+	s->unread = now;
+	if (server->unread > server->options.unread_max)
+		loop_task_add(server->loop, &server->relief_task);
+}
+
+/* Who leaves most unread goes first, until an eighth is free again: looking at all of them must not come often. */
+static void server_relieve(void *arg)
+{
+	struct http_server *server = arg;
+	size_t most = 0, count = 0, enough = server->options.unread_max / 8 * 7;
+	for (struct session *s = server->sessions.next; s != &server->sessions; s = s->next) {
+		session_count_unread(s);
+		most = s->unread > most ? s->unread : most;
+	}
+	loop_task_cancel(&server->relief_task);
+	if (server->unread <= server->options.unread_max)
+		return;
+	for (struct session *s = server->sessions.next, *next; s != &server->sessions; s = next) {
+		next = s->next;
+		if (server->unread <= enough)
+			break;
+		if (s->unread <= most / 2)
+			continue;
+		session_close(s, true);
+		count++;
+	}
+	log_warn(server->options.room, "%zu slow readers were cut: together they left over %zu MiB unread", count,
+	         server->options.unread_max >> 20);
+	if (server->unread > server->options.unread_max)
+		loop_task_add(server->loop, &server->relief_task);
+}
+
 void session_feed_soon(struct session *s)
 {
 	if (s->conn)
@@ -119,6 +162,7 @@ void session_next(struct session *s)
 		return;
 	}
 	conn_deadline(s->conn, loop_now_us(server->loop) + server->idle_us);
+	conn_rest(s->conn); /* most connections are idle most of the time */
 	conn_resume(s->conn);
 	if (s->rest.len)
 		session_feed_soon(s);
@@ -197,6 +241,18 @@ static size_t feed_head(struct session *s, struct str in)
 	return 0;
 }
 
+/* Until when more must come. One that is collected takes memory all the while: a byte now and then is not enough. */
+static int64_t body_deadline(struct http_server *server, struct http_exchange *x)
+{
+	int64_t now = loop_now_us(server->loop), next = now + server->stall_us;
+	if (x->reader != READER_COLLECT)
+		return next;
+	if (!x->body_from_us)
+		x->body_from_us = now;
+	int64_t last = x->body_from_us + server->stall_us + (int64_t)x->body_got * US_PER_S / LIMIT_HTTP_BODY_RATE;
+	return last < next ? last : next;
+}
+
 static size_t feed_body(struct session *s, struct str in)
 {
 	struct http_exchange *x = s->x;
@@ -213,10 +269,7 @@ static size_t feed_body(struct session *s, struct str in)
 		exchange_body_fail(x, E_INVAL, err.text);
 		return 0;
 	}
-	if (s->server->stall_us && !x->message.complete && !x->body_paused)
-		conn_deadline(s->conn, loop_now_us(s->server->loop) + s->server->stall_us);
-	else
-		conn_deadline(s->conn, 0);
+	conn_deadline(s->conn, x->message.complete || x->body_paused ? 0 : body_deadline(s->server, x));
 	return (size_t)used;
 }
 
@@ -246,6 +299,20 @@ static void feed_settle(struct session *s)
 		loop_task_add(x->loop, &x->settle_task);
 }
 
+/* Each session's `rest` is bounded, but many together are not. False: it was refused, so that the others can go on. */
+static bool session_count_rest(struct session *s)
+{
+	struct http_server *server = s->server;
+	struct error err;
+	server->ahead += s->rest.cap - s->counted;
+	s->counted = s->rest.cap;
+	if (s->x || !s->rest.len || server->ahead <= server->options.ahead_max)
+		return true;
+	error_set(&err, E_UNAVAILABLE, "this node holds as many unfinished requests as it can; try again in a moment");
+	session_refuse(s, 503, &err);
+	return false;
+}
+
 static void session_feed(struct session *s, struct str in, bool from_rest)
 {
 	size_t at = 0;
@@ -262,15 +329,18 @@ static void session_feed(struct session *s, struct str in, bool from_rest)
 	if (!s->conn)
 		return;
 	if (s->lingering) {
-		buf_clear(&s->rest);
+		buf_fini(&s->rest);
+		session_count_rest(s);
 		return;
 	}
 	if (from_rest)
 		buf_consume(&s->rest, at);
 	else
 		buf_append(&s->rest, in.base + at, in.len - at);
-	if (s->rest.len == 0 && s->rest.cap > 4096)
+	if (s->rest.len == 0)
 		buf_fini(&s->rest);
+	if (!session_count_rest(s))
+		return;
 	bool waits = s->x && (s->x->body_paused || s->rest.len >= HTTP_REST_MAX);
 	if (waits || (!s->x && s->rest.len >= HTTP_REST_MAX))
 		conn_pause(s->conn);
@@ -352,7 +422,8 @@ static void session_deadline(void *arg)
 
 static void session_open(void *arg)
 {
-	(void)arg;
+	struct session *s = arg;
+	conn_rest(s->conn); /* what the handshake took */
 }
 
 const struct conn_events session_events = {
@@ -491,6 +562,15 @@ static int server_listen(struct http_server *server, const struct http_server_op
 
 /* ---- the server ---- */
 
+/* However many clients come, a quarter of the files that the system grants is left for everything else. */
+static size_t conns_most(void)
+{
+	struct rlimit files;
+	if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= LIMIT_CONNS * (rlim_t)4 / 3)
+		return LIMIT_CONNS;
+	return (size_t)(files.rlim_cur - files.rlim_cur / 4);
+}
+
 struct http_server *http_server_bare(struct loop *loop, const struct http_server_options *options)
 {
 	struct http_server *server = NEW(struct http_server);
@@ -498,9 +578,14 @@ struct http_server *http_server_bare(struct loop *loop, const struct http_server
 	server->options = *options;
 	server->options.address = (struct str){0};
 	if (!server->options.conns_max)
-		server->options.conns_max = LIMIT_CONNS;
+		server->options.conns_max = conns_most();
 	if (!server->options.bodies_max)
 		server->options.bodies_max = LIMIT_BODIES;
+	if (!server->options.ahead_max)
+		server->options.ahead_max = LIMIT_HTTP_AHEAD;
+	if (!server->options.unread_max)
+		server->options.unread_max = LIMIT_HTTP_UNREAD;
+	loop_task_init(&server->relief_task, server_relieve, server);
 	if (!server->options.room)
 		server->options.room = "net";
 	server->head_us = options->head_timeout_us ? options->head_timeout_us : LIMIT_HTTP_HEAD_MS * US_PER_MS;
@@ -575,6 +660,7 @@ void http_server_free(struct http_server *server)
 	if (!server)
 		return;
 	server_stop_listening(server);
+	loop_task_cancel(&server->relief_task);
 	while (server->sessions.next != &server->sessions)
 		session_close(server->sessions.next, false);
 	while (server->exchanges) {

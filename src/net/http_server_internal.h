@@ -22,6 +22,8 @@ struct session {
 	struct conn *conn; /* NULL: closed, to be freed */
 	struct http_exchange *x;
 	struct buf rest;
+	size_t counted; /* of rest.cap, in server->ahead */
+	size_t unread;  /* in server->unread */
 	size_t scanned; /* of rest, in search of the head's end */
 	bool head_timed, lingering, eof, feeding, blank_skipped;
 	struct loop_task feed_task, free_task;
@@ -38,6 +40,9 @@ struct http_server {
 	struct http_exchange *exchanges; /* all not yet released */
 	size_t exchange_count;
 	size_t bodies; /* bytes of collected bodies, of all exchanges */
+	size_t ahead;  /* bytes of `rest`, of all sessions */
+	size_t unread; /* bytes of answers, of all sessions; what went out since each one's last write is still in it */
+	struct loop_task relief_task;
 	struct http_exchange *spare;
 	unsigned spare_count;
 	bool draining;
@@ -62,6 +67,7 @@ struct http_exchange {
 	enum http_reader reader;
 	bool body_paused, body_told, draining, stalled;
 	uint64_t body_max, body_got, drained;
+	int64_t body_from_us; /* when its first bytes came, if it is collected */
 	http_on_data *on_data;
 	http_on_done *on_done;
 	http_on_body *on_body;
@@ -87,6 +93,7 @@ struct http_exchange {
 /* http_server.c */
 void session_close(struct session *s, bool reset);
 void session_linger(struct session *s);
+void session_count_unread(struct session *s); /* something was written to it */
 void session_feed_soon(struct session *s);
 void session_next(struct session *s); /* its exchange is released */
 const char *server_date(struct http_server *server);

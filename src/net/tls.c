@@ -188,9 +188,11 @@ static int load_key(SSL_CTX *ctx, struct str pem, struct error *err)
 	BIO *in = pem_open(pem);
 	EVP_PKEY *key = PEM_read_bio_PrivateKey(in, NULL, NULL, NO_PASSWORD);
 	BIO_free(in);
-	int rc = key && SSL_CTX_use_PrivateKey(ctx, key) == 1 && SSL_CTX_check_private_key(ctx) == 1
-	             ? 0
-	             : fail(err, "the private key is no valid PEM text, is encrypted, or not the certificate's");
+	int rc = 0;
+	if (!key)
+		rc = fail(err, "the private key is no valid PEM text, or is encrypted: store it without a password");
+	else if (SSL_CTX_use_PrivateKey(ctx, key) != 1 || SSL_CTX_check_private_key(ctx) != 1)
+		rc = fail(err, "the private key is not that of the certificate, which must come first in its file");
 	EVP_PKEY_free(key);
 	return rc;
 }

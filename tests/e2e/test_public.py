@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public API over TLS, and a disk that is too small: refused in words, nothing half-written, goes on when there is room."""
+import signal
+import socket
 import ssl
 import subprocess
 
@@ -21,6 +23,15 @@ def certificate(folder, name, host):
     return cert, key
 
 
+def ask(context, edge, session=None):
+    """(the answer, the session, whether it was resumed) of a connection of its own."""
+    address = edge.config["api_listen"].rsplit(":", 1)
+    with context.wrap_socket(socket.create_connection(address, 20), server_hostname=address[0], session=session) as s:
+        s.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: s.recv(4096), b""))
+        return answer, s.session, s.session_reused
+
+
 def test_the_public_api_speaks_tls_and_takes_a_new_certificate_on_sighup(make_network, tiny, tmp_path):
     net = make_network(edges={"edge-1": "north"}, up=False)
     edge = net.edges[0]
@@ -29,7 +40,8 @@ def test_the_public_api_speaks_tls_and_takes_a_new_certificate_on_sighup(make_ne
     url = "https://" + edge.config["api_listen"]
 
     def trusting(which):
-        return httpx.Client(verify=ssl.create_default_context(cafile=str(which)), timeout=20)
+        return httpx.Client(verify=ssl.create_default_context(cafile=str(which)), timeout=20,
+                            limits=httpx.Limits(keepalive_expiry=60))
 
     net.up()
     net.push(tiny, "tiny", ready=False)
@@ -41,16 +53,32 @@ def test_the_public_api_speaks_tls_and_takes_a_new_certificate_on_sighup(make_ne
     with pytest.raises(httpx.HTTPError):  # no plain HTTP there
         httpx.get("http://" + edge.config["api_listen"] + "/health", timeout=5)
 
+    for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+        context = ssl.create_default_context(cafile=str(cert))
+        context.minimum_version = context.maximum_version = version
+        answer, session, resumed = ask(context, edge)
+        assert answer.startswith(b"HTTP/1.1 200 ") and not resumed
+        answer, _, resumed = ask(context, edge, session)
+        assert answer.startswith(b"HTTP/1.1 200 ") and resumed
+
+    old = trusting(cert)
+    assert old.get(url + "/health").status_code == 200
     second, second_key = certificate(tmp_path, "second", edge.api_host)
     cert.write_bytes(second.read_bytes())
     key.write_bytes(second_key.read_bytes())
-    edge.signal(1)
-    eventually(lambda: trusting(second).get(url + "/health").status_code == 200, 10)
+    edge.signal(signal.SIGHUP)
+    eventually(lambda: trusting(second).get(url + "/health").status_code == 200)
+    assert old.get(url + "/health").status_code == 200  # on the connection it has, which knows the old one
+    _, _, resumed = ask(ssl.create_default_context(cafile=str(second)), edge)
+    assert not resumed
 
-    key.write_text("not a key")
-    edge.signal(1)
-    eventually(lambda: "the old one stays" in edge.log(), 10)
-    assert trusting(second).get(url + "/health").status_code == 200
+    for wrong, told in ("not a key", "no valid PEM text"), (certificate(tmp_path, "third", edge.api_host)[1].read_text(),
+                                                            "not that of the certificate"):
+        key.write_text(wrong)
+        edge.signal(signal.SIGHUP)
+        line = eventually(lambda told=told: next((one for one in edge.log().splitlines() if told in one), None))
+        assert str(key) in line and "the old one stays" in line
+        assert trusting(second).get(url + "/health").status_code == 200
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ class Stream:
     def read(self, edge, tokens):
         try:
             with httpx.stream("POST", edge.api_url + "/v1/chat/completions", timeout=30, json={
-                    "model": "tiny", "messages": HELLO, "max_tokens": tokens, "stream": True}) as answer:
+                    "model": "tiny", "messages": HELLO, "max_tokens": tokens, "stream": True,
+                    "stream_options": {"include_usage": True}}) as answer:
                 self.node = answer.headers["x-mdn-node-name"]
                 for line in answer.iter_lines():
                     if line:
@@ -64,20 +65,30 @@ def local_stream(edge, tokens):
 
 def test_sigterm_finishes_streams_and_sends_new_requests_elsewhere(pair, tiny):
     edge, other = pair.edges
+    request = {"model": "tiny", "messages": HELLO, "max_tokens": 2}
     stream = local_stream(edge, 250)
-    edge.signal(signal.SIGTERM)
-    eventually(lambda: edge.get("/ready").status_code == 503, 3, every=0.01)
-    answer = httpx.post(edge.api_url + "/v1/chat/completions",
-                        json={"model": "tiny", "messages": HELLO, "max_tokens": 2})
+    with httpx.Client(base_url=edge.api_url, timeout=20, limits=httpx.Limits(keepalive_expiry=60)) as kept:
+        assert kept.get("/ready").status_code == 200
+        edge.signal(signal.SIGTERM)
+        eventually(lambda: refuses_connections(edge), every=0.01)
+        answer = kept.post("/v1/chat/completions", json=request)
     assert answer.status_code == 503 and answer.headers["x-mdn-redirect"] == other.api_url
     assert answer.headers["location"].startswith(other.api_url) and "retry-after" in answer.headers
+    assert answer.headers["connection"] == "close"
     # Followed, it is answered.
-    assert httpx.post(answer.headers["location"], timeout=20,
-                      json={"model": "tiny", "messages": HELLO, "max_tokens": 2}).status_code == 200
+    assert httpx.post(answer.headers["location"], timeout=20, json=request).status_code == 200
     stream.thread.join(20)
-    assert stream.whole and sum('"content"' in c for c in stream.chunks) >= 200
+    assert stream.whole and '"completion_tokens":250' in stream.chunks[-2]
     assert edge.process.wait(5) == 0
     assert pair.route("tiny").json()["choice"]["name"] == "edge-2"
+
+
+def refuses_connections(node):
+    try:
+        httpx.get(node.api_url + "/ready")
+    except httpx.ConnectError:
+        return True
+    return False
 
 
 def test_streams_are_cut_at_the_drain_deadline(make_network, tiny):

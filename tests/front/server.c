@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* server.c - our HTTP server with a handler that tells what it was asked: what tests of the wire talk to.
  *
- *   server [head=MS] [idle=MS] [stall=MS] [conns=N] [cert=FILE key=FILE]
+ *   server [head=MS] [idle=MS] [stall=MS] [conns=N] [ahead=BYTES] [unread=BYTES] [cert=FILE key=FILE]
  *
  * Prints its address. Each request is one more line, "METHOD TARGET BODY-BYTES VIA" (VIA: the header x-front, which a
  * proxy in front sets, else "-"), which is its answer, too. GET /stream is answered with small events until the client
@@ -162,6 +162,10 @@ static void take_option(const char *text, struct http_server_options *o)
 		o->stall_timeout_us = (int64_t)n * US_PER_MS;
 	else if (str_equal(key, STR("conns")))
 		o->conns_max = n;
+	else if (str_equal(key, STR("ahead")))
+		o->ahead_max = n;
+	else if (str_equal(key, STR("unread")))
+		o->unread_max = n;
 	else if (str_equal(key, STR("cert")))
 		front.cert = value.base;
 	else if (str_equal(key, STR("key")))

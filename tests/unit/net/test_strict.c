@@ -273,6 +273,16 @@ static void test_limits_have_their_statuses(void **state)
 		buf_printf(&b, "X-%d: %01000d\r\n", i, i);
 	buf_append_str(&b, STR("\r\n"));
 	assert_int_equal(ask(b.base, b.len, answer, sizeof(answer)), 431);
+	for (int longer = 0; longer < 2; longer++) { /* all headers and the empty line, whatever the target's length */
+		buf_clear(&b);
+		buf_append_str(&b, STR("GET /plain HTTP/1.1\r\n"));
+		size_t first = b.len;
+		buf_append_str(&b, STR(H "X: "));
+		while (b.len - first < (size_t)(LIMIT_HTTP_HEADERS - 4 + longer))
+			buf_append(&b, "y", 1);
+		buf_append_str(&b, STR("\r\n\r\n"));
+		assert_int_equal(ask(b.base, b.len, answer, sizeof(answer)), longer ? 431 : 200);
+	}
 	buf_clear(&b);
 	buf_append_str(&b, STR("GET / HTTP/1.1\r\n" H));
 	for (int i = 0; i < 100; i++)
