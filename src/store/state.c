@@ -73,6 +73,49 @@ int state_delete(struct state *s, const char *space, struct str key, struct erro
 	return s->ops->delete (s, space, key, err);
 }
 
+struct copying {
+	struct state *to, *from;
+	const char *space, *last;
+	struct error *err;
+	int rc;
+};
+
+static void copy_value(void *arg, struct str key, struct str value)
+{
+	struct copying *c = arg;
+	if (c->rc == 0)
+		c->rc = state_put(c->to, c->space, key, value, c->err);
+}
+
+static void copy_space(void *arg, const char *space)
+{
+	struct copying *c = arg;
+	c->space = space;
+	if (c->rc < 0 || (c->rc = state_begin(c->to, c->err)) < 0)
+		return;
+	int rc = state_each(c->from, space, copy_value, c, c->err);
+	c->rc = rc < 0 ? rc : c->rc;
+	if (c->rc == 0)
+		c->rc = state_commit(c->to, c->err);
+	else
+		state_undo(c->to);
+}
+
+static void copy_unless_last(void *arg, const char *space)
+{
+	if (strcmp(space, ((struct copying *)arg)->last) != 0)
+		copy_space(arg, space);
+}
+
+int state_copy(struct state *to, struct state *from, const char *last, struct error *err)
+{
+	struct copying c = {.to = to, .from = from, .last = last, .err = err};
+	int rc = from->ops->spaces(from, copy_unless_last, &c, err);
+	if (rc == 0 && c.rc == 0)
+		copy_space(&c, last);
+	return rc < 0 ? rc : c.rc;
+}
+
 int state_each(struct state *s, const char *space, state_fn *fn, void *arg, struct error *err)
 {
 	return s->ops->each(s, space, fn, arg, err);

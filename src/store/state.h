@@ -49,4 +49,8 @@ int state_delete(struct state *s, const char *space, struct str key, struct erro
 /* In the order of keys; fn may change the state meanwhile, and sees it as it was. */
 int state_each(struct state *s, const char *space, state_fn *fn, void *arg, struct error *err);
 
+/* Fills an empty state with all that another holds; `last` is the space that comes last, and says by being there that
+ * all of it is. */
+int state_copy(struct state *to, struct state *from, const char *last, struct error *err);
+
 #endif

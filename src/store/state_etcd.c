@@ -352,10 +352,27 @@ static int remote_each(struct state *state, const char *space, state_fn *fn, voi
 	return 0;
 }
 
+static int remote_spaces(struct state *state, state_space_fn *fn, void *arg, struct error *err)
+{
+	const struct remote *s = remote_of(state);
+	char *last = NULL;
+	for (size_t i = 0; i < s->held.count; i++) {
+		const char *key = s->held.items[i].key, *slash = strchr(key, '/');
+		struct str space = {key, slash ? (size_t)(slash - key) : strlen(key)};
+		if (last && str_equal(str_from(last), space))
+			continue;
+		free(last);
+		last = str_dup(space);
+		fn(arg, last);
+	}
+	free(last);
+	return 0;
+}
+
 int state_open_etcd(const struct state_etcd_options *o, struct state **ret_state, struct error *err)
 {
-	static const struct state_ops ops = {remote_close, remote_get,   remote_put,    remote_delete,
-	                                     remote_each,  remote_begin, remote_commit, remote_undo};
+	static const struct state_ops ops = {remote_close,  remote_get,   remote_put,    remote_delete, remote_each,
+	                                     remote_spaces, remote_begin, remote_commit, remote_undo};
 	struct remote *s = NEW(struct remote);
 	int64_t revision = 0;
 	bool more = true;

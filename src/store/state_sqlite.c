@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-enum { GET, PUT, DELETE, EACH, STATEMENTS };
+enum { GET, PUT, DELETE, EACH, SPACES, STATEMENTS };
 
 static const char schema[] = "CREATE TABLE state(space TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, "
 			     "PRIMARY KEY(space, key)) WITHOUT ROWID";
@@ -15,6 +15,7 @@ static const char *const statements[STATEMENTS] = {
     [PUT] = "INSERT OR REPLACE INTO state(space, key, value) VALUES(?1, ?2, ?3)",
     [DELETE] = "DELETE FROM state WHERE space = ?1 AND key = ?2",
     [EACH] = "SELECT key, value FROM state WHERE space = ?1 ORDER BY key",
+    [SPACES] = "SELECT DISTINCT space FROM state",
 };
 
 struct lite {
@@ -119,11 +120,25 @@ static int lite_each(struct state *state, const char *space, state_fn *fn, void 
 	return rc;
 }
 
-static const struct state_ops ops = {lite_close, lite_get,   lite_put,    lite_delete,
-                                     lite_each,  lite_begin, lite_commit, lite_undo};
+static int lite_spaces(struct state *state, state_space_fn *fn, void *arg, struct error *err)
+{
+	struct lite *s = lite_of(state);
+	sqlite3_stmt *spaces = s->stmt[SPACES];
+	int step;
+	while ((step = sqlite3_step(spaces)) == SQLITE_ROW) {
+		char *space = str_dup(sql_bytes(spaces, 0));
+		fn(arg, space);
+		free(space);
+	}
+	int rc = step == SQLITE_DONE ? 0 : sql_fail(s->db, "cannot read the state", err);
+	sql_reset(spaces);
+	return rc;
+}
 
 int state_open(struct str path, struct state **ret_state, struct error *err)
 {
+	static const struct state_ops ops = {lite_close,  lite_get,   lite_put,    lite_delete, lite_each,
+	                                     lite_spaces, lite_begin, lite_commit, lite_undo};
 	struct lite *s = NEW(struct lite);
 	char *file = str_dup(path);
 	int rc = sql_open(file, 1, schema, &s->db, err);

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Three members of etcd on loopback, each a process of its own."""
+import contextlib
 import shutil
+import socket
 import subprocess
+import threading
 
 import httpx
 
@@ -61,3 +64,38 @@ class Etcd:
                 if status["leader"] == status["header"]["member_id"]:
                     return member
         return None
+
+
+class Relay:
+    """A way to a member that can be cut: then nothing comes through, and nothing says so."""
+
+    def __init__(self, url):
+        self.host, self.port = url.removeprefix("http://").rsplit(":", 1)
+        self.open = threading.Event()
+        self.open.set()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.sockets = [self.listener]
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                here = self.listener.accept()[0]
+                there = socket.create_connection((self.host, int(self.port)), 10)
+                self.sockets += [here, there]
+                for one, other in ((here, there), (there, here)):
+                    threading.Thread(target=self.carry, args=(one, other), daemon=True).start()
+
+    def carry(self, one, other):
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                self.open.wait()
+                other.sendall(data)
+            self.open.wait()
+            other.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        self.open.set()
+        for s in self.sockets:
+            s.close()

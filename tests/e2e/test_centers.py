@@ -23,10 +23,10 @@ def etcd(folder):
         cluster.down()
 
 
-def second_center(net):
+def second_center(net, endpoints):
     """As the operator guide says: join, copy the CA, start."""
     second = net._add("center-2", ["center"], "core", console_listen=f"127.0.0.1:{free_port()}",
-                      state="etcd", etcd_endpoints=net.center.config["etcd_endpoints"])
+                      state="etcd", etcd_endpoints=endpoints)
     net.join(second)
     shutil.copytree(net.center.folder / "ca", second.folder / "ca")
     return second.start()
@@ -39,7 +39,7 @@ def centers(make_network, etcd, tiny):
                        center={"state": "etcd", "etcd_endpoints": etcd.urls})
     net.edges.append(net.add_edge("keyed", "north", **SYNTHETIC | {"open": False}))
     net.join(net.edges[-1]).start()
-    net.centers = [net.center, second_center(net)]
+    net.centers = [net.center, second_center(net, etcd.urls)]
     net.wait_up()
     net.mdn("push", tiny, "tiny", "--repository", net.repository_url, "--quiet")
     net.place("tiny", "node=one,node=two")
@@ -157,6 +157,33 @@ def test_without_a_quorum_what_was_decided_stays_and_nothing_is_written(centers)
     assert not lost, lost[0]
 
 
+def test_a_leader_that_is_cut_off_from_etcd_lets_another_lead(make_network, etcd):
+    relays = [etcd_cluster.Relay(url) for url in etcd.urls]
+    try:
+        net = make_network(edges={"one": "north"}, edge=SYNTHETIC,
+                           center={"state": "etcd", "etcd_endpoints": [r.url for r in relays]})
+        first, second = net.centers = [net.center, second_center(net, etcd.urls)]
+        net.wait_up()
+        for relay in relays:
+            relay.open.clear()
+        eventually(lambda: leads(net, second), SLOW, "the second leads")
+        refused = asked(net, first, "POST", "/mdn/v1/tokens", json={})
+        assert refused.status_code == 503 and "no center leads now" in refused.text
+        # The nodes speak to the first without trouble, and still leave it for the one that leads.
+        key = at_leader(net, "POST", "/mdn/v1/keys", json={"name": "late"})
+        net.wait_up(["one", "repository", "scheduler"], SLOW)
+        roster = net.edges[0].folder / "control/roster.json"
+        eventually(lambda: key["id"] in roster.read_text(), SLOW, "the edge hears of the key")
+        for relay in relays:
+            relay.open.set()
+        eventually(lambda: "center-2 leads, ask it at" in asked(net, first, "POST", "/mdn/v1/tokens", json={}).text,
+                   SLOW, "the first stands by")
+        assert leads(net, second) and key["id"] in key_ids(net)
+    finally:
+        for relay in relays:
+            relay.close()
+
+
 def test_a_network_moves_from_sqlite_to_etcd_with_all_it_has(make_network, etcd):
     net = make_network(edges={"one": "north"}, edge=SYNTHETIC)
     key = at_leader(net, "POST", "/mdn/v1/keys", json={"name": "kept"})["id"]
@@ -166,10 +193,14 @@ def test_a_network_moves_from_sqlite_to_etcd_with_all_it_has(make_network, etcd)
     eventually(lambda: key in key_ids(net), SLOW)
     net.wait_up()
     assert leads(net, net.center)
+    # What is left in the file is old from now on, and never used again.
     net.center.stop()
     net.center.write_config(state="sqlite")
     net.center.start()
-    assert net.center.process.wait(20) != 0
+    assert net.center.process.wait(SLOW) != 0
     assert "was moved to etcd" in net.center.log()
-    with pytest.raises(httpx.HTTPError):
-        asked(net, net.center)
+    httpx.post(etcd.urls[0] + "/v3/kv/deleterange", json={"key": "AA==", "range_end": "AA=="}).raise_for_status()
+    net.center.write_config(state="etcd")
+    net.center.start()
+    eventually(lambda: "restore etcd from a backup" in net.center.log(), SLOW)
+    assert asked(net, net.center).status_code == 503

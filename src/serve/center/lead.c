@@ -29,8 +29,6 @@ struct lead {
 	struct loop_timer *timer;
 };
 
-static const char *const spaces[] = {"node", "token", "rule", "version", "key", "rollout", "pause", "limit", "meta"};
-
 bool center_leads(struct center *c)
 {
 	struct lead *l = c->lead;
@@ -92,45 +90,8 @@ int center_refuse(struct center *c, struct error *err)
 	return rc;
 }
 
-/* ---- from center.db to etcd ------------------------------------------------------------------------------- */
-
-struct moving {
-	struct state *to;
-	const char *space;
-	struct error *err;
-	int rc;
-};
-
-static void move_one(void *arg, struct str key, struct str value)
-{
-	struct moving *m = arg;
-	if (m->rc == 0)
-		m->rc = state_put(m->to, m->space, key, value, m->err);
-}
-
-/* `meta` is the last space, and its revision says that all of it is there. */
-static int move(struct lead *l, struct state *from, struct state *to, struct error *err)
-{
-	struct moving m = {.to = to, .err = err};
-	for (size_t i = 0; i < sizeof(spaces) / sizeof(*spaces) && m.rc == 0; i++) {
-		m.space = spaces[i];
-		if ((m.rc = state_begin(to, err)) < 0)
-			break;
-		int rc = state_each(from, m.space, move_one, &m, err);
-		m.rc = rc < 0 ? rc : m.rc;
-		if (m.rc == 0)
-			m.rc = state_commit(to, err);
-		else
-			state_undo(to);
-	}
-	if (m.rc == 0)
-		m.rc = state_put(from, "meta", STR("moved"), STR("etcd"), err);
-	if (m.rc == 0)
-		log_info(ROOM, "the state in %s was moved to etcd", l->db);
-	return m.rc;
-}
-
-/* An empty etcd is filled by the first center only: what another one would begin with is nothing. */
+/* An empty etcd is filled by the first center only, and once: what another would begin with is nothing, and what was
+ * moved there is old when etcd has lost it. */
 static int found(struct lead *l, struct state *to, struct error *err)
 {
 	struct center *c = l->c;
@@ -143,15 +104,20 @@ static int found(struct lead *l, struct state *to, struct error *err)
 	if (strcmp(c->self.id, c->self.founder) != 0)
 		return error_set(err, E_UNAVAILABLE,
 		                 "etcd has nothing of this network yet: start the center that `mdn init` made first");
-	if (!file_exists(l->db))
-		return 0;
-	if ((rc = state_open(str_from(l->db), &from, err)) == 0)
-		rc = move(l, from, to, err);
+	if ((rc = state_open(str_from(l->db), &from, err)) < 0)
+		return rc;
+	if (state_get(from, "meta", STR("moved"), &text, NULL) == 0)
+		rc =
+		    error_set(err, E_CORRUPT,
+		              "etcd has nothing of this network, though its state was moved there: restore etcd from a "
+		              "backup");
+	else if ((rc = state_copy(to, from, "meta", err)) == 0 &&
+	         (rc = state_put(from, "meta", STR("moved"), STR("etcd"), err)) == 0)
+		log_info(ROOM, "from now on the state is in etcd, not in %s", l->db);
 	state_close(from);
+	buf_fini(&text);
 	return rc;
 }
-
-/* ---- to and fro ---------------------------------------------------------------------------------------------- */
 
 static void on_lost(void *arg)
 {
@@ -223,7 +189,9 @@ static void on_look(void *arg)
 		return;
 	}
 	if (begin(l, &err) < 0) {
-		log_error(ROOM, "this center was elected but cannot begin: %s", err.text);
+		if (!l->said)
+			log_error(ROOM, "this center was elected but cannot begin, trying on: %s", err.text);
+		l->said = true;
 		c->leads = false;
 		l->lost = true;
 		election_yield(l->election);

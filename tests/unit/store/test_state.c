@@ -219,6 +219,17 @@ static void test_etcd_keeps_what_it_is_told_by_who_leads(void **unused)
 		buf_fini(&b);
 	}
 	assert_int_equal(w.lost, 0);
+	struct state *file;
+	char path[96];
+	struct buf all = {0};
+	snprintf(path, sizeof path, "%s/state.db", w.folder);
+	assert_int_equal(state_open(str_from(path), &file, &err), 0);
+	assert_int_equal(state_copy(file, again, "a", &err), 0);
+	expect(file, "ab", "k", "other");
+	assert_int_equal(state_each(file, "a", note, &all, &err), 0);
+	assert_true(str_equal(buf_str(&all), STR("k=two new=three ")));
+	buf_fini(&all);
+	state_close(file);
 	state_close(again);
 	state_close(s);
 	election_free(e);
