@@ -427,6 +427,21 @@ static bool center_next(struct client *c, struct buf *tried)
 	return false;
 }
 
+/* Whoever leads names itself among the centers; one that stands by names others, or nobody. */
+static bool center_led(const struct client *c)
+{
+	struct str list, id, url;
+	const char *slash = strrchr(c->center_id, '/');
+	bool led = false;
+	if (!client_header(c, "x-mdn-centers", &list))
+		return false;
+	while (list.len && !led) {
+		id = str_cut(str_trim(str_cut(list, ',', &list)), ' ', &url);
+		led = slash && str_equal(id, str_from(slash + 1));
+	}
+	return led;
+}
+
 /* Of several centers one leads: whoever is not there, or says that it stands by, is followed by the next. What is told
  * is the word of one that answered. A call whose answer was lost may so be carried out twice. */
 static int run_at_center(struct client *c, const struct client_call *call, int *ret_status, struct buf *ret_body,
@@ -435,6 +450,7 @@ static int run_at_center(struct client *c, const struct client_call *call, int *
 	struct buf tried = {0};
 	struct error said = {0};
 	int rc, status;
+	bool next;
 	do {
 		struct error why = {0};
 		char url[4096];
@@ -444,7 +460,8 @@ static int run_at_center(struct client *c, const struct client_call *call, int *
 			said = why;
 		if (status && c->centers_path)
 			centers_learn(c, rc == 0);
-	} while ((rc == E_UNAVAILABLE || rc == E_TIMEOUT) && c->center_id && call->fd <= 0 && center_next(c, &tried));
+		next = (rc == E_UNAVAILABLE || rc == E_TIMEOUT) && c->center_id && call->fd <= 0 && !center_led(c);
+	} while (next && center_next(c, &tried));
 	if (rc < 0)
 		error_set(err, rc = said.code, "%s", said.text);
 	*ret_status = status;
