@@ -2,6 +2,7 @@
 """Two centers that share an etcd of three members: any of them killed or stopped, and no user notices."""
 import shutil
 import signal
+import time
 
 import httpx
 import pytest
@@ -79,7 +80,7 @@ def key_ids(net):
     return [k["id"] for k in at_leader(net, "GET", "/mdn/v1/keys")["keys"]]
 
 
-def test_a_leader_that_is_killed_or_stands_still_is_followed_by_the_other(centers):
+def test_a_leader_that_is_killed_or_stands_still_is_followed_by_the_other(centers, recovery):
     first, second = centers.centers
     assert leads(centers, first)
     refused = asked(centers, second, "POST", "/mdn/v1/tokens", json={})
@@ -88,8 +89,12 @@ def test_a_leader_that_is_killed_or_stands_still_is_followed_by_the_other(center
     with Users(centers) as users:
         users.more()
         first.kill()
-        users.more()
+        since = time.monotonic()
         eventually(lambda: leads(centers, second), SLOW, "the second leads")
+        recovery("center killed: the other led after", time.monotonic() - since)
+        eventually(lambda: "is back" in centers.edges[0].log(), SLOW, "an edge hears the second")
+        recovery("center killed: an edge heard the other after", time.monotonic() - since)
+        users.more()
         # The operator's folder names the first only; the command finds the other, and so do the nodes.
         key_counts(centers, "after")
         assert centers.json("token")["token"]
@@ -99,8 +104,10 @@ def test_a_leader_that_is_killed_or_stands_still_is_followed_by_the_other(center
         eventually(lambda: asked(centers, first).status_code == 503, SLOW, "the first stands by")
         users.more()
         second.signal(signal.SIGSTOP)
+        since = time.monotonic()
         try:
             eventually(lambda: leads(centers, first), SLOW, "the first leads again")
+            recovery("center stopped (SIGSTOP): the other led after", time.monotonic() - since)
             users.more()
         finally:
             second.signal(signal.SIGCONT)
@@ -109,7 +116,9 @@ def test_a_leader_that_is_killed_or_stands_still_is_followed_by_the_other(center
         centers.wait_up(["front", "one", "two", "center", "center-2"], SLOW)
         users.more()
         first.stop()  # gives up its lease: no wait for its end
+        since = time.monotonic()
         eventually(lambda: leads(centers, second), SLOW)
+        recovery("center ended (SIGTERM): the other led after", time.monotonic() - since)
         users.more()
     assert not users.failed, users.failed[0]
 
