@@ -278,6 +278,7 @@ static void test_leading_ends_when_etcd_is_silent(void **unused)
 	struct error err = {0};
 	struct state *s = open_under(v.revision);
 	kill(w.pid, SIGSTOP);
+	waitpid(w.pid, NULL, WUNTRACED); /* until it stands */
 	int64_t since = clock_mono_us();
 	assert_int_equal(state_put(s, "a", STR("k"), STR("v"), &err), E_UNAVAILABLE);
 	view_when(e, is_cut_off);
