@@ -120,6 +120,15 @@ static void sweep_all(struct choosing *s)
 	}
 }
 
+/* A client whose address is dead takes the next one: one site must not be all that it was told. */
+static size_t other_site(const struct dns_choices *c)
+{
+	size_t i = 1;
+	while (i < c->count && c->list[i].site == c->list[0].site)
+		i++;
+	return i < c->count && i >= DNS_ADDRESSES_MAX && i >= c->equal ? i : 0;
+}
+
 void dns_choose(const struct dns_view *v, const struct dns_wish *w, int64_t now_us, struct dns_choices *ret_choices)
 {
 	struct choosing s;
@@ -133,7 +142,7 @@ void dns_choose(const struct dns_view *v, const struct dns_wish *w, int64_t now_
 	if (s.count == 0) /* nobody is ready with it: any API, which can forward or queue */
 		sweep_all(&s);
 
-	ret_choices->count = ret_choices->equal = 0;
+	ret_choices->count = ret_choices->equal = ret_choices->other = 0;
 	ret_choices->failing = s.failing;
 	if (s.count == 0)
 		return;
@@ -144,6 +153,14 @@ void dns_choose(const struct dns_view *v, const struct dns_wish *w, int64_t now_
 		ret_choices->list[ret_choices->count++] = s.best[i];
 		ret_choices->equal += s.best[i].cost_us <= best_us + EQUAL_US;
 	}
+	ret_choices->other = other_site(ret_choices);
+}
+
+size_t dns_nth(size_t i, size_t named, size_t equal, size_t other, uint64_t turn)
+{
+	if (other > 0 && i + 1 == named)
+		return other;
+	return i < equal ? (turn + i) % equal : i;
 }
 
 uint32_t dns_ttl_s(int64_t ttl_us, bool failing)

@@ -49,6 +49,8 @@ struct dns_choices {
 	struct dns_choice list[DNS_CHOICES_MAX]; /* best first, no two addresses alike */
 	size_t count;
 	size_t equal; /* the first so many are as good as the best: take turns */
+	size_t
+	    other; /* the best of another site, when those before it could fill an answer; 0: named anyway, or none */
 	bool failing; /* a node behind this name went away lately: halve the TTL */
 };
 struct dns_wish {
@@ -58,6 +60,8 @@ struct dns_wish {
 	const uint32_t *row; /* distances from the client's site, by site (distances_row); NULL: unknown */
 };
 void dns_choose(const struct dns_view *v, const struct dns_wish *w, int64_t now_us, struct dns_choices *ret_choices);
+/* Which is the i-th of an answer of `named`, in this turn. */
+size_t dns_nth(size_t i, size_t named, size_t equal, size_t other, uint64_t turn);
 uint32_t dns_ttl_s(int64_t ttl_us, bool failing); /* at least 1 */
 
 #endif

@@ -116,9 +116,12 @@ static void ask(struct dispatch *d, uint32_t city, uint32_t model, int64_t now_u
 	}
 	dns_choose(d->view, &wish, now_us, &choices);
 	a->count = (uint8_t)(choices.count < DISPATCH_ADDRESSES ? choices.count : DISPATCH_ADDRESSES);
-	a->equal = (uint8_t)(choices.equal < a->count ? choices.equal : a->count);
-	for (unsigned i = 0; i < a->count; i++)
-		a->nodes[i] = node_of_address(&choices.list[i].ip);
+	size_t alike = choices.other > 0 ? a->count - 1u : a->count;
+	a->equal = (uint8_t)(choices.equal < alike ? choices.equal : alike);
+	for (unsigned i = 0; i < a->count; i++) {
+		size_t nth = dns_nth(i, a->count, choices.equal, choices.other, 0);
+		a->nodes[i] = node_of_address(&choices.list[nth].ip);
+	}
 	a->until_us = now_us + dns_ttl_s(w->scenario->dns.ttl_us, choices.failing) * INT64_C(1000000);
 }
 

@@ -188,8 +188,8 @@ void engine_model_run(struct engine_model *e, int64_t now_us, engine_event_fn *f
 	if (e->prefills.count > 0 && e->prefill_ends_us <= now_us) {
 		struct engine_work w = deque_pop(&e->prefills);
 		e->tokens_to_prefill -= w.uncached;
-		running_add(e, (struct engine_running){e->work + w.output, w.request, w.kv});
-		fn(arg, w.request, ENGINE_FIRST_TOKEN, now_us + (int64_t)itl_us(e));
+		running_add(e, (struct engine_running){e->work + w.output - 1, w.request, w.kv});
+		fn(arg, w.request, ENGINE_FIRST_TOKEN, now_us);
 		begin_prefill(e, now_us);
 	}
 	refill(e, now_us, fn, arg);

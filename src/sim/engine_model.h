@@ -3,8 +3,8 @@
  *
  * A request is admitted when a slot is free and its prompt and whole answer fit into the KV cache; until then it waits,
  * first come first served, as many as core/admission lets in, no longer than queue_wait. Prompts are prefilled one
- * after another; running requests get one token each per base + slope x running. Microseconds. Owned by the caller;
- * engine_model_init/fini. Requests are numbers of the caller's.
+ * after another, each with a first token at its end; then running requests get one token each per base + slope x
+ * running. Microseconds. Owned by the caller; engine_model_init/fini. Requests are numbers of the caller's.
  */
 #ifndef MDN_SIM_ENGINE_MODEL_H
 #define MDN_SIM_ENGINE_MODEL_H

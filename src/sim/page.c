@@ -15,7 +15,7 @@ static const char style[] =
     "body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:60rem;margin:2rem auto;"
     "padding:0 1rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .3rem}p{color:var(--soft)}"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
+    "td,th{padding:.25rem .55rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
     "td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}svg text{fill:var(--soft);font:11px "
     "system-ui,sans-serif}svg .axis{stroke:var(--line)}svg polyline{fill:none;stroke-width:1.8}"
     ".key span{margin-right:1rem}.key i{display:inline-block;width:.8rem;height:.8rem;border-radius:2px;"
@@ -83,13 +83,23 @@ static const struct plot plots[] = {
 };
 
 struct range {
-	double low, high;
+	double low, high, step; /* step: between lines */
 	bool logarithmic;
 };
 
+/* 1, 2 or 5 times a power of ten, at least `least`. */
+static double round_step(double least)
+{
+	double decade = pow(10, floor(log10(least)));
+	return least <= decade       ? decade
+	       : least <= 2 * decade ? 2 * decade
+	       : least <= 5 * decade ? 5 * decade
+	                             : 10 * decade;
+}
+
 static struct range range_of(const struct plot *p, const struct figures *all, unsigned count)
 {
-	struct range r = {p->logarithmic ? 1e300 : 0, p->logarithmic ? 0 : 1e-3, p->logarithmic};
+	struct range r = {p->logarithmic ? 1e300 : 0, p->logarithmic ? 0 : 1e-3, 0, p->logarithmic};
 	for (unsigned i = 0; i < count; i++) {
 		for (unsigned k = 0; k < FIGURES_LINES; k++) {
 			double y = p->of(&all[i], &all[i].lines[k]);
@@ -102,7 +112,8 @@ static struct range range_of(const struct plot *p, const struct figures *all, un
 		r.low = r.low < 1e300 ? pow(10, floor(log10(r.low))) : 1;
 		r.high = r.high > r.low ? pow(10, ceil(log10(r.high))) : r.low * 10;
 	} else {
-		r.high *= 1.05;
+		r.step = round_step(r.high / TICKS);
+		r.high = r.step * ceil(r.high / r.step);
 	}
 	return r;
 }
@@ -114,23 +125,44 @@ static double y_of(const struct range *r, double value)
 	return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP);
 }
 
+static void draw_line(const struct plot *p, const struct range *r, double value, struct buf *out)
+{
+	double y = y_of(r, value);
+	buf_printf(out, "<line class=axis x1=%d x2=%d y1=%.1f y2=%.1f /><text x=%d y=%.1f text-anchor=end>", LEFT,
+	           WIDTH - RIGHT, y, y, LEFT - 6, y + 4);
+	bool seconds = value >= 1000 && strcmp(p->unit, "ms") == 0;
+	buf_printf(out, "%.3g %s</text>", seconds ? value / 1000 : value, seconds ? "s" : p->unit);
+}
+
+/* Decades; of few decades the 2 and 5 between them, too. */
+static void draw_decades(const struct plot *p, const struct range *r, struct buf *out)
+{
+	static const double between[] = {1, 2, 5};
+	unsigned each = r->high / r->low < 1001 ? 3 : 1;
+	for (double decade = r->low; decade < r->high * 1.001; decade *= 10)
+		for (unsigned i = 0; i < each && decade * between[i] < r->high * 1.001; i++)
+			draw_line(p, r, decade * between[i], out);
+}
+
 static void draw_axes(const struct scenario *s, const struct plot *p, const struct range *r, struct buf *out)
 {
 	double hours = (double)s->duration_us / 3600e6;
+	if (r->logarithmic)
+		draw_decades(p, r, out);
+	for (double value = r->low; !r->logarithmic && value < r->high + r->step / 2; value += r->step)
+		draw_line(p, r, value, out);
 	for (int i = 0; i <= TICKS; i++) {
 		double share = (double)i / TICKS;
-		double value =
-		    r->logarithmic ? r->low * pow(r->high / r->low, share) : r->low + share * (r->high - r->low);
-		double x = LEFT + share * (WIDTH - LEFT - RIGHT), y = y_of(r, value);
-		buf_printf(out, "<line class=axis x1=%d x2=%d y1=%.1f y2=%.1f /><text x=%d y=%.1f text-anchor=end>",
-		           LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 4);
-		buf_printf(out, "%.3g %s</text><text x=%.1f y=%d text-anchor=middle>", value, p->unit, x, HEIGHT - 8);
+		buf_printf(out, "<text x=%.1f y=%d text-anchor=%s>", LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - 8,
+		           i < TICKS ? "middle" : "end");
 		if (hours >= 72)
 			buf_printf(out, "day %.1f</text>", share * hours / 24);
 		else if (hours >= 1.5)
 			buf_printf(out, "%.1f h</text>", share * hours);
+		else if (hours >= 0.1)
+			buf_printf(out, "%.3g min</text>", share * hours * 60);
 		else
-			buf_printf(out, "%.0f min</text>", share * hours * 60);
+			buf_printf(out, "%.3g s</text>", share * hours * 3600);
 	}
 }
 
@@ -159,25 +191,101 @@ static double percent(double part, double whole)
 	return whole > 0 ? 100 * part / whole : 0;
 }
 
+static double way_mean(const struct figures *f)
+{
+	return f->served > 0 ? f->way_sum_us / f->served / 1e3 : 0;
+}
+
+static double moved_mean(const struct figures *f)
+{
+	double sum = 0;
+	for (unsigned k = 1; k < FIGURES_LINES; k++)
+		sum += f->lines[k].moved;
+	return percent(sum, FIGURES_LINES - 1);
+}
+
+static double requests(const struct figures *f)
+{
+	return f->requests;
+}
+
+static double busy(const struct figures *f)
+{
+	return percent(f->busy, f->requests);
+}
+
+static double busy_early(const struct figures *f)
+{
+	return f->busy_early;
+}
+
+static double failed(const struct figures *f)
+{
+	return percent(f->lost, f->requests);
+}
+
+static double ttft_median(const struct figures *f)
+{
+	return histogram_at(&f->ttft, .5) / 1e3;
+}
+
+static double ttft_most(const struct figures *f)
+{
+	return histogram_at(&f->ttft, .99) / 1e3;
+}
+
+static double itl_median(const struct figures *f)
+{
+	return histogram_at(&f->itl, .5) / 1e3;
+}
+
+static double itl_most(const struct figures *f)
+{
+	return histogram_at(&f->itl, .99) / 1e3;
+}
+
+static double near(const struct figures *f)
+{
+	return percent(f->near, f->served);
+}
+
+static double within_10_ms(const struct figures *f)
+{
+	return percent(f->in_10_ms, f->served);
+}
+
+static const struct row {
+	const char *name, *format;
+	double (*of)(const struct figures *f);
+} rows[] = {
+    {"Requests", "%.0f", requests},
+    {"Answered \"busy\"", "%.3f %%", busy},
+    {"... before all was full", "%.0f", busy_early},
+    {"Failed", "%.3f %%", failed},
+    {"TTFT, median", "%.0f ms", ttft_median},
+    {"TTFT, 99th percentile", "%.0f ms", ttft_most},
+    {"ITL, median", "%.1f ms", itl_median},
+    {"ITL, 99th percentile", "%.1f ms", itl_most},
+    {"Served near", "%.1f %%", near},
+    {"Served within 10 ms", "%.1f %%", within_10_ms},
+    {"Way there and back, mean", "%.1f ms", way_mean},
+    {"Demand that moved, mean", "%.1f %%", moved_mean},
+};
+
+/* A column a policy: six of them fit a page, twelve figures would not. */
 static void append_table(const struct figures *all, unsigned count, struct buf *out)
 {
-	buf_append_str(out,
-	               STR("<div class=wide><table><tr><th>policy<th>requests<th>busy<th>busy before full<th>failed"
-	                   "<th>TTFT p50<th>p99<th>ITL p50<th>p99<th>served near<th>within 10 ms<th>way, "
-	                   "mean<th>moved, mean</tr>"));
-	for (unsigned i = 0; i < count; i++) {
-		const struct figures *f = &all[i];
-		double sum = 0;
-		for (unsigned k = 1; k < FIGURES_LINES; k++)
-			sum += f->lines[k].moved;
-		buf_printf(out, "<tr><td>%s<td>%.0f<td>%.2f %%<td>%.0f<td>%.3f %%<td>%.0f ms<td>%.0f ms",
-		           sim_policy_names[f->policy], f->requests, percent(f->busy, f->requests), f->busy_early,
-		           percent(f->lost, f->requests), histogram_at(&f->ttft, .5) / 1e3,
-		           histogram_at(&f->ttft, .99) / 1e3);
-		buf_printf(out, "<td>%.1f ms<td>%.1f ms<td>%.1f %%<td>%.1f %%<td>%.1f ms<td>%.1f %%</tr>",
-		           histogram_at(&f->itl, .5) / 1e3, histogram_at(&f->itl, .99) / 1e3,
-		           percent(f->near, f->served), percent(f->in_10_ms, f->served),
-		           f->served > 0 ? f->way_sum_us / f->served / 1e3 : 0, percent(sum, FIGURES_LINES - 1));
+	buf_append_str(out, STR("<div class=wide><table><tr><th>"));
+	for (unsigned i = 0; i < count; i++)
+		buf_printf(out, "<th>%s", sim_policy_names[all[i].policy]);
+	buf_append_str(out, STR("</tr>"));
+	for (unsigned r = 0; r < sizeof(rows) / sizeof(rows[0]); r++) {
+		buf_printf(out, "<tr><td>%s", rows[r].name);
+		for (unsigned i = 0; i < count; i++) {
+			buf_append_str(out, STR("<td>"));
+			buf_printf(out, rows[r].format, rows[r].of(&all[i]));
+		}
+		buf_append_str(out, STR("</tr>"));
 	}
 	buf_append_str(out, STR("</table></div><p class=key>"));
 	for (unsigned i = 0; i < count; i++)

@@ -143,8 +143,8 @@ static void admit(struct flows *p, uint32_t at, const struct waiting *v, double 
 {
 	struct group *g = &p->groups[at];
 	uint32_t site = p->w.nodes[at].site;
-	double share = wait_share(rho(p, g), g->nodes), mean_us = wait_us(p, g), itl = itl_us(p, g);
-	double base_us = (double)(p->now_us - v->since_us + v->way_us) + g->backlog / prefill_rate(p, g) + itl;
+	double share = wait_share(rho(p, g), g->nodes), mean_us = wait_us(p, g);
+	double base_us = (double)(p->now_us - v->since_us + v->way_us) + g->backlog / prefill_rate(p, g);
 	double us_per_token = 1e6 / p->s->engine.prefill_tokens_per_s;
 	for (unsigned i = 0; i < PROMPTS; i++) {
 		double us = base_us + p->prompts[i] * us_per_token, each = count / PROMPTS;

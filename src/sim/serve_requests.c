@@ -24,6 +24,15 @@ struct request {
 	uint64_t number;
 };
 
+enum { REFUSALS_KEPT = 4 };
+#define REFUSED_US INT64_C(1000000) /* as long a refusal keeps a gateway from trying again (node_map.h) */
+
+/* Of a site's gateway: who refused its connections lately, the newest first. */
+struct refusals {
+	uint32_t nodes[REFUSALS_KEPT];
+	int64_t until_us[REFUSALS_KEPT];
+};
+
 enum message_kind { AT_NODE, REFUSED, AT_GATEWAY, FAILURE, RECOVERY };
 
 struct message {
@@ -46,6 +55,7 @@ struct play {
 	struct figures *f;
 	struct dispatch d;
 	struct node *nodes;
+	struct refusals *refusals; /* of sites */
 	struct request *requests;
 	uint32_t request_count, request_cap, free_request, open;
 	struct message *messages;
@@ -232,12 +242,31 @@ static void is_busy(struct play *p, uint32_t at)
 	request_end(p, at);
 }
 
+static void refused(struct refusals *list, uint32_t node, int64_t now_us)
+{
+	memmove(list->nodes + 1, list->nodes, sizeof(list->nodes) - sizeof(list->nodes[0]));
+	memmove(list->until_us + 1, list->until_us, sizeof(list->until_us) - sizeof(list->until_us[0]));
+	list->nodes[0] = node;
+	list->until_us[0] = now_us + REFUSED_US;
+}
+
+/* The request's own tries, and what its gateway has seen of late. */
+static uint32_t decide(struct play *p, const struct request *r)
+{
+	const struct refusals *list = &p->refusals[r->site];
+	uint32_t excluded[SCENARIO_TRIES_MAX], count = r->tries;
+	memcpy(excluded, r->excluded, count * sizeof(*excluded));
+	for (unsigned i = 0; i < REFUSALS_KEPT && count < SCENARIO_TRIES_MAX - 1; i++)
+		if (list->until_us[i] > p->now_us)
+			excluded[count++] = list->nodes[i];
+	return dispatch_decide(&p->d, r->site, r->model, r->uncached, excluded, count, p->now_us, exact_load, p);
+}
+
 static void go_to_node(struct play *p, uint32_t at)
 {
 	struct request *r = &p->requests[at];
 	char id[NODE_ID_SIZE];
-	uint32_t n =
-	    dispatch_decide(&p->d, r->site, r->model, r->uncached, r->excluded, r->tries, p->now_us, exact_load, p);
+	uint32_t n = decide(p, r);
 	if (n == NONE) {
 		if (r->tries > 0)
 			is_busy(p, at);
@@ -319,6 +348,8 @@ static void come_back(struct play *p, uint32_t at)
 	ledger_close(r->ticket);
 	r->ticket = NULL;
 	r->excluded[r->tries] = r->node;
+	if (p->nodes[r->node].dead)
+		refused(&p->refusals[r->site], r->node, p->now_us);
 	if (++r->tries >= p->s->gateway.tries) {
 		is_busy(p, at);
 		return;
@@ -351,11 +382,7 @@ static void reach_node(struct play *p, uint32_t at)
 	struct request *r = &p->requests[at];
 	struct node *n = &p->nodes[r->node];
 	int64_t way_us = sim_rtt_us(p->w, r->site, p->w->nodes[r->node].site) / 2;
-	char id[NODE_ID_SIZE];
 	if (n->dead) {
-		dispatch_node_id(r->node, id);
-		if (p->s->reports.map_age_us > 0) /* one map for all: only where reports do not age */
-			node_map_evidence(p->d.map, str_from(id), EVIDENCE_REFUSED, p->now_us);
 		send(p, p->now_us + way_us, REFUSED, at);
 		return;
 	}
@@ -423,6 +450,7 @@ static void play_init(struct play *p, const struct sim_world *w, enum sim_policy
 	rng_init(&p->rng, p->s->seed * 104729 + 2); /* the same users for every policy */
 	dispatch_init(&p->d, w, policy, p->s->reports.map_age_us > 0);
 	p->nodes = mem_new(w->node_count * sizeof(*p->nodes));
+	p->refusals = mem_new(w->site_count * sizeof(*p->refusals));
 	p->heap = mem_new(w->node_count * sizeof(uint32_t));
 	p->heap_at = mem_new(w->node_count * sizeof(uint32_t));
 	p->report.models = mem_new(p->s->model_count * sizeof(struct model_report));
@@ -451,6 +479,7 @@ static void play_fini(struct play *p)
 	free(p->report.models);
 	free(p->report.seen);
 	free(p->nodes);
+	free(p->refusals);
 	free(p->heap);
 	free(p->heap_at);
 	free(p->requests);

@@ -33,7 +33,7 @@ struct cached {
 	uint64_t scene;
 	int64_t tick;
 	uint8_t records[DNS_CHOICES_MAX * RECORD_MAX]; /* all of one size */
-	uint8_t size, count, equal;
+	uint8_t size, count, equal, other;
 };
 
 struct dns_zone {
@@ -224,6 +224,7 @@ static void addresses_fill(struct dns_zone *z, struct cached *c, struct str labe
 	uint32_t ttl_s = dns_ttl_s(z->scene->ttl_us, choices.failing);
 	c->count = (uint8_t)choices.count;
 	c->equal = (uint8_t)choices.equal;
+	c->other = (uint8_t)choices.other;
 	c->size = (uint8_t)(RECORD_HEAD + bytes);
 	for (size_t i = 0; i < choices.count; i++)
 		memcpy(head_put(c->records + i * c->size, c->type, ttl_s, bytes), choices.list[i].ip.bytes, bytes);
@@ -255,6 +256,7 @@ static void service_fill(struct dns_zone *z, struct cached *c, struct str label,
 	choose(z, label, c->site, 32, true, now_us, &v4);
 	choose(z, label, c->site, 128, true, now_us, &v6);
 	c->count = c->equal = v4.count + v6.count > 0;
+	c->other = 0;
 	if (!c->count)
 		return;
 	const struct dns_choice *best = &v4.list[0];
@@ -317,8 +319,8 @@ static void put_cached(struct dns_zone *z, struct asking *a)
 	size_t named = c->count < DNS_ADDRESSES_MAX ? c->count : DNS_ADDRESSES_MAX;
 	uint64_t turn = z->turn++;
 	for (size_t i = 0; i < named; i++)
-		dns_reply_ready(a->reply, DNS_ANSWER, c->records + (i < c->equal ? (turn + i) % c->equal : i) * c->size,
-		                c->size);
+		dns_reply_ready(a->reply, DNS_ANSWER,
+		                c->records + dns_nth(i, named, c->equal, c->other, turn) * c->size, c->size);
 	if (named > 0 && q->ecs && q->ecs_source > 0)
 		a->scope = scope;
 }

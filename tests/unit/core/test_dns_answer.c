@@ -164,6 +164,39 @@ static void test_equals_are_told_and_addresses_named_once(void **unused)
 	node_map_free(m);
 }
 
+static void test_one_site_is_not_all_that_a_client_is_told(void **unused)
+{
+	struct node_map *m = node_map_new();
+	struct str way = STR("west-east=15ms");
+	struct dns_choices c;
+	char id[16], api[32];
+	node_map_set_distances(m, &way, 1, NULL);
+	for (int i = 0; i < 5; i++) {
+		snprintf(id, sizeof(id), "n%d", i);
+		snprintf(api, sizeof(api), "http://10.0.0.%d:80", i);
+		report_at(m,
+		          &(struct node_spec){
+			      .id = id, .site = i == 4 ? "east" : "west", .api = api, .seq = 1, .model = "x:latest"},
+		          T);
+	}
+	struct dns_view *v = dns_view_new(m, NULL, T);
+	uint32_t row[16];
+	distances_row(v->distances, map_site_find(m, STR("west")), row);
+	dns_choose(v, &(struct dns_wish){.label = STR("x"), .bits = 32, .row = row}, T, &c);
+	assert_int_equal(c.count, 5);
+	assert_int_equal(c.equal, 4);
+	assert_int_equal(c.other, 4);
+	unsigned firsts = 0;
+	for (uint64_t turn = 0; turn < 4; turn++) { /* the equals take turns, the other site is always there */
+		assert_int_equal(dns_nth(2, 3, c.equal, c.other, turn), 4);
+		firsts |= 1u << dns_nth(0, 3, c.equal, c.other, turn);
+		assert_true(dns_nth(0, 3, c.equal, c.other, turn) != dns_nth(1, 3, c.equal, c.other, turn));
+	}
+	assert_int_equal(firsts, 15);
+	dns_view_free(v);
+	node_map_free(m);
+}
+
 static void test_a_view_stays_while_the_map_goes_on(void **unused)
 {
 	struct node_map *m = node_map_new();
@@ -204,6 +237,7 @@ int main(void)
 	    cmocka_unit_test(test_names_exist_while_the_map_knows_the_model),
 	    cmocka_unit_test(test_near_and_unloaded_first_and_never_empty),
 	    cmocka_unit_test(test_equals_are_told_and_addresses_named_once),
+	    cmocka_unit_test(test_one_site_is_not_all_that_a_client_is_told),
 	    cmocka_unit_test(test_a_view_stays_while_the_map_goes_on),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

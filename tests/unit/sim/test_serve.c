@@ -172,6 +172,7 @@ static void test_page_stands_alone(void **state)
 	assert_null(strstr(page.base, "http"));
 	assert_null(strstr(page.base, "<script"));
 	assert_null(strstr(page.base, "nan"));
+	assert_null(strstr(page.base, "e+"));
 	assert_non_null(strstr(page.base, "a &lt;b> &amp; c"));
 	assert_non_null(strstr(page.base, "<polyline"));
 	buf_append(&json, "", 1);
