@@ -266,11 +266,12 @@ static uint32_t by_pool(const struct dispatch *d, uint32_t site, uint32_t model,
 	return best;
 }
 
-/* One map stands for those of all gateways: each has its part of what is in flight. */
+/* One map stands for those of all gateways: each has its part of what is in flight. Groups of nodes (weights) report
+ * after each parcel: there is nothing to guess. */
 static void estimate(struct dispatch *d, int64_t now_us)
 {
 	size_t own = 0;
-	if (now_us - d->estimated_us < NODE_ESTIMATE_US)
+	if (d->weights || now_us - d->estimated_us < NODE_ESTIMATE_US)
 		return;
 	for (uint32_t i = 0; i < d->world->site_count; i++)
 		own += ledger_count(d->ledgers[i]);
