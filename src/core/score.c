@@ -53,6 +53,7 @@ struct sweep {
 	int32_t prompt_tokens;
 	struct warm_node warm[AFFINITY_HOLDERS_MAX];
 	size_t warm_count;
+	int32_t warm_most;                      /* tokens that one of them has */
 	struct pick heap[ROUTE_CANDIDATES_MAX]; /* worst on top */
 	size_t count;
 };
@@ -175,7 +176,11 @@ static struct pick pick_of(const struct sweep *s, const struct map_place *p, con
 		k.session = w->session;
 	}
 	k.prefill_us = (int64_t)fmin((s->prompt_tokens - k.warm_tokens) * p->us_per_token, PREFILL_MOST_US);
-	k.score_us = k.rtt_us + k.queue_us + k.prefill_us + (suspect ? SUSPECT_US : 0) - (k.session ? SESSION_US : 0);
+	/* What another has computed already would keep those behind it waiting, too. */
+	int32_t again = s->warm_most > k.warm_tokens ? s->warm_most - k.warm_tokens : 0;
+	k.score_us = k.rtt_us + k.queue_us + k.prefill_us;
+	k.score_us += (int64_t)fmin(again * p->us_per_token, PREFILL_MOST_US);
+	k.score_us += (suspect ? SUSPECT_US : 0) - (k.session ? SESSION_US : 0);
 	return k;
 }
 
@@ -460,8 +465,11 @@ static void take_warm(struct sweep *s)
 	for (size_t i = 0; i < s->query->warm_count && s->warm_count < AFFINITY_HOLDERS_MAX; i++) {
 		const struct route_warm *w = &s->query->warm[i];
 		uint32_t node = map_node_find(s->map, str_from(w->id));
-		if (node != MAP_NONE && map_node_at(s->map, node)->entry.report.boot == w->boot)
-			s->warm[s->warm_count++] = (struct warm_node){node, w->tokens, w->session};
+		if (node == MAP_NONE || map_node_at(s->map, node)->entry.report.boot != w->boot)
+			continue;
+		s->warm[s->warm_count++] = (struct warm_node){node, w->tokens, w->session};
+		int32_t tokens = w->tokens < s->prompt_tokens ? w->tokens : s->prompt_tokens - 1;
+		s->warm_most = tokens > s->warm_most ? tokens : s->warm_most;
 	}
 }
 
@@ -492,6 +500,7 @@ int route_decide(const struct node_map *map, const struct ledger *ledger, const 
 	s.now_us = now_us;
 	s.prompt_tokens = query->prompt_tokens > 0 ? query->prompt_tokens : PROMPT_UNKNOWN_TOKENS;
 	s.count = s.warm_count = 0;
+	s.warm_most = 0;
 	take_warm(&s);
 	uint32_t site = query->client_site.len > 0 ? map_site_find(map, query->client_site) : MAP_NONE;
 	if (site != MAP_NONE)

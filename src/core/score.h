@@ -3,8 +3,9 @@
  *
  *   T(node) = distance + queue + prefill, each in microseconds, of the load it must have by now (place.c), with our
  * own dispatches since its report counted in; a node whose use u nears 1 pays the barrier u/(1-u), so that the near one
- * wins until its queue costs more than the way. What a node has of the prompt already (query.warm) it need not prefill:
- * it wins until its queue costs more than that saves.
+ * wins until its queue costs more than the way. What a node has of the prompt already (query.warm) it need not prefill,
+ * and the others pay for it twice, for they would also keep those behind it waiting: the warm one wins until its queue
+ * costs more than twice what that saves. bench/prefixes.py: with once, prompts were computed again that p90 felt.
  *
  * Candidates within SCORE_NEAR of the best are as good: of those the warm one, else the one a long prompt's key
  * belongs to, else two are drawn at random, against herds; the busiest ones are left out (Prequal's hot-cold rule). A
