@@ -405,7 +405,10 @@ static int start_scheduler(struct node *n, struct error *err)
 	if (!node_has(n, ROLE_SCHEDULER))
 		return 0;
 	struct scheduler_options o = node_scheduler_options(n->config, &lists);
+	char *folder = file_join(str_from(n->config->data), "scheduler");
+	o.folder = str_from(folder);
 	int rc = scheduler_new(n->loop, &o, &n->scheduler, err);
+	free(folder);
 	free(lists);
 	return rc;
 }

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define DEMAND_EVERY_S 5
+
 void node_fill_report(void *arg, struct node_report *report)
 {
 	struct node *n = arg;
@@ -201,13 +203,25 @@ static void forget_gone(struct node *n)
 	}
 }
 
+/* Which clients ask how much, for the schedulers' map. */
+static void tell_demand(struct node *n)
+{
+	struct buf body = {0};
+	gateway_take_demand(n->gateway, &body);
+	member_tell_schedulers(n->member, "/mdn/v1/demand", buf_str(&body));
+	buf_fini(&body);
+}
+
 void node_on_second(void *arg)
 {
 	struct node *n = arg;
 	if (n->limits.count)
 		node_set_rates(n, n->current);
-	if (n->gateway)
-		forget_gone(n);
+	if (!n->gateway)
+		return;
+	forget_gone(n);
+	if (++n->seconds % DEMAND_EVERY_S == 0)
+		tell_demand(n);
 }
 
 /* Those that were on disk only so far: the peer tells of a version but once. */

@@ -60,6 +60,7 @@ struct node {
 	struct fetch_limits limits;
 	struct machine machine;
 	struct loop_timer *second;
+	unsigned seconds; /* since start */
 	bool draining, started;
 	int64_t drain_from_us;
 	struct loop_timer *drain_timer;

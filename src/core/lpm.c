@@ -81,6 +81,12 @@ void ip_format(const struct ip *ip, char ret_text[static IP_TEXT_SIZE])
 		ret_text[0] = '\0';
 }
 
+bool ip_prefix_equal(const struct ip_prefix *a, const struct ip_prefix *b)
+{
+	return a->ip.bits == b->ip.bits && a->length == b->length &&
+	       memcmp(a->ip.bytes, b->ip.bytes, a->ip.bits / 8u) == 0;
+}
+
 bool ip_is_loopback(const struct ip *ip)
 {
 	static const uint8_t one[16] = {[15] = 1};

@@ -27,6 +27,7 @@ int ip_parse(struct str text, struct ip *ret_ip); /* E_INVAL */
 void ip_format(const struct ip *ip, char ret_text[static IP_TEXT_SIZE]);
 /* "10.0.0.0/8", "2001:db8::/32", or a bare address; E_INVAL, also for bits set past the length. */
 int ip_prefix_parse(struct str text, struct ip_prefix *ret_prefix);
+bool ip_prefix_equal(const struct ip_prefix *a, const struct ip_prefix *b);
 bool ip_is_loopback(const struct ip *ip);
 
 struct lpm;

@@ -36,6 +36,8 @@ struct node_map {
 	struct zone *zones;
 	size_t zone_count;
 	struct lpm *lpm, *named;
+	bool *closed_sites;
+	uint32_t closed_cap;
 
 	uint64_t version;
 	bool copy; /* made by node_map_parse */
@@ -75,6 +77,7 @@ void node_map_free(struct node_map *m)
 	distances_fini(&m->distances);
 	lpm_free(m->lpm);
 	lpm_free(m->named);
+	free(m->closed_sites);
 	free(m);
 }
 
@@ -311,6 +314,12 @@ static void hot_queue(struct node_map *m, uint32_t at)
 	}
 }
 
+static bool is_closed(const struct node_map *m, uint32_t at)
+{
+	uint32_t site = m->hots[at].site;
+	return m->nodes[at]->closed || (site < m->closed_cap && m->closed_sites[site]);
+}
+
 static void hot_update(struct node_map *m, uint32_t at)
 {
 	const struct node_entry *e = &m->nodes[at]->entry;
@@ -321,7 +330,7 @@ static void hot_update(struct node_map *m, uint32_t at)
 	h->timeouts = e->timeouts;
 	h->said_down = e->said_down;
 	h->said_suspect = e->said_suspect;
-	h->draining = e->report.state == NODE_DRAINING;
+	h->draining = e->report.state == NODE_DRAINING || is_closed(m, at);
 	h->starting = e->report.state == NODE_STARTING;
 	h->has_api = e->report.api_url[0] != '\0';
 	hot_address(h, str_from(e->report.api_url));
@@ -731,6 +740,39 @@ int node_map_set_distances(struct node_map *m, const struct str *distances, size
 	return rc;
 }
 
+int node_map_close_site(struct node_map *m, struct str site, bool closed, struct error *err)
+{
+	uint32_t at;
+	int rc = distances_site(&m->distances, site, &at, err);
+	if (rc < 0)
+		return rc;
+	if (at >= m->closed_cap) {
+		uint32_t cap = m->distances.cap;
+		m->closed_sites = mem_resize(m->closed_sites, cap, sizeof(*m->closed_sites));
+		memset(m->closed_sites + m->closed_cap, 0, (cap - m->closed_cap) * sizeof(*m->closed_sites));
+		m->closed_cap = cap;
+	}
+	if (m->closed_sites[at] == closed)
+		return 0;
+	m->closed_sites[at] = closed;
+	m->version++;
+	for (uint32_t i = 0; i < m->count; i++) {
+		if (m->hots[i].site == at)
+			hot_update(m, i);
+	}
+	return 0;
+}
+
+void node_map_close_node(struct node_map *m, struct str id, bool closed)
+{
+	uint32_t at = map_node_find(m, id);
+	if (at == MAP_NONE || m->nodes[at]->closed == closed)
+		return;
+	m->nodes[at]->closed = closed;
+	m->version++;
+	hot_update(m, at);
+}
+
 int node_map_site(struct node_map *m, struct str name, uint32_t *ret_site, struct error *err)
 {
 	return distances_site(&m->distances, name, ret_site, err);
@@ -821,7 +863,10 @@ void node_map_format(const struct node_map *m, int64_t now_us, struct buf *out)
 		int64_t age_us = now_us - e->received_us;
 		if (i > 0)
 			buf_append_str(out, STR(","));
-		node_report_format_brief_open(&e->report, out);
+		struct node_report told = e->report; /* shallow */
+		if (is_closed(m, i))
+			told.state = NODE_DRAINING;
+		node_report_format_brief_open(&told, out);
 		buf_printf(out, ",\"health\":\"%s\",\"age_us\":%lld}",
 		           node_health_name(map_health(m, &m->hots[i], now_us)), (long long)(age_us > 0 ? age_us : 0));
 	}

@@ -73,6 +73,10 @@ int node_map_set_distances(struct node_map *m, const struct str *distances, size
 int node_map_site(struct node_map *m, struct str name, uint32_t *ret_site, struct error *err); /* found or made */
 /* Sites that clients are sent to, whatever the zones say: taken over, sealed; NULL: none. */
 void node_map_set_named(struct node_map *m, struct lpm *named);
+/* A closed site or node takes nobody who is not there yet: it counts, and is told to others, as draining. Sites stay
+ * so, a node for as long as it is known. */
+int node_map_close_site(struct node_map *m, struct str site, bool closed, struct error *err);
+void node_map_close_node(struct node_map *m, struct str id, bool closed); /* unknown: nothing */
 /* The site of a client; false when no zone covers it. */
 bool node_map_site_of(const struct node_map *m, const struct ip *client, struct str *ret_site, uint8_t *ret_scope);
 /* Round trip between a site and a node: configured, else the least measured between the two sites in the last 30 to 60

@@ -59,6 +59,7 @@ struct map_node {
 		uint32_t model, place; /* MAP_NONE: a name repeated within the report */
 	} * links;
 	size_t link_count;
+	bool closed; /* by an operator */
 };
 
 /* place.c: as reported just now; and all places of a model as they must be by now. own_share: of the requests that came

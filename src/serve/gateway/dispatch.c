@@ -221,6 +221,8 @@ void request_finish(struct request *r, int status)
 	r->forward = NULL;
 	ledger_close(r->ticket);
 	r->ticket = NULL;
+	if (r->client.bits)
+		demand_add(&g->demand, &r->client, clock_mono_us() - r->begun_us, 0);
 	g->metrics.requests[r->route][status == 499 || status < 100 ? 0 : status / 100]++;
 	services_count(r);
 	access_log(r);
@@ -588,6 +590,7 @@ struct request *request_open(struct gateway *g, struct http_exchange *x, const s
 		take_hop_headers(r, sender);
 	} else {
 		take_fairness_id(r);
+		ip_parse(http_peer_address(x), &r->client); /* an answer of a batch has none */
 	}
 	http_watch(x, on_writable, on_gone, r);
 	http_body_collect(x, LIMIT_JSON_BODY, on_body, r);

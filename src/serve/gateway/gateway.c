@@ -336,6 +336,14 @@ size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max)
 	return g->sender_count;
 }
 
+void gateway_take_demand(struct gateway *g, struct buf *out)
+{
+	int64_t now = loop_now_us(g->loop), window_us = now - g->demand_from_us;
+	demand_format(&g->demand, g->id, window_us > 0 ? window_us : 1, out);
+	demand_clear(&g->demand);
+	g->demand_from_us = now;
+}
+
 /* ---- life -----------------------------------------------------------------------------------------------------------
  */
 
@@ -388,6 +396,7 @@ int gateway_new(struct loop *loop, const struct gateway_options *options, struct
 		                 LIMIT_NAME);
 	}
 	g->loop = loop;
+	g->demand_from_us = loop_now_us(loop);
 	g->client = options->client;
 	g->open = options->open;
 	g->access_log = options->access_log;
@@ -430,6 +439,7 @@ void gateway_free(struct gateway *g)
 	assert(ledger_count(g->ledger) == 0);
 	ledger_free(g->ledger);
 	affinity_free(g->affinity);
+	demand_fini(&g->demand);
 	loop_timer_free(g->tick);
 	loop_timer_free(g->settle);
 	for (size_t i = 0; i < sizeof(g->engine_texts) / sizeof(g->engine_texts[0]); i++)

@@ -57,6 +57,8 @@ void gateway_set_keys(struct gateway *g, const struct key_ring_key *keys, size_t
 void gateway_set_removed(struct gateway *g, const char (*ids)[NODE_ID_SIZE], size_t count);
 /* Senders whose dispatches this node has seen, for the report; returns how many there are, fills at most max. */
 size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max);
+/* What clients asked here since the last call, for schedulers: a document of docs/wire.md, "demand". */
+void gateway_take_demand(struct gateway *g, struct buf *out);
 void gateway_set_open(struct gateway *g, bool open);
 /* Tokens (JWT) of an identity provider that are as good as API keys (tokens.h). */
 struct gateway_tokens {

@@ -21,6 +21,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "core/demand.h"
 #include "core/score.h"
 #include "net/sse.h"
 #include "serve/gateway/dialect.h"
@@ -143,6 +144,7 @@ struct request {
 	char model[NODE_TEXT_SIZE]; /* as resolved */
 	struct service service;     /* name empty: of none */
 	int64_t deadline_us;        /* loop clock; 0: none */
+	struct ip client;           /* bits 0: another node, or nobody */
 	int64_t created_s, begun_us, first_us;
 	struct local *local;
 	struct forward *forward;
@@ -247,6 +249,8 @@ struct gateway {
 	size_t request_count;
 	uint32_t waiting; /* requests that wait for a model */
 	struct ledger *ledger;
+	struct demand demand; /* of clients, since demand_from_us */
+	int64_t demand_from_us;
 	struct affinity *affinity;
 	const struct route_policy *policy; /* never NULL */
 	uint32_t policy_turn;

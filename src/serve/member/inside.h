@@ -56,7 +56,7 @@ struct target { /* where reports go: the center, or a scheduler */
 	bool scheduler, wanted;
 	bool waiting; /* a report came while one was in flight: send the newest then */
 	bool failing; /* said so in the log */
-	struct http_call *call;
+	struct http_call *call, *tell;
 };
 
 struct ping {

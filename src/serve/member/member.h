@@ -85,6 +85,8 @@ struct str member_id(const struct member *m);
 struct str member_domain(const struct member *m);
 const struct roster *member_roster(const struct member *m);
 void member_report_soon(struct member *m); /* something changed: report within 20 ms */
+/* Posts to every scheduler that is done with the last one; what fails is not sent again. */
+void member_tell_schedulers(struct member *m, const char *path, struct str body);
 bool member_is_removed(const struct member *m, struct str identity);
 /* May this peer use the node port? E_AUTH: no certificate, E_FORBIDDEN: another domain, or a removed node. A center's
  * node port lets anonymous peers in for joining and renewal, so the wiring asks this before any handler but

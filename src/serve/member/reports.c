@@ -41,15 +41,11 @@ static void on_answer(void *arg, int status, struct str body, const struct error
 	t->waiting = false;
 }
 
-static void send_to(struct target *t)
+static struct http_call *post(struct target *t, const char *path, struct str body, http_fetch_done *done)
 {
 	struct member *m = t->m;
 	struct buf url = {0}, identity = {0};
-	if (t->call) {
-		t->waiting = true;
-		return;
-	}
-	buf_printf(&url, "%s/mdn/v1/report%s", t->url, t->scheduler ? "?to=scheduler" : "");
+	buf_printf(&url, "%s%s", t->url, path);
 	if (t->id[0])
 		member_identity_of(m, t->id, &identity);
 	const struct http_header headers[] = {{STR("content-type"), STR("application/json")}};
@@ -59,12 +55,39 @@ static void send_to(struct target *t)
 	    .peer_identity = buf_str(&identity),
 	    .headers = headers,
 	    .header_count = 1,
-	    .body = buf_str(&m->report),
+	    .body = body,
 	    .head_timeout_us = 2 * US_PER_S,
 	};
-	t->call = http_fetch(m->client, &options, ANSWER_MAX, on_answer, t);
+	struct http_call *call = http_fetch(m->client, &options, ANSWER_MAX, done, t);
 	buf_fini(&url);
 	buf_fini(&identity);
+	return call;
+}
+
+static void send_to(struct target *t)
+{
+	if (t->call) {
+		t->waiting = true;
+		return;
+	}
+	t->call =
+	    post(t, t->scheduler ? "/mdn/v1/report?to=scheduler" : "/mdn/v1/report", buf_str(&t->m->report), on_answer);
+}
+
+/* That a scheduler is away is told of the reports. */
+static void on_told(void *arg, int status, struct str body, const struct error *failure)
+{
+	struct target *t = arg;
+	t->tell = NULL;
+}
+
+void member_tell_schedulers(struct member *m, const char *path, struct str body)
+{
+	for (size_t i = 0; i < m->target_count; i++) {
+		struct target *t = m->targets[i];
+		if (t->scheduler && !t->tell)
+			t->tell = post(t, path, body, on_told);
+	}
 }
 
 static void build(struct member *m)
@@ -137,6 +160,8 @@ static void target_free(struct target *t)
 {
 	if (t->call)
 		http_call_cancel(t->call);
+	if (t->tell)
+		http_call_cancel(t->tell);
 	free(t);
 }
 

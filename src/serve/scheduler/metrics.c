@@ -54,6 +54,28 @@ static void put_decisions(const struct scheduler *s, struct buf *out)
 	buf_printf(out, "mdn_scheduler_dispatches %zu\n", ledger_count(s->ledger));
 }
 
+static void put_mapping(const struct scheduler *s, struct buf *out)
+{
+	struct mapping_counts c;
+	mapping_counts(s->mapping, &c);
+	head(out, "mdn_client_map_number", "counter", "Number of the map of clients.");
+	buf_printf(out, "mdn_client_map_number %llu\n", (unsigned long long)c.number);
+	head(out, "mdn_client_map_prefixes", "gauge", "Prefixes of clients by what the map says of them.");
+	labelled(out, "mdn_client_map_prefixes", "is", "known", c.prefixes);
+	labelled(out, "mdn_client_map_prefixes", "is", "named", c.named);
+	head(out, "mdn_client_map_turned_away_total", "counter", "Lines of demand for which there was no room.");
+	buf_printf(out, "mdn_client_map_turned_away_total %llu\n", (unsigned long long)c.turned_away);
+	head(out, "mdn_client_map_demand", "gauge", "Requests in work at a time, as edges tell.");
+	buf_printf(out, "mdn_client_map_demand %.3f\n", c.demand);
+	head(out, "mdn_client_map_capacity", "gauge", "Requests in work at a time that sites have room for.");
+	buf_printf(out, "mdn_client_map_capacity %.3f\n", c.capacity);
+	head(out, "mdn_client_map_moved_total", "counter",
+	     "Requests in work at a time that were sent to another site.");
+	buf_printf(out, "mdn_client_map_moved_total %.3f\n", c.moved);
+	head(out, "mdn_client_map_round_seconds", "gauge", "Time to make the last map of clients.");
+	buf_printf(out, "mdn_client_map_round_seconds %.6f\n", (double)c.took_us / 1e6);
+}
+
 static void put_dns(const struct scheduler *s, struct buf *out)
 {
 	struct dns_totals totals, *c = &totals;
@@ -82,6 +104,7 @@ void metrics_handle(const struct scheduler *s, struct http_exchange *x)
 	struct buf out = {0};
 	put_nodes(s, &out);
 	put_decisions(s, &out);
+	put_mapping(s, &out);
 	if (s->dns)
 		put_dns(s, &out);
 	http_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", buf_str(&out));

@@ -24,14 +24,24 @@ static const char about[] = "MDN scheduler\n\n"
 			    "GET /health\n\n"
 			    "DNS: api.ZONE, and MODEL-LABEL.api.ZONE for the nodes that have a model.\n";
 
-struct str scheduler_identity_node(struct str identity)
+/* "spiffe://DOMAIN/KIND/ID"; the ID, empty when it is of another kind. */
+static struct str identity_of(struct str identity, struct str kind)
 {
 	struct str scheme = STR("spiffe://"), rest, id;
 	if (!str_starts(identity, scheme))
 		return (struct str){0};
 	str_cut((struct str){identity.base + scheme.len, identity.len - scheme.len}, '/', &rest);
-	struct str kind = str_cut(rest, '/', &id);
-	return str_equal(kind, STR("node")) ? id : (struct str){0};
+	return str_equal(str_cut(rest, '/', &id), kind) ? id : (struct str){0};
+}
+
+struct str scheduler_identity_node(struct str identity)
+{
+	return identity_of(identity, STR("node"));
+}
+
+bool scheduler_identity_is_operator(struct str identity)
+{
+	return identity_of(identity, STR("operator")).len > 0;
 }
 
 static int id_order(const void *a, const void *b)
@@ -107,6 +117,56 @@ static void on_report(void *arg, struct http_exchange *x, struct str body, const
 	http_respond_error(x, &err);
 }
 
+static void on_demand(void *arg, struct http_exchange *x, struct str body, const struct error *broken)
+{
+	struct scheduler *s = arg;
+	struct error err = {0};
+	if (broken || mapping_demand(s->mapping, http_peer_identity(x), body, &err) < 0)
+		http_respond_error(x, broken ? broken : &err);
+	else
+		http_respond(x, 204, NULL, (struct str){0});
+}
+
+static bool method_is(struct http_exchange *x, const char *method)
+{
+	struct error err = {0};
+	struct str m = http_method(x);
+	if (str_equal(m, str_from(method)) || (strcmp(method, "GET") == 0 && str_equal(m, STR("HEAD"))))
+		return true;
+	http_add_header(x, "allow", str_from(method));
+	error_set(&err, E_METHOD, "use %s here", method);
+	http_respond_error(x, &err);
+	return false;
+}
+
+/* ---- steering -------------------------------------------------------------------------------- */
+
+static void on_word(void *arg, struct http_exchange *x, struct str body, const struct error *broken)
+{
+	struct scheduler *s = arg;
+	struct error err = {0};
+	if (broken || mapping_steer(s->mapping, body, &err) < 0)
+		http_respond_error(x, broken ? broken : &err);
+	else
+		http_respond(x, 204, NULL, (struct str){0});
+}
+
+static void steer_handle(struct scheduler *s, struct http_exchange *x)
+{
+	struct error err = {0};
+	if (!scheduler_identity_is_operator(http_peer_identity(x))) {
+		error_set(&err, E_FORBIDDEN, "only an operator may do that");
+		http_respond_error(x, &err);
+	} else if (str_equal(http_method(x), STR("POST"))) {
+		http_body_collect(x, LIMIT_SMALL_BODY, on_word, s);
+	} else if (method_is(x, "GET")) {
+		struct buf out = {0};
+		mapping_format(s->mapping, &out);
+		http_respond(x, 200, "application/json", buf_str(&out));
+		buf_fini(&out);
+	}
+}
+
 static bool peer_is_welcome(struct scheduler *s, struct http_exchange *x)
 {
 	struct error err = {0};
@@ -122,24 +182,22 @@ static bool peer_is_welcome(struct scheduler *s, struct http_exchange *x)
 	return false;
 }
 
-static bool method_is(struct http_exchange *x, const char *method)
-{
-	struct error err = {0};
-	struct str m = http_method(x);
-	if (str_equal(m, str_from(method)) || (strcmp(method, "GET") == 0 && str_equal(m, STR("HEAD"))))
-		return true;
-	http_add_header(x, "allow", str_from(method));
-	error_set(&err, E_METHOD, "use %s here", method);
-	http_respond_error(x, &err);
-	return false;
-}
-
 bool scheduler_handle(struct scheduler *s, struct http_exchange *x)
 {
 	struct str path = http_path(x);
 	if (str_equal(path, STR("/mdn/v1/report"))) {
 		if (method_is(x, "POST") && peer_is_welcome(s, x))
 			http_body_collect(x, LIMIT_JSON_BODY, on_report, s);
+		return true;
+	}
+	if (str_equal(path, STR("/mdn/v1/demand"))) {
+		if (method_is(x, "POST") && peer_is_welcome(s, x))
+			http_body_collect(x, LIMIT_JSON_BODY, on_demand, s);
+		return true;
+	}
+	if (str_equal(path, STR("/mdn/v1/steer"))) {
+		if (peer_is_welcome(s, x))
+			steer_handle(s, x);
 		return true;
 	}
 	if (str_equal(path, STR("/mdn/v1/map"))) {
@@ -212,6 +270,7 @@ static void on_tick(void *arg)
 		node_map_estimate(s->map, 0, now); /* what is asked for at nodes is not in our ledger */
 		s->estimated_us = now;
 	}
+	mapping_tick(s->mapping);
 }
 
 static int configure_map(struct node_map *m, const struct coverage *c, const struct scheduler_options *o,
@@ -307,8 +366,10 @@ int scheduler_new(struct loop *loop, const struct scheduler_options *options, st
 	s->dispatches = dispatches_new();
 	s->watch = watch_new(s);
 	int rc = configure(s, options, err);
-	if (rc == 0)
+	if (rc == 0) {
+		s->mapping = mapping_new(s, options->folder);
 		rc = dns_open(s, options, err);
+	}
 	if (rc < 0) {
 		scheduler_free(s);
 		return rc;
@@ -326,6 +387,7 @@ void scheduler_free(struct scheduler *s)
 	if (s->tick)
 		loop_timer_free(s->tick);
 	watch_free(s->watch);
+	mapping_free(s->mapping);
 	dns_server_free(s->dns);
 	dispatches_free(s->dispatches);
 	ledger_free(s->ledger);

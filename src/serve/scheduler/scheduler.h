@@ -24,12 +24,13 @@ struct scheduler_options {
 	    young_us; /* since its start: what it has not heard of may still come, so it does not say "there is none" */
 	const struct str *zones, *distances; /* as configured */
 	size_t zone_count, distance_count;
+	struct str folder;         /* for what is kept; empty: nothing is */
 	const char *coverage_file; /* NULL or empty: none */
 };
 int scheduler_new(struct loop *loop, const struct scheduler_options *options, struct scheduler **ret_scheduler,
                   struct error *err);
 void scheduler_free(struct scheduler *s);
-bool scheduler_handle(struct scheduler *s, struct http_exchange *x);        /* node port: report, map */
+bool scheduler_handle(struct scheduler *s, struct http_exchange *x);        /* node port: report, demand, map, steer */
 bool scheduler_handle_public(struct scheduler *s, struct http_exchange *x); /* /v1/route, /metrics, /health */
 void scheduler_set_removed(struct scheduler *s, const char (*ids)[NODE_ID_SIZE], size_t count);
 int scheduler_reload(struct scheduler *s, const struct scheduler_options *options, struct error *err);

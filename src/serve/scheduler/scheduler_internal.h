@@ -10,6 +10,7 @@
 #include "serve/scheduler/scheduler.h"
 
 struct watch;      /* open map streams: watch.c */
+struct mapping;    /* the map of clients: mapping.c */
 struct dispatches; /* answered routes that no report has seen: route.c */
 
 struct scheduler_counts {
@@ -25,6 +26,7 @@ struct scheduler {
 	struct rng rng;
 	struct dns_server *dns; /* NULL: no DNS */
 	struct watch *watch;
+	struct mapping *mapping;
 	struct dispatches *dispatches;
 	char (*removed)[NODE_ID_SIZE];
 	size_t removed_count;
@@ -43,6 +45,7 @@ bool scheduler_is_young(const struct scheduler *s);
 bool scheduler_is_removed(const struct scheduler *s, struct str id);
 /* "ID" of "spiffe://DOMAIN/node/ID"; empty for others. */
 struct str scheduler_identity_node(struct str identity);
+bool scheduler_identity_is_operator(struct str identity);
 
 /* watch.c: the map as an event stream: at once, on change (at most 10 a second), at least once a second. */
 struct watch *watch_new(struct scheduler *s);
@@ -51,6 +54,21 @@ void watch_open(struct watch *w, struct http_exchange *x);
 void watch_changed(struct watch *w);
 void watch_cut_removed(struct watch *w);
 size_t watch_count(const struct watch *w);
+
+/* mapping.c: which site each prefix of clients is sent to, in rounds. */
+struct mapping_counts {
+	uint64_t number, turned_away;
+	uint32_t prefixes, named;
+	double demand, capacity, moved;
+	int64_t took_us;
+};
+struct mapping *mapping_new(struct scheduler *s, struct str folder); /* folder empty: nothing is kept */
+void mapping_free(struct mapping *m);
+void mapping_tick(struct mapping *m);
+int mapping_demand(struct mapping *m, struct str identity, struct str body, struct error *err);
+int mapping_steer(struct mapping *m, struct str body, struct error *err);
+void mapping_format(const struct mapping *m, struct buf *out);
+void mapping_counts(const struct mapping *m, struct mapping_counts *ret_counts);
 
 /* route.c: GET /v1/route. An answered route is a dispatch that the node will not number for us, so it counts as in
  * flight there until the first report that was made well after it (or DISPATCH_LIFE_US, when none comes): by then the

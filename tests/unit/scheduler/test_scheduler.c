@@ -535,6 +535,81 @@ static void test_a_coverage_file_says_where_clients_are_and_a_bad_one_changes_no
 	unlink(path);
 }
 
+static int steer(struct http_client *client, const char *word)
+{
+	return fetch(client, "POST", w.node_port, "/mdn/v1/steer", str_from(word));
+}
+
+static bool is_at_home(void)
+{
+	get("/v1/route?model=x&client=10.2.0.1");
+	return strstr(w.body.base, "\"10.2.0.1\",\"site\":\"east\"}") != NULL;
+}
+
+static bool is_moved(void)
+{
+	get("/v1/route?model=x&client=10.2.0.1");
+	return strstr(w.body.base, "\"10.2.0.1\",\"site\":\"west\"}") != NULL;
+}
+
+static void until(bool (*check)(void))
+{
+	for (int i = 0; i < 200 && !check(); i++)
+		run_until(never, 20);
+	assert_true(check());
+}
+
+static void test_operators_steer_and_only_they(void **unused)
+{
+	struct tls_context *tls;
+	struct http_client *east = client_of("n-2", &tls);
+	assert_int_equal(report_as(w.node, "n-1", "west", "http://10.0.0.1:80", 0, "ready"), 204);
+	assert_int_equal(report_as(east, "n-2", "east", "http://10.0.0.2:80", 0, "ready"), 204);
+	assert_int_equal(steer(w.node, "{\"subject\":\"site=east\",\"weight\":0}"), 403);
+	assert_int_equal(fetch(w.node, "GET", w.node_port, "/mdn/v1/steer", (struct str){0}), 403);
+	assert_int_equal(steer(w.operator, "{\"subject\":\"site=east\"}"), 400);
+	assert_true(is_at_home());
+	/* a site that is closed is nobody's choice, though it is nearest */
+	assert_int_equal(steer(w.operator, "{\"subject\":\"site=east\",\"weight\":0,\"at_us\":5}"), 204);
+	assert_int_equal(get("/v1/route?model=x&client=10.2.0.1"), 200);
+	assert_non_null(strstr(w.body.base, "\"choice\":{\"id\":\"n-1\""));
+	assert_int_equal(steer(w.operator, "{\"subject\":\"site=east\",\"weight\":100,\"at_us\":4}"), 409);
+	assert_int_equal(steer(w.operator, "{\"subject\":\"site=east\",\"weight\":100,\"at_us\":6}"), 204);
+	/* the same of a node */
+	assert_int_equal(steer(w.operator, "{\"subject\":\"node=n-2\",\"weight\":0}"), 204);
+	assert_int_equal(get("/v1/route?model=x&client=10.2.0.1"), 200);
+	assert_non_null(strstr(w.body.base, "\"choice\":{\"id\":\"n-1\""));
+	assert_int_equal(steer(w.operator, "{\"subject\":\"node=n-2\",\"weight\":100}"), 204);
+	/* a prefix goes where it is pinned to */
+	assert_int_equal(steer(w.operator, "{\"subject\":\"prefix=10.2.0.0/24\",\"site\":\"west\"}"), 204);
+	report_as(w.node, "n-1", "west", "http://10.0.0.1:80", 0, "ready");
+	until(is_moved);
+	assert_int_equal(steer(w.operator, "{\"subject\":\"prefix=10.2.0.0/24\",\"site\":\"\"}"), 204);
+	report_as(w.node, "n-1", "west", "http://10.0.0.1:80", 0, "ready");
+	until(is_at_home);
+	http_client_free(east);
+	tls_context_free(tls);
+}
+
+static void test_edges_tell_their_own_demand(void **unused)
+{
+	assert_int_equal(report_as(w.node, "n-1", "west", "http://10.0.0.1:80", 0, "ready"), 204);
+	assert_int_equal(fetch(w.node, "POST", w.node_port, "/mdn/v1/demand",
+	                       STR("{\"id\":\"n-2\",\"window_us\":1000,\"demand\":[]}")),
+	                 403);
+	assert_int_equal(fetch(w.node, "POST", w.node_port, "/mdn/v1/demand",
+	                       STR("{\"id\":\"n-1\",\"window_us\":1000,\"demand\":[{}]}")),
+	                 400);
+	assert_int_equal(fetch(w.node, "POST", w.node_port, "/mdn/v1/demand",
+	                       STR("{\"id\":\"n-1\",\"window_us\":5000000,\"demand\":[{\"prefix\":\"10.1.2.0/"
+	                           "24\",\"busy_us\":9000000}]}")),
+	                 204);
+	assert_int_equal(fetch(w.operator, "GET", w.node_port, "/mdn/v1/steer", (struct str){0}), 200);
+	assert_non_null(strstr(w.body.base, "\"prefixes\":1"));
+	assert_int_equal(get("/metrics"), 200);
+	assert_non_null(strstr(w.body.base, "mdn_client_map_prefixes{is=\"known\"} 1\n"));
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -547,6 +622,8 @@ int main(void)
 	    TEST(test_map_is_streamed_at_once_on_change_and_in_measure),
 	    TEST(test_node_that_dies_is_down_in_map_and_dns_within_three_seconds),
 	    TEST(test_reload_takes_all_or_nothing),
+	    TEST(test_operators_steer_and_only_they),
+	    TEST(test_edges_tell_their_own_demand),
 	    TEST(test_a_coverage_file_says_where_clients_are_and_a_bad_one_changes_nothing),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
