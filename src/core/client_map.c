@@ -12,6 +12,10 @@
 #include <math.h>
 #include <stdlib.h>
 
+#define RTT_WINDOW_US (600 * INT64_C(1000) * 1000)
+#define RTT_COUNT_MOST 100
+#define RTT_SHRINK 2.0 /* what was told so often counts as much as what is believed without */
+
 void client_map_fini(struct client_map *m)
 {
 	free(m->units);
@@ -48,7 +52,34 @@ static struct client_unit *unit_of(struct client_map *m, const struct ip_prefix 
 	return &m->units[m->count++];
 }
 
-void client_map_tell(struct client_map *m, const struct demand *d, int64_t now_us)
+/* The place of what was measured from the site, or of what is oldest. */
+static struct client_rtt *rtt_of(struct client_unit *u, uint32_t site)
+{
+	struct client_rtt *oldest = &u->rtts[0];
+	for (int i = 0; i < CLIENT_RTTS; i++) {
+		struct client_rtt *t = &u->rtts[i];
+		if (t->count > 0 && t->site == site)
+			return t;
+		if (t->count == 0 || (oldest->count > 0 && t->at_us < oldest->at_us))
+			oldest = t;
+	}
+	oldest->count = 0;
+	return oldest;
+}
+
+/* The least of about RTT_WINDOW_US, so that it follows a longer way. */
+static void learn(struct client_unit *u, uint32_t site, int64_t rtt_us, int64_t now_us)
+{
+	struct client_rtt *t = rtt_of(u, site);
+	if (t->count == 0 || rtt_us < t->us || now_us - t->at_us > RTT_WINDOW_US) {
+		t->us = rtt_us;
+		t->at_us = now_us;
+	}
+	t->site = site;
+	t->count += t->count < RTT_COUNT_MOST;
+}
+
+void client_map_tell(struct client_map *m, const struct demand *d, uint32_t site, int64_t now_us)
 {
 	for (uint32_t i = 0; i < d->count; i++) {
 		struct client_unit *u = unit_of(m, &d->lines[i].prefix);
@@ -56,6 +87,8 @@ void client_map_tell(struct client_map *m, const struct demand *d, int64_t now_u
 			m->turned_away++;
 			continue;
 		}
+		if (site != MAKING_NONE && d->lines[i].rtt_us > 0)
+			learn(u, site, d->lines[i].rtt_us, now_us);
 		u->pending_us += d->lines[i].busy_us;
 		u->seen_us = now_us;
 	}
@@ -153,42 +186,116 @@ static int take_pins(struct node_map *nodes, const struct steer *steer, struct c
 	return 0;
 }
 
-static void take_units(struct client_map *m, const struct node_map *nodes, const struct lpm *pins,
+/* Configured distances are an operator's word. */
+static bool rtt_counts(const struct node_map *nodes, const struct client_rtt *t, uint32_t base, int64_t now_us)
+{
+	return t->count > 0 && now_us - t->at_us < CLIENT_RTT_LIFE_US &&
+	       (base == MAKING_NONE || !distances_is_configured(map_distances_all(nodes), base, t->site));
+}
+
+static unsigned rtts_count(const struct node_map *nodes, const struct client_unit *u, uint32_t base, int64_t now_us)
+{
+	unsigned count = 0;
+	for (int i = 0; i < CLIENT_RTTS; i++)
+		count += rtt_counts(nodes, &u->rtts[i], base, now_us);
+	return count;
+}
+
+static void take_units(struct client_map *m, const struct node_map *nodes, const struct lpm *pins, int64_t now_us,
                        struct client_round *r)
 {
 	r->units = mem_resize(NULL, m->count + 1u, sizeof(*r->units));
 	r->index = mem_resize(NULL, m->count + 1u, sizeof(*r->index));
+	r->bases = mem_resize(NULL, m->count + 1u, sizeof(*r->bases));
 	r->prefixes = mem_resize(NULL, m->count + 1u, sizeof(*r->prefixes));
 	for (uint32_t i = 0; i < m->count; i++) {
 		const struct client_unit *u = &m->units[i];
 		struct making_unit *to = &r->units[r->unit_count];
+		uint32_t base;
 		uint8_t scope;
 		*to = (struct making_unit){.demand = u->demand, .pin = MAKING_NONE, .site = u->site, .named = u->named};
-		if (!lpm_find(map_zones(nodes), &u->prefix.ip, &to->home, &scope) || scope > u->prefix.length)
+		if (!lpm_find(map_zones(nodes), &u->prefix.ip, &base, &scope))
+			base = MAKING_NONE;
+		unsigned measured = rtts_count(nodes, u, base, now_us);
+		if (scope > u->prefix.length || (base == MAKING_NONE && measured == 0))
 			continue;
 		if (!lpm_find(pins, &u->prefix.ip, &to->pin, &scope) || scope > u->prefix.length)
 			to->pin = MAKING_NONE;
+		to->home = base;
+		to->explore = measured > 0 && measured < CLIENT_RTTS;
+		r->bases[r->unit_count] = base;
 		r->prefixes[r->unit_count] = u->prefix;
 		r->index[r->unit_count++] = i;
 	}
 }
 
-/* Of the homes that units have. */
-static int take_rows(const struct node_map *nodes, struct client_round *r, struct error *err)
+static bool row_fits(const struct client_round *r, uint64_t rows)
 {
-	uint64_t homes = 0;
+	return (rows + 1) * r->site_count <= MAP_ROWS_MAX;
+}
+
+/* Of the homes that units have. */
+static int take_rows(const struct node_map *nodes, struct client_round *r, uint64_t *rows, struct error *err)
+{
 	for (uint32_t i = 0; i < r->unit_count; i++) {
-		uint32_t **row = &r->rows[r->units[i].home];
-		if (*row)
+		if (r->bases[i] == MAKING_NONE || r->rows[r->bases[i]])
 			continue;
-		if (++homes * r->site_count > MAP_ROWS_MAX)
+		if (!row_fits(r, (*rows)++))
 			return error_set(err, E_LIMIT,
 			                 "clients of %llu sites and %u sites to send them to are too many",
-			                 (unsigned long long)homes, r->site_count);
-		*row = mem_resize(NULL, r->site_count, sizeof(**row));
-		distances_row(map_distances_all(nodes), r->units[i].home, *row);
+			                 (unsigned long long)*rows, r->site_count);
+		r->rows[r->bases[i]] = mem_resize(NULL, r->site_count, sizeof(**r->rows));
+		distances_row(map_distances_all(nodes), r->bases[i], r->rows[r->bases[i]]);
 	}
 	return 0;
+}
+
+/* Sites are as far as from where the prefix is, its zone or else the nearest that measured it, and the way to there on
+ * top, which is on every way; where it was measured itself, that counts the more, the more often. */
+static uint32_t *measured_row(const struct client_map *m, const struct node_map *nodes, const struct client_round *r,
+                              uint32_t unit, int64_t now_us)
+{
+	const struct client_unit *u = &m->units[r->index[unit]];
+	const struct client_rtt *nearest = NULL;
+	uint32_t base = r->bases[unit], *row = mem_resize(NULL, r->site_count, sizeof(*row));
+	for (int i = 0; i < CLIENT_RTTS; i++) {
+		const struct client_rtt *t = &u->rtts[i];
+		if (rtt_counts(nodes, t, base, now_us) && (!nearest || t->us < nearest->us))
+			nearest = t;
+	}
+	distances_row(map_distances_all(nodes), base == MAKING_NONE ? nearest->site : base, row);
+	uint32_t way_us = nearest->us > row[nearest->site] ? (uint32_t)nearest->us - row[nearest->site] : 0;
+	for (uint32_t s = 0; s < r->site_count; s++)
+		row[s] += way_us;
+	for (int i = 0; i < CLIENT_RTTS; i++) {
+		const struct client_rtt *t = &u->rtts[i];
+		double share = t->count / (t->count + RTT_SHRINK);
+		if (rtt_counts(nodes, t, base, now_us))
+			row[t->site] = (uint32_t)((double)t->us * share + row[t->site] * (1 - share));
+	}
+	return row;
+}
+
+/* Of units that were measured, as far as there is room for rows; without one a unit is where its zone is, or out. */
+static void take_measured(const struct client_map *m, const struct node_map *nodes, struct client_round *r,
+                          uint64_t rows, int64_t now_us)
+{
+	uint32_t kept = 0;
+	for (uint32_t i = 0; i < r->unit_count; i++) {
+		bool own = rtts_count(nodes, &m->units[r->index[i]], r->bases[i], now_us) > 0 && row_fits(r, rows);
+		if (!own && r->bases[i] == MAKING_NONE)
+			continue;
+		if (own) {
+			rows++;
+			r->rows[r->row_count] = measured_row(m, nodes, r, i, now_us);
+			r->units[i].home = r->row_count++;
+		}
+		r->units[kept] = r->units[i];
+		r->index[kept] = r->index[i];
+		r->bases[kept] = r->bases[i];
+		r->prefixes[kept++] = r->prefixes[i];
+	}
+	r->unit_count = kept;
 }
 
 int client_map_begin(struct client_map *m, struct node_map *nodes, const struct steer *steer, int64_t now_us,
@@ -196,6 +303,7 @@ int client_map_begin(struct client_map *m, struct node_map *nodes, const struct 
 {
 	struct client_round *r = NEW(struct client_round);
 	struct lpm *pins = lpm_new();
+	uint64_t rows = 0;
 	forget_quiet(m, now_us);
 	settle(m, now_us);
 	r->change = m->change;
@@ -204,12 +312,15 @@ int client_map_begin(struct client_map *m, struct node_map *nodes, const struct 
 	r->site_count = map_distances_all(nodes)->count;
 	r->sites = mem_new(r->site_count * sizeof(*r->sites) + 1);
 	r->capacities = mem_new(r->site_count * sizeof(*r->capacities) + 1);
-	r->rows = mem_new(r->site_count * sizeof(*r->rows) + 1);
+	r->row_count = r->site_count;
+	r->rows = mem_new((r->site_count + (size_t)m->count) * sizeof(*r->rows) + 1);
 	size_up_sites(m, nodes, steer, now_us, r);
-	take_units(m, nodes, pins, r);
+	take_units(m, nodes, pins, now_us, r);
 	lpm_free(pins);
 	if (rc == 0)
-		rc = take_rows(nodes, r, err);
+		rc = take_rows(nodes, r, &rows, err);
+	if (rc == 0)
+		take_measured(m, nodes, r, rows, now_us);
 	if (rc < 0) {
 		client_round_free(r);
 		return rc;
@@ -222,11 +333,12 @@ void client_round_free(struct client_round *r)
 {
 	if (!r)
 		return;
-	for (uint32_t i = 0; i < r->site_count; i++)
+	for (uint32_t i = 0; i < r->row_count; i++)
 		free(r->rows[i]);
 	free(r->rows);
 	free(r->units);
 	free(r->index);
+	free(r->bases);
 	free(r->prefixes);
 	free(r->capacities);
 	free(r->sites);
@@ -256,15 +368,16 @@ void client_round_make(struct client_round *r)
 	                                .capacities = r->capacities,
 	                                .site_count = r->site_count,
 	                                .rows = (const uint32_t *const *)r->rows,
-	                                .home_count = r->site_count};
-	r->rc = map_make(&in, &r->rng, &r->result, &r->err);
-	if (r->rc < 0)
-		return;
+	                                .home_count = r->row_count};
+	if (!r->hold)
+		r->rc = map_make(&in, &r->rng, &r->result, &r->err); /* failed: units are as they were */
 	r->list = mem_resize(r->list, r->pin_count + r->unit_count + 1u, sizeof(*r->list));
 	for (uint32_t i = 0; i < r->unit_count; i++) {
 		const struct making_unit *u = &r->units[i];
+		if (u->named == MAKING_NONE || (u->pin != MAKING_NONE && (r->hold || r->rc < 0)))
+			continue; /* a pin stands in the list */
 		r->sites[u->site].demand += u->demand;
-		if (u->named != (u->pin != MAKING_NONE ? u->pin : u->home))
+		if (u->named != (u->pin != MAKING_NONE ? u->pin : r->bases[i]))
 			r->list[r->list_count++] = (struct client_named){r->prefixes[i], u->named};
 	}
 	r->named = lpm_of(r->list, r->list_count);
@@ -281,26 +394,25 @@ static bool same_list(const struct client_named *a, uint32_t a_count, const stru
 int client_map_take(struct client_map *m, struct client_round *r, bool *ret_changed, struct lpm **ret_named,
                     struct error *err)
 {
+	*ret_changed = false;
 	if (r->change != m->change)
 		return error_set(err, E_CONFLICT, "something was said after the round began");
-	if (r->rc < 0)
-		return error_set(err, r->rc, "%s", r->err.text);
 	for (uint32_t i = 0; i < r->unit_count; i++) {
 		struct client_unit *u = &m->units[r->index[i]];
 		u->site = r->units[i].site;
 		u->named = r->units[i].named;
 	}
-	*ret_changed = !same_list(m->named, m->named_count, r->list, r->list_count);
-	if (!*ret_changed)
-		return 0;
-	m->number++;
-	free(m->named);
-	m->named = r->list;
-	m->named_count = r->list_count;
-	*ret_named = r->named;
-	r->list = NULL;
-	r->named = NULL;
-	return 0;
+	if (!same_list(m->named, m->named_count, r->list, r->list_count)) {
+		m->number++;
+		free(m->named);
+		m->named = r->list;
+		m->named_count = r->list_count;
+		*ret_named = r->named;
+		*ret_changed = true;
+		r->list = NULL;
+		r->named = NULL;
+	}
+	return r->rc < 0 ? error_set(err, r->rc, "%s", r->err.text) : 0;
 }
 
 /* ---- over restarts --------------------------------------------------------------------------- */

@@ -189,6 +189,12 @@ static int64_t pair_us(const struct distances *d, const struct site_pair *p, uin
 	return us >= 0 ? us : NODE_DISTANCE_UNKNOWN_US;
 }
 
+bool distances_is_configured(const struct distances *d, uint32_t a, uint32_t b)
+{
+	const struct site_pair *p = pair_find(d, a, b);
+	return p && p->configured_us >= 0;
+}
+
 int64_t distances_between(const struct distances *d, uint32_t a, uint32_t b)
 {
 	return pair_us(d, pair_find(d, a, b), a, b);

@@ -52,6 +52,7 @@ int distances_configure(struct distances *d, const struct str *lines, size_t cou
 void distances_measured(struct distances *d, uint32_t a, uint32_t b, int64_t rtt_us, int64_t now_us);
 void distances_place(struct distances *d, uint32_t site, double latitude, double longitude);
 void distances_unplace(struct distances *d); /* all sites */
+bool distances_is_configured(const struct distances *d, uint32_t a, uint32_t b);
 int64_t distances_between(const struct distances *d, uint32_t a, uint32_t b);
 /* distances_between(d, site, i) for every i < count; for readers on other threads, which keep rows of their own. */
 void distances_row(const struct distances *d, uint32_t site, uint32_t *ret_row);

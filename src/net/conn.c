@@ -599,6 +599,11 @@ const char *conn_server_name(const struct conn *c)
 {
 	return c->ssl ? SSL_get_servername(c->ssl, TLSEXT_NAMETYPE_host_name) : NULL;
 }
+int64_t conn_rtt_us(const struct conn *c)
+{
+	uv_os_fd_t fd;
+	return c->socket && uv_fileno((const uv_handle_t *)&c->socket->tcp, &fd) == 0 ? conn_fd_rtt_us(fd) : 0;
+}
 const char *conn_address(const struct conn *c)
 {
 	return c->address;

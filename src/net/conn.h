@@ -82,5 +82,7 @@ bool conn_is_open(const struct conn *c);
 const char *conn_identity(const struct conn *c);    /* verified SAN URI or "" */
 const char *conn_address(const struct conn *c);     /* the peer's IP address, text */
 const char *conn_server_name(const struct conn *c); /* accepted: the name asked for in TLS; NULL: none */
+int64_t conn_rtt_us(const struct conn *c);          /* the least that the kernel saw; 0: unknown. A system call */
+int64_t conn_fd_rtt_us(int fd);                     /* the same of a socket */
 
 #endif

@@ -75,6 +75,7 @@ void http_background(struct http_exchange *x, uint64_t most_bytes_per_s);
 uint64_t http_connection(const struct http_exchange *x);      /* a number of its own; 0: the client is gone */
 struct str http_peer_identity(const struct http_exchange *x); /* verified SAN URI; empty without TLS client cert */
 struct str http_peer_address(const struct http_exchange *x);  /* "1.2.3.4" or "::1" */
+int64_t http_peer_rtt_us(const struct http_exchange *x);      /* as conn_rtt_us (conn.h) */
 bool http_has_body(const struct http_exchange *x);
 int64_t http_content_length(const struct http_exchange *x); /* -1: chunked or none */
 struct loop *http_loop(const struct http_exchange *x);

@@ -178,6 +178,10 @@ struct str http_peer_address(const struct http_exchange *x)
 {
 	return x->address;
 }
+int64_t http_peer_rtt_us(const struct http_exchange *x)
+{
+	return x->session && x->session->conn ? conn_rtt_us(x->session->conn) : 0;
+}
 bool http_has_body(const struct http_exchange *x)
 {
 	return x->message.has_body;

@@ -31,8 +31,9 @@ def two_sites(tiny):
 
 
 def client_site(network, address):
+    """Where the scheduler takes a client to be, and whom it would get; neither while nobody can answer."""
     answer = network.route("tiny", client=address).json()
-    return answer["client"]["site"], answer["choice"]["site"]
+    return answer.get("client", {}).get("site"), answer.get("choice", {}).get("site")
 
 
 def named_by_dns(network, address):
@@ -40,12 +41,20 @@ def named_by_dns(network, address):
     host, port = network.scheduler.config["dns_listen"].rsplit(":", 1)
     answer = dns.query.udp(query, host, port=int(port), timeout=3)
     sites = {edge.api_host: edge.site for edge in network.edges}
-    return sites[answer.answer[0][0].address]
+    return answer.answer and sites[answer.answer[0][0].address]
 
 
 def is_sent(network, address, site):
-    eventually(lambda: client_site(network, address)[1] == site and named_by_dns(network, address) == site, 15,
-               f"{address} is sent to {site}")
+    last = []
+
+    def check():
+        last[:] = client_site(network, address)[1], named_by_dns(network, address)
+        return last == [site, site]
+    try:
+        eventually(check, 30)
+    except AssertionError:
+        raise AssertionError(f"{address} is not sent to {site}, but by route and DNS to {last}; "
+                             f"{network.route('tiny', client=address).text}") from None
 
 
 def test_operators_say_where_clients_go_with_and_without_a_center(two_sites):
@@ -72,9 +81,9 @@ def test_operators_say_where_clients_go_with_and_without_a_center(two_sites):
     network.mdn("weight", "site=south", "0")
     network.scheduler.kill()
     network.scheduler.start()
-    eventually(lambda: {n["site"] for n in network.route("tiny", client=SOUTH).json()["candidates"]}, 15)
     is_sent(network, SOUTH, "north")
-    assert network.route("tiny", client=SOUTH).json()["refused"][0]["reason"] == "draining"
+    eventually(lambda: [n["reason"] for n in network.route("tiny", client=SOUTH).json()["refused"]] == ["draining"], 15,
+               "the south has reported, too")
 
 
 def test_demand_reaches_the_map_from_the_edges(two_sites):
@@ -87,7 +96,7 @@ def test_demand_reaches_the_map_from_the_edges(two_sites):
     # A round: the clients' own site has nobody, so that the map names another.
     told = eventually(lambda: (told := network.json("clients"))["named"] and told, 30, "a round")
     assert told["number"] == 1 and 0 < told["demand"] < 4 and told["capacity"] == 8
-    assert {s["site"]: s["capacity"] for s in told["sites"]} == {"north": 4, "south": 4}
+    assert {s["site"]: s["capacity"] for s in told["sites"] if s["capacity"]} == {"north": 4, "south": 4}
     assert client_site(network, "127.0.0.1")[0] == "north"
     # It is kept: no round can be over when the scheduler answers again.
     network.scheduler.kill()

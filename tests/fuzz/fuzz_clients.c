@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (client_map_parse(&map, json, nodes, 1, &named, &err) == 0)
 		node_map_set_named(nodes, named);
 	if (demand_parse(json, &demand, id, &window_us, &err) == 0) {
-		client_map_tell(&map, &demand, 1);
+		client_map_tell(&map, &demand, MAKING_NONE, 1);
 		demand_fini(&demand);
 	}
 	if (json_parse(json, &doc, &err) == 0) {

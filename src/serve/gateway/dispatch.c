@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define RTT_EVERY 8 /* requests: so seldom is the kernel asked how far a client is */
 #define DEADLINE_MOST_US (3600 * US_PER_S)
 
 /* ---- identities of a request ------------------------------------------------------------------------ */
@@ -222,7 +223,7 @@ void request_finish(struct request *r, int status)
 	ledger_close(r->ticket);
 	r->ticket = NULL;
 	if (r->client.bits)
-		demand_add(&g->demand, &r->client, clock_mono_us() - r->begun_us, 0);
+		demand_add(&g->demand, &r->client, clock_mono_us() - r->begun_us, r->rtt_us);
 	g->metrics.requests[r->route][status == 499 || status < 100 ? 0 : status / 100]++;
 	services_count(r);
 	access_log(r);
@@ -591,6 +592,8 @@ struct request *request_open(struct gateway *g, struct http_exchange *x, const s
 	} else {
 		take_fairness_id(r);
 		ip_parse(http_peer_address(x), &r->client); /* an answer of a batch has none */
+		if (r->client.bits && g->rtt_turn++ % RTT_EVERY == 0)
+			r->rtt_us = http_peer_rtt_us(x);
 	}
 	http_watch(x, on_writable, on_gone, r);
 	http_body_collect(x, LIMIT_JSON_BODY, on_body, r);

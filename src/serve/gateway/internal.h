@@ -145,6 +145,7 @@ struct request {
 	struct service service;     /* name empty: of none */
 	int64_t deadline_us;        /* loop clock; 0: none */
 	struct ip client;           /* bits 0: another node, or nobody */
+	int64_t rtt_us;             /* to it; 0: not measured */
 	int64_t created_s, begun_us, first_us;
 	struct local *local;
 	struct forward *forward;
@@ -251,6 +252,7 @@ struct gateway {
 	struct ledger *ledger;
 	struct demand demand; /* of clients, since demand_from_us */
 	int64_t demand_from_us;
+	uint32_t rtt_turn;
 	struct affinity *affinity;
 	const struct route_policy *policy; /* never NULL */
 	uint32_t policy_turn;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every 10 s, and when an operator said something, a round: copied here, made in the job pool, taken here. Between
  * rounds the map of nodes alone decides, so a site that dies costs nobody 10 s. When more than half of the nodes are
- * gone at once, the reports are doubted rather than the nodes, and the last map stays for a minute.
+ * gone at once, the reports are doubted rather than the nodes, and the last map stays for a minute, but for pins.
  *
  * Kept in the folder: what is named (map.json), written after each round that changed it, and operators' words
  * (steer.json), written before they are answered: seldom, and a few kilobytes. A file that cannot be read is put aside
@@ -48,6 +48,7 @@ struct mapping {
 	struct round_job *round;
 	struct save_job *saving;
 	bool save_again;
+	bool word_waits; /* for a round */
 	size_t up_before;
 	unsigned frozen; /* rounds left out in a row */
 	/* of the last round */
@@ -188,15 +189,15 @@ static void round_done(void *arg)
 	if (m) {
 		m->round = NULL;
 		int rc = client_map_take(&m->map, j->round, &changed, &named, &err);
-		if (rc == 0 && changed) {
+		if (changed) {
 			node_map_set_named(m->scheduler->map, named);
 			save(m);
 		}
-		if (rc == 0)
+		if (rc == 0 && !j->round->hold)
 			round_tell(m, j);
 		else if (rc == E_CONFLICT)
 			loop_timer_start(m->timer, 0, ROUND_US);
-		else
+		else if (rc < 0)
 			log_debug(ROOM, "no new map of clients: %s", err.text);
 	}
 	client_round_free(j->round);
@@ -228,8 +229,12 @@ static void on_round(void *arg)
 	struct scheduler *s = m->scheduler;
 	struct error err = {0};
 	struct client_round *round;
-	if (m->round || is_doubtful(m) || (m->map.count == 0 && m->map.named_count == 0 && m->steer.count == 0))
+	if (m->round || (m->map.count == 0 && m->map.named_count == 0 && m->steer.count == 0))
 		return;
+	bool doubtful = is_doubtful(m);
+	if (doubtful && !m->word_waits)
+		return;
+	m->word_waits = false;
 	int64_t now = loop_now_us(s->loop);
 	if (client_map_begin(&m->map, s->map, &m->steer, now, rng_next(&s->rng), &round, &err) < 0) {
 		log_warn(ROOM, "no new map of clients: %s", err.text);
@@ -238,10 +243,17 @@ static void on_round(void *arg)
 	m->round = NEW(struct round_job);
 	m->round->mapping = m;
 	m->round->round = round;
+	round->hold = doubtful;
 	loop_job(s->loop, round_work, round_done, m->round);
 }
 
 /* ---- demand and words ------------------------------------------------------------------------ */
+
+static uint32_t node_site(const struct mapping *m, struct str id)
+{
+	uint32_t at = map_node_find(m->scheduler->map, id);
+	return at == MAP_NONE ? MAKING_NONE : map_hots(m->scheduler->map)[at].site;
+}
 
 int mapping_demand(struct mapping *m, struct str identity, struct str body, struct error *err)
 {
@@ -254,7 +266,7 @@ int mapping_demand(struct mapping *m, struct str identity, struct str body, stru
 	if (!str_equal(scheduler_identity_node(identity), str_from(id)))
 		rc = error_set(err, E_FORBIDDEN, "the demand is of node %s, but the certificate is not", id);
 	else
-		client_map_tell(&m->map, &d, loop_now_us(m->scheduler->loop));
+		client_map_tell(&m->map, &d, node_site(m, str_from(id)), loop_now_us(m->scheduler->loop));
 	demand_fini(&d);
 	return rc;
 }
@@ -293,6 +305,7 @@ int mapping_steer(struct mapping *m, struct str body, struct error *err)
 		return rc;
 	word_apply(m, &w);
 	client_map_change(&m->map);
+	m->word_waits = true;
 	loop_timer_start(m->timer, 0, ROUND_US);
 	watch_changed(m->scheduler->watch);
 	if ((rc = steer_save(m, err)) < 0)

@@ -65,7 +65,7 @@ static void ask(int net, int count, double each)
 		const struct ip ip = {32, {10, (uint8_t)net, (uint8_t)i, 77}};
 		demand_add(&d, &ip, (int64_t)(each * ROUND_US), 0);
 	}
-	client_map_tell(&w.map, &d, w.now_us);
+	client_map_tell(&w.map, &d, MAKING_NONE, w.now_us);
 	demand_fini(&d);
 }
 
@@ -220,6 +220,11 @@ static void test_the_map_goes_on_over_a_restart_and_without_any_site(void **stat
 	assert_int_equal(round_take(), E_UNAVAILABLE); /* no node has reported yet */
 	assert_int_equal(sent_to(1, 8, "east"), east);
 	assert_int_equal(w.map.number, number);
+	say("prefix=10.2.9.0/24", 0, "far", 6); /* an operator is heard even so */
+	assert_int_equal(round_take(), E_UNAVAILABLE);
+	assert_int_equal(sent_to(1, 8, "east"), east);
+	assert_string_equal(site_of("10.2.9.1"), "far");
+	say("prefix=10.2.9.0/24", 0, "", 7);
 	node_is(0, "west", NULL, 2);
 	node_is(1, "east", NULL, 30);
 	ask(1, 8, 1);
@@ -247,6 +252,45 @@ static void test_a_round_that_began_before_a_word_is_not_taken(void **state)
 	assert_int_equal(w.map.number, 0);
 }
 
+static void told_by(const char *site, const char *client, int64_t rtt_us)
+{
+	struct demand d = {0};
+	struct ip ip;
+	uint32_t at;
+	assert_int_equal(ip_parse(str_from(client), &ip), 0);
+	assert_int_equal(node_map_site(w.nodes, str_from(site), &at, NULL), 0);
+	demand_add(&d, &ip, ROUND_US, rtt_us);
+	client_map_tell(&w.map, &d, at, w.now_us);
+	demand_fini(&d);
+}
+
+static void rounds_with(int rounds, const char *site, const char *client, int64_t rtt_us)
+{
+	for (int i = 0; i < rounds; i++) {
+		told_by(site, client, rtt_us);
+		assert_int_equal(round_take(), 0);
+	}
+}
+
+static void test_what_edges_measure_says_where_a_prefix_is(void **state)
+{
+	node_is(0, "west", NULL, 100);
+	node_is(1, "east", NULL, 100);
+	node_is(2, "far", NULL, 100);
+	/* no zone has it: where it came first, until it was measured nearer elsewhere */
+	rounds_with(5, "far", "10.9.0.1", 90000);
+	assert_string_equal(site_of("10.9.0.1"), "far");
+	rounds_with(5, "east", "10.9.0.1", 8000);
+	assert_string_equal(site_of("10.9.0.1"), "east");
+	/* a long way to everywhere is no reason to go elsewhere */
+	rounds_with(5, "west", "10.1.0.1", 60000);
+	assert_string_equal(site_of("10.1.0.1"), "west");
+	assert_int_equal(w.map.named_count, 1);
+	/* what is configured counts more than what is measured */
+	rounds_with(10, "east", "10.1.5.1", 500);
+	assert_string_equal(site_of("10.1.5.1"), "west");
+}
+
 /* Sites come and go, demand jumps, operators talk: the map is never older, names only sites that take somebody, and
  * moves at most its limit but for those who must go. */
 static void test_random_days(void **state)
@@ -264,6 +308,8 @@ static void test_random_days(void **state)
 				node_is(s, sites[s], rng_below(&rng, 10) == 0 ? "draining" : NULL,
 				        1 + (int)rng_below(&rng, 40));
 		}
+		told_by(sites[rng_below(&rng, 3)], rng_below(&rng, 2) ? "10.9.1.1" : "10.1.7.1",
+		        1 + (int64_t)rng_below(&rng, 90000));
 		ask(1 + (int)rng_below(&rng, 3), 1 + (int)rng_below(&rng, 40), rng_unit(&rng) * 2);
 		if (rng_below(&rng, 10) == 0)
 			say(rng_below(&rng, 2) ? "site=west" : "site=far", rng_below(&rng, 2) ? 0 : 100, NULL, at_us++);
@@ -329,6 +375,7 @@ int main(void)
 	    TEST(test_operators_words_count_in_whatever_order_they_come),
 	    TEST(test_the_map_goes_on_over_a_restart_and_without_any_site),
 	    TEST(test_a_round_that_began_before_a_word_is_not_taken),
+	    TEST(test_what_edges_measure_says_where_a_prefix_is),
 	    TEST(test_random_days),
 	    TEST(test_demand_is_told_and_read_again),
 	};
