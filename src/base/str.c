@@ -238,7 +238,8 @@ char *buf_reserve(struct buf *b, size_t len)
 
 void buf_append(struct buf *b, const void *data, size_t len)
 {
-	char *to = buf_reserve(b, len);
+	bool fits = b->max == 0 && len < b->cap - b->len; /* as a rule */
+	char *to = fits ? b->base + b->len : buf_reserve(b, len);
 
 	if (to == NULL) {
 		b->failed = true;

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 #define CORK_MAX 16384 /* from here on copying costs more than a system call */
+#define FIRST_OUT 2047
 #define KEEP_MAX 16384 /* a buffer that grew beyond is given back once empty */
 #define PARTS_MAX 8
 #define ROOM_LEAST 16384 /* a TLS record's; less is not worth a read of its own */
@@ -412,6 +413,8 @@ void conn_write(struct conn *c, const struct str *parts, size_t count)
 		}
 		buffer_trim(&c->out);
 	} else {
+		if (!c->out.base)
+			buf_reserve(&c->out, FIRST_OUT); /* a small answer is many small writes */
 		for (size_t i = 0; i < count; i++)
 			buf_append_str(&c->out, parts[i]);
 		if (c->out.len >= CORK_MAX)

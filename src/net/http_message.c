@@ -272,36 +272,51 @@ bool http_message_header(const struct http_message *m, const char *name, struct 
 
 bool http_name_valid(struct str name)
 {
-	static const char extra[] = "!#$%&'*+-.^_`|~";
-	for (size_t i = 0; i < name.len; i++) {
-		char c = name.base[i];
-		bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-		if (!alnum && (c == '\0' || !strchr(extra, c)))
+	static const bool token[256] = {
+	    ['a' ... 'z'] = true, ['A' ... 'Z'] = true, ['0' ... '9'] = true, ['!'] = true, ['#'] = true, ['$'] = true,
+	    ['%'] = true,         ['&'] = true,         ['\''] = true,        ['*'] = true, ['+'] = true, ['-'] = true,
+	    ['.'] = true,         ['^'] = true,         ['_'] = true,         ['`'] = true, ['|'] = true, ['~'] = true,
+	};
+	for (size_t i = 0; i < name.len; i++)
+		if (!token[(unsigned char)name.base[i]])
 			return false;
-	}
 	return name.len > 0;
 }
 
 bool http_framing_header(struct str name)
 {
-	return str_equal_nocase(name, STR("content-length")) || str_equal_nocase(name, STR("transfer-encoding")) ||
-	       str_equal_nocase(name, STR("connection")) || str_equal_nocase(name, STR("keep-alive"));
+	switch (name.len) {
+	case 10:
+		return str_equal_nocase(name, STR("connection")) || str_equal_nocase(name, STR("keep-alive"));
+	case 14:
+		return str_equal_nocase(name, STR("content-length"));
+	case 17:
+		return str_equal_nocase(name, STR("transfer-encoding"));
+	default:
+		return false;
+	}
 }
 
 void http_header_append(struct buf *out, struct str name, struct str value)
 {
 	if (!http_name_valid(name) || http_framing_header(name))
 		return;
-	buf_append_str(out, name);
-	buf_append(out, ": ", 2);
-	size_t at = out->len;
-	buf_append_str(out, value);
-	for (; at < out->len; at++) {
-		unsigned char c = (unsigned char)out->base[at];
-		if ((c < 0x20 && c != '\t') || c == 0x7f)
-			out->base[at] = ' ';
+	char *to = buf_reserve(out, name.len + value.len + 4);
+	if (!to) {
+		out->failed = true;
+		return;
 	}
-	buf_append(out, "\r\n", 2);
+	memcpy(to, name.base, name.len);
+	to += name.len;
+	*to++ = ':';
+	*to++ = ' ';
+	for (size_t i = 0; i < value.len; i++) {
+		unsigned char c = (unsigned char)value.base[i];
+		*to++ = (c < 0x20 && c != '\t') || c == 0x7f ? ' ' : (char)c;
+	}
+	*to++ = '\r';
+	*to = '\n';
+	out->len += name.len + value.len + 4;
 }
 
 static const struct {

@@ -179,6 +179,18 @@ void http_respond_begin(struct http_exchange *x, int status, const char *content
 	conn_write(x->session->conn, &head, 1); /* corked: leaves with the first data or at the end of this turn */
 }
 
+/* The line before a chunk, in the end of `room`. */
+static struct str chunk_size(size_t size, char room[static 20])
+{
+	size_t at = 20;
+	room[--at] = '\n';
+	room[--at] = '\r';
+	do
+		room[--at] = "0123456789abcdef"[size & 15];
+	while (size >>= 4);
+	return (struct str){room + at, 20 - at};
+}
+
 bool http_write(struct http_exchange *x, struct str data)
 {
 	assert(x->begun && !x->ended && "http_write belongs between http_respond_begin and http_end");
@@ -187,8 +199,7 @@ bool http_write(struct http_exchange *x, struct str data)
 	struct conn *conn = x->session->conn;
 	if (x->chunked) {
 		char size[20];
-		int len = snprintf(size, sizeof(size), "%zx\r\n", data.len);
-		struct str parts[3] = {{size, (size_t)len}, data, STR("\r\n")};
+		struct str parts[3] = {chunk_size(data.len, size), data, STR("\r\n")};
 		conn_write(conn, parts, 3);
 	} else {
 		if (x->left >= 0) { /* never more than was declared: it would be taken for the next response */
