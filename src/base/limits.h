@@ -62,6 +62,7 @@
 	X(LIMIT_CONTROL_DOCUMENT, 67108864, 0, "bytes of a roster, an assignment or a catalog") \
 	X(LIMIT_JOIN_TOKENS, 4096, 429, "join tokens not yet used or expired") \
 	X(LIMIT_API_KEYS, 65536, 429, "API keys of one network") \
+	X(LIMIT_TEAMS, 4096, 429, "teams of one network") \
 	X(LIMIT_PLACEMENT_RULES, 4096, 429, "placement rules of one network") \
 	X(LIMIT_BANDWIDTH_LIMITS, 4096, 429, "bandwidth limits of one network") \
 	X(LIMIT_FILE, 209715200, 413, "bytes of a file uploaded for a batch") \

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `mdn nodes`, `mdn status`, `mdn drain`, `mdn remove`, `mdn logs`, `mdn key ...`: running a network. */
+/* `mdn nodes`, `mdn status`, `mdn drain`, `mdn remove`, `mdn logs`: running a network. */
 #include "base/clock.h"
 #include "cli/answers.h"
 #include "cli/client.h"
@@ -118,74 +118,4 @@ int cmd_logs(const struct args *args)
 	}
 	client_close(c);
 	return rc == E_CANCELED ? EXIT_INTERRUPTED : rc ? args_fail(args, &err) : EXIT_DONE;
-}
-
-/* ---- API keys ------------------------------------------------------------------------------------- */
-
-int cmd_key_new(const struct args *args)
-{
-	struct client *c;
-	struct error err = {0};
-	struct buf body = {0};
-	struct str key = {0}, id = {0};
-	yyjson_doc *doc = NULL;
-	if (client_open(args_value(args, "operator"), &c, &err))
-		return args_fail(args, &err);
-	buf_append_str(&body, STR("{\"name\":"));
-	buf_append_json(&body, str_from(args_operand(args, 0)));
-	buf_append_str(&body, STR("}"));
-	int rc = client_json(c, "POST", "/mdn/v1/keys", buf_str(&body), &doc, &err);
-	if (rc == 0 && (rc = json_str(yyjson_doc_get_root(doc), "key", &key, &err)) == 0)
-		rc = json_str(yyjson_doc_get_root(doc), "id", &id, &err);
-	if (rc == 0 && args_has(args, "json"))
-		printf("{\"key\":\"" STR_FMT "\",\"id\":\"" STR_FMT "\"}\n", STR_ARG(key), STR_ARG(id));
-	else if (rc == 0) {
-		printf(STR_FMT "\n", STR_ARG(key));
-		fprintf(stderr, "This is shown once. Revoke it with: mdn key revoke " STR_FMT "\n", STR_ARG(id));
-	}
-	yyjson_doc_free(doc);
-	buf_fini(&body);
-	client_close(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
-}
-
-static void print_keys(yyjson_val *root)
-{
-	struct table *t = table_new("ID,~NAME,CREATED");
-	yyjson_val *key;
-	size_t i, max;
-	yyjson_arr_foreach(yyjson_obj_get(root, "keys"), i, max, key)
-	{
-		struct str id = answer_text(key, "id"), name = answer_text(key, "name");
-		char when[25];
-		clock_format(answer_number(key, "created_us"), when);
-		table_add(t, STR_FMT, STR_ARG(id));
-		table_add(t, STR_FMT, STR_ARG(name));
-		table_add(t, "%s", when);
-	}
-	table_print(t, stdout);
-	table_free(t);
-}
-
-int cmd_key_list(const struct args *args)
-{
-	return center_show(args, "/mdn/v1/keys", print_keys);
-}
-
-int cmd_key_revoke(const struct args *args)
-{
-	struct client *c;
-	struct error err = {0};
-	struct buf path = {0};
-	if (client_open(args_value(args, "operator"), &c, &err))
-		return args_fail(args, &err);
-	buf_append_str(&path, STR("/mdn/v1/keys/"));
-	buf_append_escaped(&path, str_from(args_operand(args, 0)), URL_SEGMENT);
-	buf_append(&path, "", 1);
-	int rc = client_json(c, "DELETE", path.base, STR(""), NULL, &err);
-	if (rc == 0)
-		printf("%s no longer opens anything; edges hear of it within a second\n", args_operand(args, 0));
-	buf_fini(&path);
-	client_close(c);
-	return rc ? args_fail(args, &err) : EXIT_DONE;
 }

@@ -275,7 +275,8 @@ static int start_gateway(struct node *n, struct error *err)
 	if (!node_has(n, ROLE_EDGE))
 		return 0;
 	char *cache_folder = file_join(str_from(c->data), "prefix"),
-	     *offline_folder = file_join(str_from(c->data), "batches");
+	     *offline_folder = file_join(str_from(c->data), "batches"),
+	     *usage_outbox = file_join(str_from(c->data), "usage-outbox.db");
 	struct gateway_options o = {
 	    .client = member_client(n->member),
 	    .self_id = member_id(n->member),
@@ -308,6 +309,7 @@ static int start_gateway(struct node *n, struct error *err)
 	    .access_log = c->access_log,
 	    .offline_folder = c->files_max ? str_from(offline_folder) : STR(""),
 	    .files_max = c->files_max,
+	    .usage_outbox = str_from(usage_outbox),
 	    .on_change = on_change,
 	    .arg = n,
 	};
@@ -316,6 +318,7 @@ static int start_gateway(struct node *n, struct error *err)
 		rc = gateway_new(n->loop, &o, &n->gateway, err);
 	free(cache_folder);
 	free(offline_folder);
+	free(usage_outbox);
 	if (rc)
 		return rc;
 	struct gateway_tokens tokens = node_gateway_tokens(c);

@@ -70,6 +70,8 @@ static void set_keys(struct node *n, const struct roster *r)
 	for (size_t i = 0; i < r->key_count; i++) {
 		memcpy(keys[i].id, r->keys[i].id, sizeof keys[i].id);
 		memcpy(keys[i].hash, r->keys[i].hash, sizeof keys[i].hash);
+		memcpy(keys[i].team, r->keys[i].team, sizeof keys[i].team);
+		keys[i].limits = r->keys[i].limits;
 	}
 	key_ring_set(&n->keys, keys, r->key_count);
 	free(keys);
@@ -78,6 +80,30 @@ static void set_keys(struct node *n, const struct roster *r)
 bool node_check_key(void *arg, struct str key, char ret_tenant[static 32])
 {
 	return key_ring_find(&((struct node *)arg)->keys, key, ret_tenant);
+}
+
+static void set_budgets(struct node *n, const struct roster *r)
+{
+	struct gateway_team *teams = mem_new((r->team_count + 1) * sizeof *teams);
+	for (size_t i = 0; i < r->team_count; i++) {
+		memcpy(teams[i].name, r->teams[i].name, sizeof teams[i].name);
+		teams[i].limits = r->teams[i].limits;
+	}
+	gateway_set_teams(n->gateway, teams, r->team_count);
+	gateway_set_keys(n->gateway, n->keys.keys, n->keys.count);
+	free(teams);
+}
+
+/* Of several centers the one that leads, which can be another any time. */
+static void set_center(struct node *n)
+{
+	const struct roster *r = member_roster(n->member);
+	struct str url, id;
+	size_t edges = 0;
+	for (size_t i = 0; i < r->node_count; i++)
+		edges += (r->nodes[i].roles & ROLE_EDGE) != 0;
+	member_center_now(n->member, &url, &id);
+	gateway_set_center(n->gateway, id.len ? url : STR(""), id, edges);
 }
 
 static void set_gateway(struct node *n, const struct roster *r)
@@ -90,7 +116,9 @@ static void set_gateway(struct node *n, const struct roster *r)
 		int len = snprintf(schedulers[count], NODE_URL_SIZE, "%s#%s", r->nodes[i].node_url, r->nodes[i].id);
 		count += len < NODE_URL_SIZE;
 	}
-	gateway_set_keys(n->gateway, n->keys.keys, n->keys.count);
+	set_budgets(n, r);
+	if (n->member) /* not yet while it reads its saved roster */
+		set_center(n);
 	gateway_set_schedulers(n->gateway, (const char(*)[NODE_URL_SIZE])schedulers, count);
 	gateway_set_removed(n->gateway, (const char(*)[NODE_ID_SIZE])r->removed, r->removed_count);
 	free(schedulers);
@@ -220,6 +248,7 @@ void node_on_second(void *arg)
 	if (!n->gateway)
 		return;
 	forget_gone(n);
+	set_center(n);
 	if (++n->seconds % DEMAND_EVERY_S == 0)
 		tell_demand(n);
 }

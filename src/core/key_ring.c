@@ -28,12 +28,20 @@ void key_ring_fini(struct key_ring *ring)
 	*ring = (struct key_ring){0};
 }
 
+const struct key_ring_key *key_ring_get(const struct key_ring *ring, const char *id)
+{
+	struct key_ring_key wanted = {0};
+	if (!ring->count || !str_copy(str_from(id), wanted.id, sizeof wanted.id))
+		return NULL;
+	return bsearch(&wanted, ring->keys, ring->count, sizeof wanted, order);
+}
+
 bool key_ring_find(const struct key_ring *ring, struct str key, char ret_id[static 32])
 {
 	struct key_ring_key wanted = {0};
 	if (!ring->count || api_key_parse(key, wanted.id, NULL))
 		return false;
-	const struct key_ring_key *found = bsearch(&wanted, ring->keys, ring->count, sizeof wanted, order);
+	const struct key_ring_key *found = key_ring_get(ring, wanted.id);
 	if (!found || !api_key_matches(key, str_from(found->hash)))
 		return false;
 	memcpy(ret_id, wanted.id, sizeof wanted.id);

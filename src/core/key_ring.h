@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* key_ring.h - the API keys of a network, as far as a node knows them: public id and keyed hash of each.
+/* key_ring.h - the API keys of a network, as far as a node knows them: public id, keyed hash, team and limits of each.
  *
  * A key carries its id, so one binary search and one hash decide, whatever the number of keys. The ring owns a sorted
  * copy. Pure; one thread at a time.
@@ -9,10 +9,13 @@
 
 #include "base/error.h"
 #include "base/str.h"
+#include "core/quota.h"
 
 struct key_ring_key {
 	char id[32];
 	char hash[72]; /* api_key_hash */
+	char team[QUOTA_TEAM_SIZE];
+	struct quota_limits limits;
 };
 struct key_ring {
 	struct key_ring_key *keys;
@@ -23,5 +26,6 @@ void key_ring_set(struct key_ring *ring, const struct key_ring_key *keys, size_t
 void key_ring_fini(struct key_ring *ring);
 /* The id of a key that is in the ring, or false: not the form of a key, not known, or not its hash. */
 bool key_ring_find(const struct key_ring *ring, struct str key, char ret_id[static 32]);
+const struct key_ring_key *key_ring_get(const struct key_ring *ring, const char *id); /* NULL: none has that id */
 
 #endif

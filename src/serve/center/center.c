@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 #define BODY_MAX 65536
+#define NODE_BODY_MAX 524288   /* usage records and leases (quotas.c) */
 #define STRANGER_BODY_MAX 8192 /* a token and a certificate request */
 #define FLUSH_AFTER_US (30 * US_PER_MS)
 #define FLUSH_PER_WATCHER_US (1 * US_PER_MS) /* whole documents to many nodes: the more, the rarer; at most */
@@ -240,6 +241,27 @@ static int do_keys(struct center *c, struct request *q, struct error *err)
 	return 0;
 }
 
+static int do_teams(struct center *c, struct request *q, struct error *err)
+{
+	teams_list(c, q->x);
+	return 0;
+}
+
+static int do_team_delete(struct center *c, struct request *q, struct error *err)
+{
+	return teams_delete(c, q->x, q->rest, err);
+}
+
+static int do_usage(struct center *c, struct request *q, struct error *err)
+{
+	return quotas_usage(c, q->x, err);
+}
+
+static int do_sums(struct center *c, struct request *q, struct error *err)
+{
+	return quotas_sums(c, q->x, err);
+}
+
 static int do_key_delete(struct center *c, struct request *q, struct error *err)
 {
 	return keys_delete(c, q->x, q->rest, err);
@@ -272,7 +294,14 @@ static const struct route {
     {"GET", "/mdn/v1/events", WHO_OPERATOR, NULL, do_events, true},
     {"GET", "/mdn/v1/keys", WHO_OPERATOR, NULL, do_keys, false},
     {"POST", "/mdn/v1/keys", WHO_OPERATOR, keys_new, NULL, false},
+    {"POST", "/mdn/v1/keys/", WHO_OPERATOR, keys_set, NULL, false},
     {"DELETE", "/mdn/v1/keys/", WHO_OPERATOR, NULL, do_key_delete, false},
+    {"GET", "/mdn/v1/teams", WHO_OPERATOR, NULL, do_teams, false},
+    {"POST", "/mdn/v1/teams", WHO_OPERATOR, teams_set, NULL, false},
+    {"DELETE", "/mdn/v1/teams/", WHO_OPERATOR, NULL, do_team_delete, false},
+    {"POST", "/mdn/v1/quota", WHO_NODE, quotas_call, NULL, false},
+    {"GET", "/mdn/v1/usage", WHO_OPERATOR, NULL, do_usage, false},
+    {"GET", "/mdn/v1/usage/sums", WHO_OPERATOR, NULL, do_sums, false},
 };
 
 /* The path of a route, and what follows one that ends in '/'. */
@@ -305,6 +334,15 @@ static bool identity_part(const struct center *c, struct str identity, const cha
 		*ret_part = (struct str){identity.base + prefix.len, identity.len - prefix.len};
 	buf_fini(&prefix);
 	return fits;
+}
+
+struct registered *center_caller(struct center *c, struct http_exchange *x)
+{
+	struct str id;
+	if (!identity_part(c, http_peer_identity(x), "node", &id))
+		return NULL;
+	struct registered *r = registry_find(c, id);
+	return r && !r->removed ? r : NULL;
 }
 
 static int admit(struct center *c, const struct route *route, struct request *q, struct error *err)
@@ -375,7 +413,11 @@ bool center_handle(struct center *c, struct http_exchange *x)
 	else if ((rc = admit(c, found, &q, &err)) == 0 && c->lead && found->who == WHO_OPERATOR)
 		name_centers(c, x);
 	if (found && rc == 0 && found->json)
-		center_with_json(c, x, found->who == WHO_ANYBODY ? STRANGER_BODY_MAX : BODY_MAX, found->json);
+		center_with_json(c, x,
+		                 found->who == WHO_ANYBODY ? STRANGER_BODY_MAX
+		                 : found->who == WHO_NODE  ? NODE_BODY_MAX
+		                                           : BODY_MAX,
+		                 found->json);
 	else if (found && rc == 0)
 		rc = found->plain(c, &q, &err);
 	if (rc < 0)
@@ -417,6 +459,7 @@ static void on_second(void *arg)
 	rollouts_tick(c);
 	limits_tick(c);
 	spreads_tick(c);
+	quotas_tick(c);
 }
 
 static void on_sweep(void *arg)
@@ -475,6 +518,7 @@ static void unload(struct center *c)
 	places_free(c);
 	versions_free(c);
 	keys_free(c);
+	quotas_close(c);
 	node_map_free(c->map);
 	c->map = NULL;
 	buf_clear(&c->roster);
@@ -490,7 +534,7 @@ int center_start(struct center *c, struct error *err)
 	c->revision = 0;
 	if ((rc = load_revision(c, err)) < 0 || (rc = registry_load(c, err)) < 0 || (rc = versions_load(c, err)) < 0 ||
 	    (rc = places_load(c, err)) < 0 || (rc = rollouts_load(c, err)) < 0 || (rc = limits_load(c, err)) < 0 ||
-	    (rc = keys_load(c, err)) < 0 || (rc = register_self(c, err)) < 0)
+	    (rc = quotas_open(c, err)) < 0 || (rc = keys_load(c, err)) < 0 || (rc = register_self(c, err)) < 0)
 		return rc;
 	c->loaded = c->leads = true;
 	loop_timer_start(c->beat, BEAT_US, BEAT_US);
@@ -542,6 +586,7 @@ int center_new(struct loop *loop, const struct center_options *options, struct c
 	int rc;
 	c->loop = loop;
 	c->client = options->client;
+	c->usage_path = file_join(options->data, "usage.db");
 	center_set_lives(c, options->token_life_us, options->cert_life_us);
 	c->flush = loop_timer_new(loop, on_flush, c);
 	c->beat = loop_timer_new(loop, on_beat, c);
@@ -569,6 +614,7 @@ void center_free(struct center *c)
 	loop_timer_free(c->sweep);
 	loop_timer_free(c->second);
 	unload(c);
+	free(c->usage_path);
 	state_close(c->state);
 	ca_fini(&c->ca);
 	buf_fini(&c->roster);

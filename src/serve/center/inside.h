@@ -5,7 +5,8 @@
  * changes in two steps: a handler changes the registry, rules, versions or keys and calls center_touch; a moment later
  * streams_flush makes the documents anew and sends each stream what differs. Loop thread.
  *
- * Spaces of the state (DATA/center.db, or etcd): node, token, rule, version, key, rollout, pause, limit, meta.
+ * Spaces of the state (DATA/center.db, or etcd): node, token, rule, version, key, team, spent, rollout, pause,
+ * limit, meta. Usage records are in DATA/usage.db.
  */
 #ifndef MDN_SERVE_CENTER_INSIDE_H
 #define MDN_SERVE_CENTER_INSIDE_H
@@ -14,6 +15,7 @@
 #include "core/calendar.h"
 #include "core/node_map.h"
 #include "core/placement.h"
+#include "core/quota.h"
 #include "core/rollout.h"
 #include "serve/center/center.h"
 #include "store/election.h"
@@ -99,6 +101,14 @@ struct known_version {
 
 struct kept_key {
 	char id[API_KEY_ID_SIZE], hash[API_KEY_HASH_SIZE], name[NODE_TEXT_SIZE];
+	char team[QUOTA_TEAM_SIZE]; /* empty: none */
+	struct quota_limits limits;
+	int64_t created_wall_us;
+};
+
+struct kept_team {
+	char name[QUOTA_TEAM_SIZE];
+	struct quota_limits limits;
 	int64_t created_wall_us;
 };
 
@@ -146,6 +156,10 @@ struct center {
 	uint64_t mark; /* rises with every feed reply */
 	struct kept_key *keys;
 	size_t key_count;
+	struct kept_team *teams;
+	size_t team_count;
+	struct quotas *quotas; /* quotas.c */
+	char *usage_path;
 
 	uint64_t revision;        /* of the documents; rises for ever, also over restarts */
 	uint64_t revisions_kept;  /* the state says: up to here */
@@ -175,6 +189,8 @@ void center_touch(struct center *c); /* documents are stale: new ones in a momen
 int center_name(struct str text, const char *what, char *to, size_t size, struct error *err); /* checked and copied */
 void center_identity(const struct center *c, const char *kind, const char *id,
                      struct buf *out); /* spiffe://DOMAIN/kind/id */
+/* The node whose certificate the call came with; NULL: none that is registered and not removed. */
+struct registered *center_caller(struct center *c, struct http_exchange *x);
 /* Collects the JSON object a call carries and hands it on with the exchange; errors are answered here. */
 typedef int center_json_fn(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
 void center_with_json(struct center *c, struct http_exchange *x, size_t max_bytes, center_json_fn *fn);
@@ -267,6 +283,20 @@ int keys_load(struct center *c, struct error *err);
 int keys_new(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
 int keys_delete(struct center *c, struct http_exchange *x, struct str id, struct error *err);
 void keys_list(struct center *c, struct http_exchange *x);
+int keys_set(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+void keys_roster(const struct center *c, struct buf *out); /* ,"keys":[...],"teams":[...] */
+int teams_set(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err);
+int teams_delete(struct center *c, struct http_exchange *x, struct str name, struct error *err);
+void teams_list(struct center *c, struct http_exchange *x);
+
+/* quotas.c */
+int quotas_open(struct center *c, struct error *err);
+void quotas_close(struct center *c);
+void quotas_set(struct center *c, const char *account, const struct quota_limits *limits); /* NULL: none any more */
+int quotas_call(struct center *c, struct http_exchange *x, yyjson_val *body, struct error *err); /* POST quota */
+int quotas_usage(struct center *c, struct http_exchange *x, struct error *err);                  /* GET usage */
+int quotas_sums(struct center *c, struct http_exchange *x, struct error *err);                   /* GET usage/sums */
+void quotas_tick(struct center *c);                                                              /* once a second */
 
 /* rollouts.c */
 int rollouts_load(struct center *c, struct error *err);

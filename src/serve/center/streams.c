@@ -227,10 +227,9 @@ static void roster_body(const struct center *c, struct buf *out)
 		buf_printf(out, "%s\"%s\"", first ? "" : ",", c->nodes[i]->id);
 		first = false;
 	}
-	buf_append_str(out, STR("],\"keys\":["));
-	for (size_t i = 0; i < c->key_count; i++)
-		buf_printf(out, "%s{\"id\":\"%s\",\"hash\":\"%s\"}", i ? "," : "", c->keys[i].id, c->keys[i].hash);
-	buf_append_str(out, STR("]}"));
+	buf_append_str(out, STR("]"));
+	keys_roster(c, out);
+	buf_append_str(out, STR("}"));
 }
 
 /* No version goes out that is not below one written down, so that it never goes back; many at a time, so that the loop

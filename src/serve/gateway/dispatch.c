@@ -108,6 +108,7 @@ static void take_hop_headers(struct request *r, struct str sender)
 	struct str value;
 	uint64_t dispatch;
 
+	r->tells_usage = http_header(r->x, "x-mdn-usage", &value);
 	if (http_header(r->x, "x-mdn-tenant", &value) && id_is_sane(value))
 		str_copy(value, r->tenant, sizeof(r->tenant));
 	if (sender.len && http_header(r->x, "x-mdn-dispatch", &value) && str_to_u64(value, &dispatch) == 0 &&
@@ -216,6 +217,7 @@ void request_finish(struct request *r, int status)
 	r->finished = true;
 	request_wait_end(r);
 	r->status = status;
+	quotas_end(r);
 	local_cancel(r->local);
 	forward_cancel(r->forward);
 	r->local = NULL;
@@ -533,7 +535,8 @@ static void on_body(void *arg, struct http_exchange *x, struct str body, const s
 		else
 			take_urgency(r);
 		request_identify(r);
-		request_dispatch(r);
+		if (quotas_admit(r))
+			request_dispatch(r);
 	}
 }
 

@@ -8,6 +8,7 @@
 #include "serve/gateway/fields.h"
 #include "serve/gateway/internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -28,6 +29,7 @@ struct forward {
 	int status;
 	uint64_t dispatch;
 	int64_t last_us;
+	int32_t events;
 	struct buf error_body;
 	size_t tail_len;
 	struct route_candidate to; /* from here on not cleared at the start */
@@ -87,6 +89,31 @@ static int32_t tail_number(const char *usage, const char *key)
 	return at ? (int32_t)strtol(at + strlen(key), NULL, 10) : -1;
 }
 
+/* A comment in the stream, which the node writes when it is asked to (x-mdn-usage). */
+static void read_told_usage(struct forward *f)
+{
+	struct request *r = f->r;
+	const char *at = strstr(f->tail, "\n: usage ");
+
+	if (at && sscanf(at, "\n: usage %" SCNd32 " %" SCNd32 " %" SCNd32, &r->prompt_tokens, &r->cached_tokens,
+	                 &r->completion_tokens) != 3)
+		r->prompt_tokens = r->cached_tokens = r->completion_tokens = -1;
+}
+
+int32_t forward_events(const struct forward *f)
+{
+	return f->events;
+}
+
+/* About a token each. What a request took that ends in the middle is not known better. */
+static void count_events(struct forward *f, struct str data)
+{
+	const char *at = data.base, *end = data.base + data.len;
+
+	for (; (at = memmem(at, (size_t)(end - at), "data: ", 6)); at += 6)
+		f->events++;
+}
+
 /* Usage is the last thing in an answer of ours; text cannot fake it, because quotes in text are escaped. */
 static void read_usage(struct forward *f)
 {
@@ -97,8 +124,10 @@ static void read_usage(struct forward *f)
 	f->tail[f->tail_len] = '\0';
 	while (d->usage.open && (at = strstr(at, d->usage.open)) != NULL)
 		usage = at++;
-	if (!usage)
+	if (!usage) {
+		read_told_usage(f);
 		return;
+	}
 	r->prompt_tokens = tail_number(usage, d->usage.prompt);
 	r->completion_tokens = tail_number(usage, d->usage.completion);
 	r->cached_tokens = tail_number(usage, d->usage.cached);
@@ -164,6 +193,8 @@ static bool on_data(void *arg, struct str data)
 	if (!f->committed)
 		forward_commit(f);
 	keep_tail(f, data);
+	if (f->r->quota.billed && f->r->in.stream)
+		count_events(f, data);
 	f->paused = !http_write(f->r->x, data);
 	return !f->paused;
 }
@@ -310,7 +341,7 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	join(url, sizeof(url), (const char *const[]){to->node_url, path, NULL});
 	if (tls)
 		join(identity, sizeof(identity), (const char *const[]){"spiffe://", g->domain, "/node/", to->id, NULL});
-	struct http_header headers[11] = {
+	struct http_header headers[12] = {
 	    {STR("content-type"), STR("application/json")},
 	    {STR("x-mdn-hop"), STR("1")},
 	    {STR("x-mdn-dispatch"), decimal((int64_t)number, dispatch)},
@@ -329,6 +360,8 @@ int forward_start(struct request *r, const struct route_candidate *to)
 		headers[header_count++] = (struct http_header){STR("x-mdn-service"), str_from(r->service.name)};
 	if (r->service.dscp)
 		headers[header_count++] = (struct http_header){STR("x-mdn-dscp"), decimal(r->service.dscp, dscp)};
+	if (r->quota.billed)
+		headers[header_count++] = (struct http_header){STR("x-mdn-usage"), STR("1")};
 	const struct http_call_options options = {
 	    .method = STR("POST"),
 	    .url = str_from(url),

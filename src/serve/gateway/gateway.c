@@ -414,6 +414,10 @@ int gateway_new(struct loop *loop, const struct gateway_options *options, struct
 	g->tick = loop_timer_new(loop, on_tick, g);
 	loop_timer_start(g->tick, TICK_US, TICK_US);
 	g->settle = loop_timer_new(loop, on_settle, g);
+	if (quotas_new(g, options->usage_outbox, &g->quotas, err) < 0) {
+		gateway_free(g);
+		return err->code;
+	}
 	if (options->offline_folder.len) {
 		int rc = offline_open(g, options->offline_folder, options->files_max, err);
 
@@ -433,6 +437,8 @@ void gateway_free(struct gateway *g)
 	g->on_change = NULL;
 	offline_close(g);
 	request_free_all(g);
+	quotas_free(g->quotas);
+	free(g->teams);
 	map_fini(g);
 	models_free(g);
 	room_fini(g);

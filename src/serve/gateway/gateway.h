@@ -23,6 +23,7 @@ struct gateway_options {
 	bool plain_hops;                /* take hops without a node certificate: tests, benches; never in a network */
 	struct str offline_folder;      /* of files and batches; empty: none are taken. One node at a time */
 	uint64_t files_max;             /* bytes of all files in it */
+	struct str usage_outbox;        /* file in which usage records wait for the center; empty: none are written */
 	int64_t first_token_timeout_us; /* of another node; 0: a minute and four times what was predicted */
 	void (*on_change)(void *arg);   /* a report would differ */
 	void *arg;
@@ -54,6 +55,14 @@ void gateway_set_memory(struct gateway *g, uint64_t memory_max); /* of all model
 /* Schedulers to follow for the map: "https://HOST:PORT#NODE-ID", the identity that must be met; empty: alone. */
 void gateway_set_schedulers(struct gateway *g, const char (*urls)[NODE_URL_SIZE], size_t count);
 void gateway_set_keys(struct gateway *g, const struct key_ring_key *keys, size_t count);
+struct gateway_team {
+	char name[QUOTA_TEAM_SIZE];
+	struct quota_limits limits;
+};
+void gateway_set_teams(struct gateway *g, const struct gateway_team *teams, size_t count); /* before the keys */
+/* Who hands out budgets and takes usage records: node port and id; empty: nobody. And how many edges there are: what
+ * is one's share while it does not answer. */
+void gateway_set_center(struct gateway *g, struct str node_url, struct str id, size_t edges);
 void gateway_set_removed(struct gateway *g, const char (*ids)[NODE_ID_SIZE], size_t count);
 /* Senders whose dispatches this node has seen, for the report; returns how many there are, fills at most max. */
 size_t gateway_seen(const struct gateway *g, struct node_seen *out, size_t max);

@@ -7,6 +7,7 @@
  *   fields.c    how fields are read              dialect_*.c one API each: JSON in, JSON and events out
  *   models.h    engines of this node             map.c       the schedulers' map, own entry, evidence
  *   keys.c      API keys, node identities        metrics*.c  Prometheus text; access.c one log line a request
+ *   quotas.c    budgets, usage records
  *   reply.c     headers of answers               sticky.c    who has the prompt's beginning already
  *   services*.c which service a request is of
  *
@@ -27,6 +28,7 @@
 #include "serve/gateway/dialect.h"
 #include "serve/gateway/gateway.h"
 #include "serve/gateway/models.h"
+#include "serve/gateway/quotas.h"
 #include "serve/gateway/services.h"
 #include "serve/gateway/tokens.h"
 
@@ -73,6 +75,7 @@ struct gateway_metrics {
 	uint64_t requests[ROUTES][6]; /* by status class; [0] client gone */
 	uint64_t errors[20];          /* by -error code */
 	uint64_t prefixes[PREFIX_RESULTS];
+	uint64_t quota_refused, usage_lost;
 	uint64_t forwards, hops, retries, broken; /* broken: ended after the first token */
 	struct histogram forward_ttft;
 };
@@ -128,6 +131,7 @@ struct request {
 	struct request *prev, *next;
 	struct http_exchange *x;
 	bool hop, parsed, finished;
+	bool tells_usage;  /* a hop whose sender wants to know it, though the client does not */
 	bool offline;      /* a line of a batch */
 	bool worked;       /* an engine here has begun it */
 	bool waits;        /* for a model to be loaded (waiting.c) */
@@ -150,6 +154,7 @@ struct request {
 	struct local *local;
 	struct forward *forward;
 	struct ledger_ticket *ticket;
+	struct quota_claim quota;
 	struct affinity_prompt *prompt; /* as sticky.c knows it; NULL: nothing to choose by */
 	int32_t uncached_tokens;        /* of the prompt, where it goes */
 	int32_t known_tokens;           /* of it, by whoever has most */
@@ -182,7 +187,8 @@ void request_first_token(struct request *r);
 /* ---- reply.c */
 void reply_tell_limits(struct request *r, const struct engine *engine);
 void reply_pass_limits(struct request *r, const struct http_call *call); /* as another node told them */
-void reply_tell_dropped(struct request *r, const struct fault *fault);   /* if it was */
+void reply_duration(int64_t us, char to[static 32]);
+void reply_tell_dropped(struct request *r, const struct fault *fault); /* if it was */
 /* Headers that tell which node answers, and its load; once, before responding. */
 void request_name_node(struct request *r, struct str id, struct str name, struct str site);
 /* status 499: the client left. */
@@ -196,9 +202,11 @@ bool id_is_sane(struct str id); /* 1 to 128 visible characters that need no quot
 int local_start(struct request *r, struct model *m, struct fault *fault);
 void local_cancel(struct local *l); /* NULL is fine */
 void local_writable(struct local *l);
+void local_used(const struct local *l, int32_t *ret_prompt, int32_t *ret_cached, int32_t *ret_completion); /* so far */
 int forward_start(struct request *r, const struct route_candidate *to);
 void forward_cancel(struct forward *f); /* NULL is fine */
 void forward_writable(struct forward *f);
+int32_t forward_events(const struct forward *f);       /* passed on so far; counted for requests with a key */
 void forward_check(struct forward *f, int64_t now_us); /* gives up on a node that the map says is gone */
 
 /* ---- sticky.c ------------------------------------------------------------------------------------------ */
@@ -261,6 +269,9 @@ struct gateway {
 	struct map_view map;
 	struct key_ring keys;
 	struct tokens tokens;
+	struct gateway_team *teams;
+	size_t team_count;
+	struct quotas *quotas;
 	struct sender *senders; /* sorted by id */
 	size_t sender_count, sender_cap;
 	struct gateway_metrics metrics;

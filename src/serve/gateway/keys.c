@@ -14,6 +14,20 @@ void gateway_set_keys(struct gateway *g, const struct key_ring_key *keys, size_t
 		count = LIMIT_API_KEYS;
 	}
 	key_ring_set(&g->keys, keys, count);
+	quotas_set_accounts(g);
+}
+
+void gateway_set_teams(struct gateway *g, const struct gateway_team *teams, size_t count)
+{
+	g->teams = mem_resize(g->teams, count + 1, sizeof(*teams));
+	if (count)
+		memcpy(g->teams, teams, count * sizeof(*teams));
+	g->team_count = count;
+}
+
+void gateway_set_center(struct gateway *g, struct str node_url, struct str id, size_t edges)
+{
+	quotas_set_center(g->quotas, node_url, id, edges);
 }
 
 static int refuse(struct fault *fault, const char *words)

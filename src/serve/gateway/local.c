@@ -75,6 +75,15 @@ static struct api_usage local_usage(const struct local *l)
 	return sum;
 }
 
+void local_used(const struct local *l, int32_t *ret_prompt, int32_t *ret_cached, int32_t *ret_completion)
+{
+	const struct api_usage sum = local_usage(l);
+
+	*ret_prompt = sum.prompt_tokens;
+	*ret_cached = sum.cached_tokens;
+	*ret_completion = sum.completion_tokens;
+}
+
 /* ---- streams -------------------------------------------------------------------------------------------- */
 
 static void local_head(struct local *l)
@@ -182,6 +191,9 @@ static void local_end_stream(struct local *l)
 	struct buf *out = &r->g->scratch;
 
 	buf_clear(out);
+	if (r->tells_usage && str_starts(str_from(r->dialect->stream_type), STR("text/event-stream")))
+		buf_printf(out, ": usage %d %d %d\n\n", l->answer.usage.prompt_tokens, l->answer.usage.cached_tokens,
+		           l->answer.usage.completion_tokens);
 	r->dialect->end(out, &l->answer);
 	http_write(x, buf_str(out));
 	local_count(l);

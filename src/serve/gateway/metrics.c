@@ -152,6 +152,10 @@ void metrics_format(struct gateway *g, struct buf *out)
 		           (unsigned long long)g->metrics.prefixes[i]);
 	put_one(out, "mdn_route_prefix_entries", "gauge", "Blocks of prompts remembered, with a node each.",
 	        (double)affinity_count(g->affinity));
+	put_one(out, "mdn_quota_refused_total", "counter",
+	        "Requests refused because a key or team had used up a limit.", (double)g->metrics.quota_refused);
+	put_one(out, "mdn_usage_lost_total", "counter", "Usage records that could be kept nowhere.",
+	        (double)g->metrics.usage_lost);
 	put_one(out, "mdn_retries_total", "counter", "Tries repeated on another node before the first token.",
 	        (double)g->metrics.retries);
 	put_one(out, "mdn_broken_total", "counter", "Answers that ended in an error after the first token.",

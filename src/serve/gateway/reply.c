@@ -61,7 +61,7 @@ static void tell_load(struct request *r)
 /* ---- limits ------------------------------------------------------------------------------------------- */
 
 /* As Go writes durations, which is what OpenAI sends. */
-static void put_duration(int64_t us, char to[static 32])
+void reply_duration(int64_t us, char to[static 32])
 {
 	int64_t ms = us / US_PER_MS;
 
@@ -79,6 +79,8 @@ void reply_tell_limits(struct request *r, const struct engine *engine)
 	int32_t most, left;
 	char text[32];
 
+	if (quotas_tell(r))
+		return;
 	engine_room(engine, r->in.service_class, str_from(r->tenant), &most, &left);
 	snprintf(text, sizeof(text), "%d", most);
 	http_add_header(r->x, limit_headers[LIMIT_MOST], str_from(text));
@@ -86,7 +88,7 @@ void reply_tell_limits(struct request *r, const struct engine *engine)
 	http_add_header(r->x, limit_headers[LIMIT_LEFT], str_from(text));
 	if (load.waiting && load.prefill_tokens_per_s <= 0)
 		return; /* not known */
-	put_duration(
+	reply_duration(
 	    load.waiting ? (int64_t)((double)load.tokens_to_prefill / load.prefill_tokens_per_s * US_PER_S) : 0, text);
 	http_add_header(r->x, limit_headers[LIMIT_RESET], str_from(text));
 }
@@ -95,6 +97,8 @@ void reply_pass_limits(struct request *r, const struct http_call *call)
 {
 	struct str value;
 
+	if (quotas_tell(r))
+		return;
 	for (size_t i = 0; i < sizeof(limit_headers) / sizeof(limit_headers[0]); i++)
 		if (http_call_header(call, limit_headers[i], &value))
 			http_add_header(r->x, limit_headers[i], value);
@@ -134,4 +138,6 @@ void reply_tell_dropped(struct request *r, const struct fault *fault)
 	const struct model *m = status == 429 && r->parsed ? model_find(r->g, r->in.model) : NULL;
 	if (m && m->engine)
 		reply_tell_limits(r, m->engine);
+	else if (status == 429)
+		quotas_tell(r);
 }

@@ -52,6 +52,12 @@ struct center_place member_center(const struct member *m, size_t turn)
 	return all[(first + turn) % count];
 }
 
+void member_center_now(const struct member *m, struct str *ret_url, struct str *ret_id)
+{
+	*ret_url = str_from(m->center.url);
+	*ret_id = str_from(m->center.id);
+}
+
 static struct str text_or(struct str given, const char *fallback)
 {
 	struct str s = given.len ? given : str_from(fallback);

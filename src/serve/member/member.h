@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "core/calendar.h"
+#include "core/quota.h"
 #include "core/report.h"
 #include "core/spread_place.h"
 #include "net/http.h"
@@ -24,6 +25,12 @@ struct roster_node {
 struct roster_key {
 	char id[32];
 	char hash[72]; /* hex HMAC-SHA-256 of the whole key: api_key_matches (core/api_key.h) compares */
+	char team[QUOTA_TEAM_SIZE];
+	struct quota_limits limits;
+};
+struct roster_team {
+	char name[QUOTA_TEAM_SIZE];
+	struct quota_limits limits;
 };
 struct roster {
 	uint64_t version;
@@ -33,6 +40,8 @@ struct roster {
 	size_t removed_count;
 	struct roster_key *keys;
 	size_t key_count;
+	struct roster_team *teams;
+	size_t team_count;
 };
 void roster_fini(struct roster *r);
 int roster_parse(struct str json, struct roster *ret_roster, struct error *err);
@@ -83,6 +92,8 @@ struct http_client *member_bulk_client(struct member *m); /* the same for what y
 struct http_client *member_client(struct member *m);      /* mutual TLS to other nodes; shared by all rooms */
 struct str member_id(const struct member *m);
 struct str member_domain(const struct member *m);
+/* The center that last took our watch; the id is empty where it is not known yet. */
+void member_center_now(const struct member *m, struct str *ret_url, struct str *ret_id);
 const struct roster *member_roster(const struct member *m);
 void member_report_soon(struct member *m); /* something changed: report within 20 ms */
 /* Posts to every scheduler that is done with the last one; what fails is not sent again. */

@@ -15,6 +15,7 @@ void roster_fini(struct roster *r)
 	free(r->nodes);
 	free(r->removed);
 	free(r->keys);
+	free(r->teams);
 	*r = (struct roster){0};
 }
 
@@ -102,6 +103,13 @@ static int removed_parse(yyjson_val *o, struct roster *r, struct error *err)
 	return 0;
 }
 
+static int limits_parse(yyjson_val *o, struct quota_limits *l, struct error *err)
+{
+	yyjson_val *limits = NULL;
+	int rc = json_obj(o, "limits", &limits, err);
+	return rc < 0 || !limits ? rc : quota_limits_read(limits, l, err);
+}
+
 static int keys_parse(yyjson_val *o, struct roster *r, struct error *err)
 {
 	yyjson_val *array, *item;
@@ -114,9 +122,32 @@ static int keys_parse(yyjson_val *o, struct roster *r, struct error *err)
 	{
 		struct roster_key *k = &r->keys[i];
 		if ((rc = take(item, "id", true, k->id, sizeof(k->id), err)) < 0 ||
-		    (rc = take(item, "hash", true, k->hash, sizeof(k->hash), err)) < 0)
+		    (rc = take(item, "hash", true, k->hash, sizeof(k->hash), err)) < 0 ||
+		    (rc = take(item, "team", false, k->team, sizeof(k->team), err)) < 0 ||
+		    (rc = limits_parse(item, &k->limits, err)) < 0)
 			return rc;
 		r->key_count++;
+	}
+	return 0;
+}
+
+static int teams_parse(yyjson_val *o, struct roster *r, struct error *err)
+{
+	yyjson_val *array = NULL, *item;
+	size_t i, count;
+	int rc = json_arr(o, "teams", &array, err);
+	if (rc < 0 || !array)
+		return rc;
+	if ((count = yyjson_arr_size(array)) > LIMIT_TEAMS)
+		return error_set(err, E_LIMIT, "\"teams\" has more than %d entries", LIMIT_TEAMS);
+	r->teams = mem_new((count + 1) * sizeof(*r->teams));
+	yyjson_arr_foreach(array, i, count, item)
+	{
+		struct roster_team *t = &r->teams[i];
+		if ((rc = take(item, "name", true, t->name, sizeof(t->name), err)) < 0 ||
+		    (rc = limits_parse(item, &t->limits, err)) < 0)
+			return rc;
+		r->team_count++;
 	}
 	return 0;
 }
@@ -135,6 +166,8 @@ int roster_parse(struct str json, struct roster *ret_roster, struct error *err)
 	r.version = (uint64_t)version;
 	if (rc == 0 && (rc = nodes_parse(o, &r, err)) == 0 && (rc = removed_parse(o, &r, err)) == 0)
 		rc = keys_parse(o, &r, err);
+	if (rc == 0)
+		rc = teams_parse(o, &r, err);
 	yyjson_doc_free(doc);
 	if (rc < 0)
 		roster_fini(&r);

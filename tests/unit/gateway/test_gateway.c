@@ -403,7 +403,7 @@ static void test_keys_are_checked_and_never_repeated(void **state)
 {
 	struct fixture *f = *state;
 	const uint8_t id[6] = {1, 2, 3, 4, 5, 6}, secret[API_KEY_SECRET_BYTES] = {9}, other[API_KEY_SECRET_BYTES] = {8};
-	struct key_ring_key kept[2] = {{"ffffffffffff", "00"}, {"010203040506", ""}};
+	struct key_ring_key kept[2] = {{.id = "ffffffffffff", .hash = "00"}, {.id = "010203040506"}};
 	char key[API_KEY_SIZE], wrong[API_KEY_SIZE], header[128];
 	struct reply r = {0};
 
