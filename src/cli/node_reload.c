@@ -81,6 +81,7 @@ struct gateway_tokens node_gateway_tokens(const struct config *c)
 	    .issuer = str_from(c->jwt_issuer),
 	    .audience = str_from(c->jwt_audience),
 	    .claim = str_from(c->jwt_tenant),
+	    .team = str_from(c->jwt_team),
 	    .folder = str_from(c->data),
 	    .ca_file = str_from(c->outside_ca),
 	    .proxy = str_from(c->outside_proxy),

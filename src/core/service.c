@@ -9,7 +9,7 @@
 /* Names of hosts and programs are compared without regard to case, as their standards say; who asks is not. */
 static bool has_case(enum service_field field)
 {
-	return field == SERVICE_TENANT || field == SERVICE_API || field == SERVICE_MODEL;
+	return field == SERVICE_TENANT || field == SERVICE_TEAM || field == SERVICE_API || field == SERVICE_MODEL;
 }
 
 static bool term_holds(const struct service_term *term, const struct service_query *query)

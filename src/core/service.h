@@ -14,6 +14,7 @@ enum { SERVICE_NAME_SIZE = 33, SERVICE_RULES_MAX = 256, SERVICE_PATTERNS_MAX = 2
 
 enum service_field {
 	SERVICE_TENANT,
+	SERVICE_TEAM,
 	SERVICE_SNI, /* the name the client asked for in TLS */
 	SERVICE_USER_AGENT,
 	SERVICE_API,

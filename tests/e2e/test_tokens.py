@@ -31,7 +31,7 @@ class Key:
         return {"kty": "EC", "crv": "P-256", "kid": self.kid, "x": b64(n.x.to_bytes(32, "big")), "y": b64(n.y.to_bytes(32, "big"))}
 
     def token(self, **claims):
-        claims = {"iss": "https://id.example", "aud": ["mdn"], "sub": "ann", "exp": time.time() + 600} | claims
+        claims = {"iss": "https://id.example", "aud": ["mdn"], "sub": "ann", "team": "red", "exp": time.time() + 600} | claims
         head = {"alg": "RS256" if self.rsa else "ES256", "kid": self.kid}
         text = f"{b64(json.dumps(head).encode())}.{b64(json.dumps(claims).encode())}"
         if self.rsa:
@@ -66,7 +66,8 @@ def provider():
 
 def test_tokens_are_as_good_as_keys(make_network, tiny, provider):
     net = make_network(edges={"edge-1": "north"}, edge={
-        "open": False, "jwt_keys": provider.url, "jwt_issuer": "https://id.example", "jwt_audience": "mdn"})
+        "open": False, "jwt_keys": provider.url, "jwt_issuer": "https://id.example", "jwt_audience": "mdn",
+        "jwt_team": "team"})
     one, two = provider.keys
     token = one.token()
     net.api_headers = {"authorization": f"Bearer {token}"}
@@ -80,14 +81,24 @@ def test_tokens_are_as_good_as_keys(make_network, tiny, provider):
     assert ask(token).status_code == 200
     assert ask(two.token(sub="x" * 100)).status_code == 200
     tenants = {line["tenant"] for line in edge.log_lines() if line.get("event") == "access"}
-    assert "jwt:ann" in tenants and any(len(t) == 36 for t in tenants), tenants
-    for bad, words in [(one.token(exp=time.time() - 60), "expired"), (one.token(aud="other"), "aud"), (one.token(sub=7), "claim"),
+    assert "jwt:red:ann" in tenants and any(len(t) == 40 for t in tenants), tenants
+    for bad, words in [(one.token(exp=time.time() - 60), "expired"), (one.token(aud="other"), "aud"), (one.token(sub=7), "claim"), (one.token(team="a:b"), "team"),
                        (one.token(iss="https://evil"), "issuer"), (Key("one", "EC").token(), "signature does not hold"),
                        ("mdn-0", "Incorrect API key")]:
         answer = ask(bad)
         assert answer.status_code == 401 and words in answer.json()["error"]["message"], answer.text
         assert answer.headers["www-authenticate"] == "Bearer"
     assert token.split(".")[2] not in edge.log()
+
+    # The team's budget counts, and what its members took is on record.
+    records = eventually(lambda: [x for x in map(json.loads, net.mdn("usage", "export", "--format", "jsonl").splitlines())
+                                  if x["key"] == "jwt:red:ann"])
+    assert records[0]["team"] == "red"
+    net.mdn("team", "set", "red", "--requests-per-minute", 1)
+    eventually(lambda: ask(token).status_code == 429)
+    assert ask(one.token(team="blue")).status_code == 200
+    net.mdn("team", "remove", "red")
+    eventually(lambda: ask(token).status_code == 200)
 
     # The provider is away: the keys of before serve on, also over a restart.
     provider.shutdown()

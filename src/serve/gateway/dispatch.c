@@ -534,6 +534,7 @@ static void on_body(void *arg, struct http_exchange *x, struct str body, const s
 			r->in.service_class = ENGINE_BULK; /* whatever it says of itself */
 		else
 			take_urgency(r);
+		quotas_name(r);
 		request_identify(r);
 		if (quotas_admit(r))
 			request_dispatch(r);

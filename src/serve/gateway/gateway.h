@@ -74,6 +74,7 @@ struct gateway_tokens {
 	struct str keys;             /* its public keys (JWKS): a file, or a URL; empty: no tokens are taken */
 	struct str issuer, audience; /* that a token must name */
 	struct str claim;            /* which says who asks */
+	struct str team;             /* the one that names the team; empty: none does */
 	struct str folder;           /* keys of a URL are kept there over a restart; empty: they are not */
 	struct str ca_file, proxy;   /* to get them (net/outside.h) */
 };

@@ -338,21 +338,28 @@ static bool fits_ever(struct request *r, int64_t least)
 	return true;
 }
 
+void quotas_name(struct request *r)
+{
+	const struct key_ring_key *key = key_ring_get(&r->g->keys, r->tenant);
+	struct quota_claim *c = &r->quota;
+
+	c->billed = key || tokens_named(r->tenant);
+	if (key)
+		memcpy(c->team, key->team, sizeof(c->team));
+	else
+		tokens_team(&r->g->tokens, r->tenant, c->team);
+}
+
 bool quotas_admit(struct request *r)
 {
 	struct gateway *g = r->g;
 	struct quota_claim *c = &r->quota;
-	const struct key_ring_key *key = key_ring_get(&g->keys, r->tenant);
 	char account[QUOTA_ACCOUNT_SIZE];
 	int64_t least;
 
-	c->billed = key || str_starts(str_from(r->tenant), STR("jwt:"));
-	if (!key)
+	if (!c->billed || !g->quotas->purse_count)
 		return true;
-	memcpy(c->team, key->team, sizeof(c->team));
-	if (!g->quotas->purse_count)
-		return true;
-	c->of[0] = purse_find(g->quotas, key->id);
+	c->of[0] = purse_find(g->quotas, r->tenant); /* tokens have the limits of their team only */
 	if (c->team[0] && quota_team_account(c->team, account))
 		c->of[1] = purse_find(g->quotas, account);
 	for (size_t i = 0; i < 2; i++)

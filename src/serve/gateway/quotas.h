@@ -2,8 +2,9 @@
 /* quotas.h - budgets of keys and teams at this edge (core/quota.h), and the record of what each request took.
  *
  * quotas_admit comes before a request is sent anywhere, quotas_end is its end, whatever happened between. Requests
- * without a key are nobody's; those of keys without limits cost a record. A request that this edge's lease has no room
- * for waits for one call to the center; where the center does not answer, the edge goes on with its share. Loop thread.
+ * without a key or token are nobody's; those of keys without limits cost a record. A request that this edge's lease has
+ * no room for waits for one call to the center; where the center does not answer, the edge goes on with its share. Loop
+ * thread.
  */
 #ifndef MDN_GATEWAY_QUOTAS_H
 #define MDN_GATEWAY_QUOTAS_H
@@ -32,6 +33,7 @@ int quotas_new(struct gateway *g, struct str outbox, struct quotas **ret_quotas,
 void quotas_free(struct quotas *q);
 void quotas_set_accounts(struct gateway *g); /* keys or teams changed */
 void quotas_set_center(struct quotas *q, struct str url, struct str id, size_t edges);
+void quotas_name(struct request *r); /* is there a record to be written, and of which team; before quotas_admit */
 /* True: it may go on now. False: it goes on or is refused later, or was. */
 bool quotas_admit(struct request *r);
 void quotas_end(struct request *r);

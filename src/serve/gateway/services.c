@@ -21,6 +21,7 @@ void request_identify(struct request *r)
 	    .texts =
 		{
 		    [SERVICE_TENANT] = str_from(r->tenant),
+		    [SERVICE_TEAM] = str_from(r->quota.team),
 		    [SERVICE_SNI] = http_server_name(r->x),
 		    [SERVICE_API] = str_from(r->dialect->name),
 		    [SERVICE_MODEL] = r->in.model,

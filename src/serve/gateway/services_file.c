@@ -124,7 +124,7 @@ static int take_headers(struct reading *r, yaml_node_t *node)
 	return rc;
 }
 
-static const char *const fields[SERVICE_FIELDS + 1] = {"tenant", "sni", "user_agent", "api", "model", "header"};
+static const char *const fields[SERVICE_FIELDS + 1] = {"tenant", "team", "sni", "user_agent", "api", "model", "header"};
 
 static int take_match_key(struct reading *r, const yaml_node_t *key, struct str name, yaml_node_t *value)
 {
@@ -133,7 +133,7 @@ static int take_match_key(struct reading *r, const yaml_node_t *key, struct str 
 			return take_term(r, (enum service_field)i, STR(""), value, fields[i]);
 	if (str_equal(name, STR("header")))
 		return take_headers(r, value);
-	return bad(r, key, "match: unknown key \"%.*s\"; there are tenant, sni, user_agent, api, model, header",
+	return bad(r, key, "match: unknown key \"%.*s\"; there are tenant, team, sni, user_agent, api, model, header",
 	           (int)(name.len < 64 ? name.len : 64), name.base);
 }
 

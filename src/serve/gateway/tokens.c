@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "serve/gateway/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define JWKS_MAX (1 << 20)
@@ -104,21 +105,45 @@ static void ask_sooner(struct tokens *t)
 
 /* ---- a token ------------------------------------------------------------------------------------------------ */
 
-/* What does not fit a tenant's name is named by its hash. */
-static void name_tenant(struct str claim, char ret_tenant[static TOKEN_TENANT_SIZE])
+/* The team is part of the name, so that it is known wherever the tenant is. A claim that does not fit is named by its
+ * hash. */
+static int name_tenant(const struct tokens *t, yyjson_val *claims, char ret_tenant[static TOKEN_TENANT_SIZE],
+                       struct error *err)
 {
-	memcpy(ret_tenant, "jwt:", 5);
-	if (!id_is_sane(claim) || !str_copy(claim, ret_tenant + 4, TOKEN_TENANT_SIZE - 4)) {
+	struct str claim = {0}, team = {0};
+
+	if (json_str(claims, t->claim, &claim, NULL) < 0 || claim.len == 0 || claim.len > CLAIM_MAX)
+		return error_set(err, E_AUTH, "the token has no claim \"%s\", which is to say who asks", t->claim);
+	if (t->team[0] && (json_str(claims, t->team, &team, NULL) < 0 || !id_is_sane(team) ||
+	                   team.len >= TOKEN_TEAM_SIZE || memchr(team.base, ':', team.len)))
+		return error_set(err, E_AUTH,
+		                 "the token has no claim \"%s\" that names a team in at most %d characters", t->team,
+		                 TOKEN_TEAM_SIZE - 1);
+	int at = snprintf(ret_tenant, TOKEN_TENANT_SIZE, "jwt:" STR_FMT "%s", STR_ARG(team), t->team[0] ? ":" : "");
+	if (!id_is_sane(claim) || !str_copy(claim, ret_tenant + at, TOKEN_TENANT_SIZE - (size_t)at)) {
 		struct digest d = digest_of(claim.base, claim.len);
 
-		hex_encode(d.bytes, 16, ret_tenant + 4);
+		hex_encode(d.bytes, 16, ret_tenant + at);
 	}
+	return 0;
+}
+
+bool tokens_named(const char *tenant)
+{
+	return str_starts(str_from(tenant), STR("jwt:"));
+}
+
+bool tokens_team(const struct tokens *t, const char *tenant, char ret_team[static TOKEN_TEAM_SIZE])
+{
+	struct str rest;
+
+	return t->source && t->team[0] && tokens_named(tenant) &&
+	       str_copy(str_cut(str_from(tenant + 4), ':', &rest), ret_team, TOKEN_TEAM_SIZE);
 }
 
 static int verify(struct tokens *t, struct str text, struct token_known *ret_known, struct error *err)
 {
 	const struct jwt_rules rules = {str_from(t->issuer), str_from(t->audience), SKEW_US};
-	struct str claim = {0};
 	yyjson_doc *claims;
 	bool unknown_key;
 	int rc = jwt_verify(t->keys, &rules, text, clock_wall_us(), &claims, &ret_known->until_us, &unknown_key, err);
@@ -128,11 +153,7 @@ static int verify(struct tokens *t, struct str text, struct token_known *ret_kno
 			ask_sooner(t);
 		return rc;
 	}
-	if (json_str(yyjson_doc_get_root(claims), t->claim, &claim, NULL) < 0 || claim.len == 0 ||
-	    claim.len > CLAIM_MAX)
-		rc = error_set(err, E_AUTH, "the token has no claim \"%s\", which is to say who asks", t->claim);
-	else
-		name_tenant(claim, ret_known->tenant);
+	rc = name_tenant(t, yyjson_doc_get_root(claims), ret_known->tenant, err);
 	yyjson_doc_free(claims);
 	return rc;
 }
@@ -200,7 +221,8 @@ static int check_options(const struct gateway_tokens *o, struct error *err)
 static bool is_the_same(const struct tokens *t, const struct gateway_tokens *o)
 {
 	return str_equal(str_from(t->source), o->keys) && str_equal(str_from(t->issuer), o->issuer) &&
-	       str_equal(str_from(t->audience), o->audience) && str_equal(str_from(t->claim), o->claim);
+	       str_equal(str_from(t->audience), o->audience) && str_equal(str_from(t->claim), o->claim) &&
+	       str_equal(str_from(t->team), o->team);
 }
 
 /* Of this source, so that keys of another provider's are never taken for its. */
@@ -230,6 +252,7 @@ int tokens_set(struct tokens *t, struct loop *loop, const struct gateway_tokens 
 		fresh.issuer = str_dup(o->issuer);
 		fresh.audience = str_dup(o->audience);
 		fresh.claim = str_dup(o->claim);
+		fresh.team = str_dup(o->team);
 		fresh.known = mem_new(TOKENS_KNOWN * sizeof(*fresh.known));
 		if (is_url(o->keys)) {
 			rc = open_outside(&fresh, o, err);
@@ -261,6 +284,7 @@ void tokens_fini(struct tokens *t)
 	free(t->issuer);
 	free(t->audience);
 	free(t->claim);
+	free(t->team);
 	free(t->kept);
 	*t = (struct tokens){0};
 }

@@ -13,7 +13,7 @@
 #include "net/outside.h"
 #include "serve/gateway/gateway.h"
 
-enum { TOKEN_TENANT_SIZE = 64, TOKENS_KNOWN = 1024 };
+enum { TOKEN_TENANT_SIZE = 64, TOKEN_TEAM_SIZE = 27, TOKENS_KNOWN = 1024 }; /* a team and a hash fit a tenant */
 
 struct token_known { /* verified a moment ago; in the place its hash says */
 	struct digest digest;
@@ -23,8 +23,8 @@ struct token_known { /* verified a moment ago; in the place its hash says */
 
 struct tokens {
 	struct loop *loop;
-	char *source, *issuer, *audience, *claim, *kept; /* source NULL: no tokens are taken */
-	struct jwt_keys *keys;                           /* NULL: none could be had yet */
+	char *source, *issuer, *audience, *claim, *team, *kept; /* source NULL: no tokens are taken */
+	struct jwt_keys *keys;                                  /* NULL: none could be had yet */
 	struct token_known *known;
 	struct outside *outside; /* NULL: source is a file */
 	struct outside_call *call;
@@ -35,7 +35,11 @@ struct tokens {
 int tokens_set(struct tokens *t, struct loop *loop, const struct gateway_tokens *options, struct error *err);
 void tokens_fini(struct tokens *t);
 void tokens_tick(struct tokens *t);
-/* Whose token this is: "jwt:" and the claim. E_AUTH; E_UNAVAILABLE: the provider's keys are not here yet. */
+/* Whose token this is: "jwt:" and the claim, with the team's claim and another colon before it if there is one. E_AUTH;
+ * E_UNAVAILABLE: the provider's keys are not here yet. */
 int tokens_check(struct tokens *t, struct str token, char ret_tenant[static TOKEN_TENANT_SIZE], struct error *err);
+bool tokens_named(const char *tenant); /* it is that of a token */
+/* Of a tenant that tokens_check named; false: it is none, or there are no teams. */
+bool tokens_team(const struct tokens *t, const char *tenant, char ret_team[static TOKEN_TEAM_SIZE]);
 
 #endif

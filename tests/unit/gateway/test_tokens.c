@@ -3,6 +3,7 @@
 #include "world.h"
 
 #include "base/file.h"
+#include "serve/gateway/tokens.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,12 +145,38 @@ static void test_keys_of_a_url_come_soon_and_outlive_it(void **state)
 	assert_int_equal(ask_with_token(f, NULL), 200);
 }
 
+static void test_a_team_is_part_of_the_tenants_name(void **state)
+{
+	struct fixture *f = *state;
+	struct gateway_tokens o = {.keys = str_from(f->file),
+	                           .issuer = STR("joe"),
+	                           .audience = STR("mdn"),
+	                           .claim = STR("iss"),
+	                           .team = STR("sub")};
+	char tenant[TOKEN_TENANT_SIZE], team[TOKEN_TEAM_SIZE];
+	struct tokens t = {0};
+	struct error err;
+
+	write_keys(f, keys);
+	assert_int_equal(tokens_set(&t, f->w.loop, &o, &err), 0);
+	assert_int_equal(tokens_check(&t, str_from(token), tenant, &err), 0);
+	assert_string_equal(tenant, "jwt:ann:joe");
+	assert_true(tokens_team(&t, tenant, team));
+	assert_string_equal(team, "ann");
+	assert_false(tokens_team(&t, "0123456789ab", team)); /* a key's id */
+	o.team = STR("aud");                                 /* no text */
+	assert_int_equal(tokens_set(&t, f->w.loop, &o, &err), 0);
+	assert_int_equal(tokens_check(&t, str_from(token), tenant, &err), E_AUTH);
+	tokens_fini(&t);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    TEST(test_a_token_opens_until_its_key_is_taken_back),
 	    TEST(test_keys_of_a_url_come_soon_and_outlive_it),
+	    TEST(test_a_team_is_part_of_the_tenants_name),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
