@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How: a request is read whole (bounded), parsed once, and sent to the node that core/score names: here or over there.
  * Until its first token leaves, a try that fails is repeated elsewhere and the client sees nothing of it; after that
- * the answer can only be ended honestly. Requests over the node port are answered here or refused, never sent on, so
- * that no loop can form. The answer keeps the body as received, to forward it byte for byte.
+ * another node goes on with what was said (resume.h), or the answer is ended honestly. Requests over the node port are
+ * answered here or refused, never sent on, so that no loop can form. The answer keeps the body as received, to forward
+ * it byte for byte.
  */
 #include "serve/gateway/fields.h"
 #include "serve/gateway/internal.h"
@@ -114,6 +115,24 @@ static void take_hop_headers(struct request *r, struct str sender)
 	if (sender.len && http_header(r->x, "x-mdn-dispatch", &value) && str_to_u64(value, &dispatch) == 0 &&
 	    dispatch <= INT64_MAX) /* a report that holds more would be refused whole */
 		gateway_saw(r->g, sender, dispatch);
+}
+
+/* The stream goes through another node: in frames, with the ids that its client knows, and perhaps from the middle. */
+static int take_hop_stream(struct request *r, struct fault *fault)
+{
+	struct str value, id, created;
+	int64_t seconds;
+
+	if (http_header(r->x, "x-mdn-resume", &value) && resume_read_body(r->in.root, &r->resume, &fault->err) < 0)
+		return fault->err.code;
+	if (!r->in.stream || !http_header(r->x, "x-mdn-frames", &value))
+		return 0;
+	id = str_cut(value, ' ', &created);
+	if (!id_is_sane(id) || !str_copy(id, r->answer_id, sizeof(r->answer_id)) || str_to_i64(created, &seconds) < 0)
+		return error_set(&fault->err, E_INVAL, "x-mdn-frames must be an answer's id and its time");
+	r->created_s = seconds;
+	r->framed = true;
+	return 0;
 }
 
 /* Urgency as the node that sent it here understood it. */
@@ -263,9 +282,20 @@ void request_break(struct request *r, const struct error *err, bool event)
 	if (event) {
 		buf_clear(&g->scratch);
 		r->dialect->broken(&g->scratch, err);
-		http_write(x, buf_str(&g->scratch));
+		request_write(r, &(struct frame){.kind = FRAME_BROKEN, .piece = buf_str(&g->scratch)});
 	}
 	http_abort(x);
+}
+
+bool request_write(struct request *r, const struct frame *f)
+{
+	struct buf *out = &r->g->frame;
+
+	if (!r->framed)
+		return http_write(r->x, f->piece);
+	buf_clear(out);
+	frame_put(out, f);
+	return http_write(r->x, buf_str(out));
 }
 
 void request_first_token(struct request *r)
@@ -293,18 +323,37 @@ static bool worth_retrying(const struct fault *fault)
 	}
 }
 
+/* Streams of one answer. Of those whose end repeats what was said, log probabilities are lost on the way. */
+bool request_is_resumable(const struct request *r)
+{
+	const struct api_request *in = &r->in;
+
+	return in->stream && (in->task == ENGINE_CHAT || in->task == ENGINE_COMPLETION) &&
+	       api_request_answers(in) == 1 && !(r->dialect->keeps && in->logprobs >= 0);
+}
+
+bool request_goes_on(struct request *r)
+{
+	if (r->hop || !r->resume || !resume_again(r->resume))
+		return false;
+	r->g->metrics.resumed++;
+	return true;
+}
+
 void request_retry(struct request *r, const struct fault *fault)
 {
+	size_t most = TRIES_MAX + (r->resume ? (size_t)r->resume->times : 0);
+
 	ledger_close(r->ticket);
 	r->ticket = NULL;
 	r->last_fault = *fault;
-	if (r->hop || r->head_sent || r->tries >= TRIES_MAX || !worth_retrying(fault)) {
+	if (r->hop || (r->head_sent && !r->resume) || r->tries >= most || (!r->resume && !worth_retrying(fault))) {
 		request_fail(r, &r->last_fault);
 		return;
 	}
 	str_copy(str_from(r->node), r->excluded_ids[r->tries], NODE_ID_SIZE);
 	r->excluded[r->tries] = str_from(r->excluded_ids[r->tries]);
-	if (++r->tries >= TRIES_MAX) {
+	if (++r->tries >= most) {
 		request_fail(r, &r->last_fault);
 		return;
 	}
@@ -453,7 +502,7 @@ void request_dispatch(struct request *r)
 	struct route_decision d = {0};
 	struct fault fault = {0};
 
-	if (r->head_sent) {
+	if (r->head_sent && !r->resume) {
 		request_answer_here(r);
 		return;
 	}
@@ -528,7 +577,10 @@ static void on_body(void *arg, struct http_exchange *x, struct str body, const s
 	r->uncached_tokens = r->in.prompt_tokens;
 	if (r->hop) {
 		take_hop_urgency(r);
-		request_answer_hop(r);
+		if (take_hop_stream(r, &fault) < 0)
+			request_fail(r, &fault);
+		else
+			request_answer_hop(r);
 	} else {
 		if (r->offline)
 			r->in.service_class = ENGINE_BULK; /* whatever it says of itself */
@@ -568,6 +620,7 @@ static void on_gone(void *arg)
 	if (r->parsed)
 		api_request_fini(&r->in);
 	free(r->prompt);
+	resume_free(r->resume);
 	free(r);
 }
 

@@ -2,8 +2,9 @@
 /* How: the body goes to the other node as it came, the answer comes back as it comes: bytes are passed on unread but
  * for a short tail, in which usage is looked for when the log wants it. What the other node sends before its first
  * bytes of a good answer (refusals, resets, silence) is evidence for the map and a reason to try elsewhere. After them
- * there is no way back: a node that dies then ends the client's stream with an error event and a cut connection.
- * The client's headers stay here, except those named below; x-mdn-* from outside never travels.
+ * a stream is gone on with elsewhere, if it came in frames: only whole frames are passed on, so that what the client
+ * has and what is noted are the same. Otherwise it ends with an error event and a cut connection. The client's headers
+ * stay here, except those named below; x-mdn-* from outside never travels.
  */
 #include "serve/gateway/fields.h"
 #include "serve/gateway/internal.h"
@@ -26,6 +27,8 @@ struct forward {
 	struct http_call *call;
 	bool committed; /* first bytes went to the client */
 	bool paused;
+	bool framed, ended; /* its stream comes in frames; the last one came */
+	struct buf frame;   /* not whole yet */
 	int status;
 	uint64_t dispatch;
 	int64_t last_us;
@@ -39,6 +42,7 @@ struct forward {
 static void forward_free(struct forward *f)
 {
 	buf_fini(&f->error_body);
+	buf_fini(&f->frame);
 	free(f);
 }
 
@@ -153,7 +157,8 @@ static bool on_head(void *arg, struct http_call *call, int status)
 	evidence(f, EVIDENCE_OK);
 	if (http_call_header(call, "endpoint-load-metrics", &orca))
 		map_feed_orca(f->r->g, str_from(f->to.id), str_from(f->to.model), orca, f->dispatch);
-	return true;
+	f->framed = status == 200 && http_call_header(call, "x-mdn-frames", &orca);
+	return f->framed || status != 200 || !f->r->resume; /* it would begin anew */
 }
 
 static void forward_commit(struct forward *f)
@@ -164,8 +169,15 @@ static void forward_commit(struct forward *f)
 	char type_text[128];
 
 	f->committed = true;
-	request_first_token(r);
 	r->g->metrics.forwards++;
+	if (f->framed && !r->resume && http_call_header(f->call, "x-mdn-frames", &value))
+		r->resume = resume_new(value);
+	if (r->head_sent) {
+		ledger_first_token(r->ticket);
+		return;
+	}
+	r->head_sent = r->in.stream;
+	request_first_token(r);
 	vllm_histogram_add(&r->g->metrics.forward_ttft, H_TTFT, (double)(r->first_us - r->begun_us) / US_PER_S);
 	request_name_node(r, str_from(f->to.id), str_from(f->to.name), str_from(f->to.site));
 	reply_pass_limits(r, f->call);
@@ -181,6 +193,48 @@ static void forward_commit(struct forward *f)
 	http_respond_begin(r->x, 200, type_text, length);
 }
 
+static void forward_lost(struct forward *f, const struct error *err);
+
+/* What is whole of the frames goes on to the client, in one piece. May end f. */
+static bool pass_frames(struct forward *f, struct str data)
+{
+	struct buf *out = &f->r->g->scratch;
+	struct error err = {0};
+	struct frame frame;
+	size_t used, taken = 0;
+	int rc = 0;
+
+	buf_append_str(&f->frame, data);
+	buf_clear(out);
+	for (struct str rest = buf_str(&f->frame); !f->ended; rest = (struct str){rest.base + used, rest.len - used}) {
+		rc = frame_take(rest, &frame, &used, &err);
+		if (rc == 1 && frame.kind == FRAME_BROKEN)
+			rc = error_set(&err, E_PEER, "its engine failed");
+		if (rc <= 0)
+			break;
+		if (!f->committed)
+			forward_commit(f);
+		rc = resume_note_frame(f->r->resume, &frame, &err);
+		if (rc < 0)
+			break;
+		buf_append_str(out, frame.piece);
+		f->ended = frame.kind == FRAME_LAST;
+		taken += used;
+	}
+	buf_consume(&f->frame, taken);
+	if (out->len) {
+		keep_tail(f, buf_str(out));
+		if (f->r->quota.billed)
+			count_events(f, buf_str(out));
+		f->paused = !http_write(f->r->x, buf_str(out));
+	}
+	if (rc < 0) {
+		forward_lost(f, &err);
+		return true;
+	}
+	return !f->paused;
+}
+
 static bool on_data(void *arg, struct str data)
 {
 	struct forward *f = arg;
@@ -190,6 +244,8 @@ static bool on_data(void *arg, struct str data)
 		buf_append_str(&f->error_body, data);
 		return true;
 	}
+	if (f->framed)
+		return pass_frames(f, data);
 	if (!f->committed)
 		forward_commit(f);
 	keep_tail(f, data);
@@ -221,6 +277,22 @@ static void forward_broken(struct forward *f, const struct error *err)
 	request_break(r, &told, event);
 }
 
+/* It is gone, or will not say more. Ends f. */
+static void forward_lost(struct forward *f, const struct error *err)
+{
+	struct fault fault = {0};
+
+	if (f->committed && !request_goes_on(f->r)) {
+		forward_broken(f, err);
+		return;
+	}
+	error_set(&fault.err, E_UNAVAILABLE,
+	          f->committed ? "node %s stopped answering in the middle (%s), and no other node could go on"
+	                       : "node %s could not answer (%s), and no other node could",
+	          f->to.name, err->text);
+	forward_retry(f, &fault);
+}
+
 /* The node answered with an error. Its own troubles are a reason to go elsewhere, the request's are the client's. */
 static void forward_refused(struct forward *f)
 {
@@ -228,7 +300,7 @@ static void forward_refused(struct forward *f)
 	struct fault fault = {0};
 	int status = f->status;
 
-	if (status == 400 || status == 413 || status == 415 || status == 422) {
+	if (!r->head_sent && (status == 400 || status == 413 || status == 415 || status == 422)) {
 		struct http_exchange *x = r->x;
 		struct buf body = f->error_body;
 		const struct http_header type = {STR("content-type"), STR("application/json")};
@@ -255,15 +327,12 @@ static void on_done(void *arg, struct http_call *call, const struct error *err)
 
 	(void)call;
 	f->call = NULL;
-	if (err) {
+	if (err && !f->ended) {
 		evidence(f, err->code == E_TIMEOUT ? EVIDENCE_TIMEOUT : EVIDENCE_REFUSED);
-		if (f->committed) {
-			forward_broken(f, err);
-			return;
-		}
-		error_set(&fault.err, E_UNAVAILABLE, "node %s could not answer (%s), and no other node could",
-		          f->to.name, err->text);
-		forward_retry(f, &fault);
+		forward_lost(f, err);
+	} else if (f->framed && !f->ended) {
+		error_set(&fault.err, E_PEER, "its answer has no end");
+		forward_lost(f, &fault.err);
 	} else if (f->status != 200) {
 		forward_refused(f);
 	} else if (!f->committed) {
@@ -281,16 +350,13 @@ static void on_done(void *arg, struct http_call *call, const struct error *err)
 void forward_check(struct forward *f, int64_t now_us)
 {
 	const struct node_entry *e = node_map_find(f->r->g->map.map, str_from(f->to.id));
-	struct fault fault = {0};
+	struct error err;
 
 	if (!e || !e->said_down || f->paused || now_us - f->last_us < SILENCE_US)
 		return;
 	evidence(f, EVIDENCE_TIMEOUT);
-	error_set(&fault.err, E_UNAVAILABLE, "node %s went silent", f->to.name);
-	if (f->committed)
-		forward_broken(f, &fault.err);
-	else
-		forward_retry(f, &fault);
+	error_set(&err, E_UNAVAILABLE, "it went silent");
+	forward_lost(f, &err);
 }
 
 /* ---- start --------------------------------------------------------------------------------------------------------
@@ -325,6 +391,8 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	struct gateway *g = r->g;
 	char url[NODE_URL_SIZE + 32], identity[TLS_IDENTITY_SIZE], dispatch[24], priority[24], deadline[24], dscp[24],
 	    path[128];
+	char frames[96], created[24];
+	struct buf body = {0}; /* of a stream that is gone on with */
 	uint64_t number;
 
 	if (!g->client || to->node_url[0] == '\0' || !str_copy(http_path(r->x), path, sizeof(path)))
@@ -341,7 +409,15 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	join(url, sizeof(url), (const char *const[]){to->node_url, path, NULL});
 	if (tls)
 		join(identity, sizeof(identity), (const char *const[]){"spiffe://", g->domain, "/node/", to->id, NULL});
-	struct http_header headers[12] = {
+	if (r->resume)
+		resume_append_body(r->resume, r->body, &body);
+	struct str seconds = decimal(r->created_s, created);
+	size_t id_len = strlen(r->answer_id);
+	memcpy(frames, r->answer_id, id_len);
+	frames[id_len] = ' ';
+	memcpy(frames + id_len + 1, seconds.base, seconds.len);
+	struct str ids = {frames, id_len + 1 + seconds.len};
+	struct http_header headers[14] = {
 	    {STR("content-type"), STR("application/json")},
 	    {STR("x-mdn-hop"), STR("1")},
 	    {STR("x-mdn-dispatch"), decimal((int64_t)number, dispatch)},
@@ -353,7 +429,7 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	};
 	size_t header_count = 8;
 
-	if (r->deadline_us)
+	if (r->deadline_us && !r->resume)
 		headers[header_count++] = (struct http_header){
 		    STR("x-mdn-deadline-us"), decimal(r->deadline_us - loop_now_us(g->loop), deadline)};
 	if (r->service.name[0])
@@ -362,14 +438,18 @@ int forward_start(struct request *r, const struct route_candidate *to)
 		headers[header_count++] = (struct http_header){STR("x-mdn-dscp"), decimal(r->service.dscp, dscp)};
 	if (r->quota.billed)
 		headers[header_count++] = (struct http_header){STR("x-mdn-usage"), STR("1")};
+	if (request_is_resumable(r))
+		headers[header_count++] = (struct http_header){STR("x-mdn-frames"), ids};
+	if (r->resume)
+		headers[header_count++] = (struct http_header){STR("x-mdn-resume"), STR("1")};
 	const struct http_call_options options = {
 	    .method = STR("POST"),
 	    .url = str_from(url),
 	    .peer_identity = tls ? str_from(identity) : STR(""),
 	    .headers = headers,
 	    .header_count = header_count,
-	    .body = r->body,
-	    .body_lent = true, /* it lives as long as the exchange, and request_finish comes before its end */
+	    .body = r->resume ? buf_str(&body) : r->body,
+	    .body_lent = !r->resume, /* it lives as long as the exchange, and request_finish comes before its end */
 	    .head_timeout_us = head_timeout(r, to),
 	    .stall_timeout_us = STALL_US,
 	    .on_head = on_head,
@@ -379,5 +459,6 @@ int forward_start(struct request *r, const struct route_candidate *to)
 	};
 	r->forward = f;
 	f->call = http_call_start(g->client, &options);
+	buf_fini(&body);
 	return 0;
 }

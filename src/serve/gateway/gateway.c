@@ -455,6 +455,7 @@ void gateway_free(struct gateway *g)
 	tokens_fini(&g->tokens);
 	free(g->senders);
 	buf_fini(&g->scratch);
+	buf_fini(&g->frame);
 	free(g);
 }
 

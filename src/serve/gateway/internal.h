@@ -10,6 +10,7 @@
  *   quotas.c    budgets, usage records
  *   reply.c     headers of answers               sticky.c    who has the prompt's beginning already
  *   services*.c which service a request is of
+ *   resume.c    what a stream has said, for the engine that goes on with it
  *
  * A request is born in dispatch.c when its head is there and dies in on_gone of its exchange, whatever happened.
  * request_finish is the one exit: it cancels what still works for it, closes its ledger ticket, counts, logs. It comes
@@ -29,6 +30,7 @@
 #include "serve/gateway/gateway.h"
 #include "serve/gateway/models.h"
 #include "serve/gateway/quotas.h"
+#include "serve/gateway/resume.h"
 #include "serve/gateway/services.h"
 #include "serve/gateway/tokens.h"
 
@@ -77,6 +79,7 @@ struct gateway_metrics {
 	uint64_t prefixes[PREFIX_RESULTS];
 	uint64_t quota_refused, usage_lost;
 	uint64_t forwards, hops, retries, broken; /* broken: ended after the first token */
+	uint64_t resumed;                         /* streams gone on with elsewhere */
 	struct histogram forward_ttft;
 };
 void vllm_histogram_add(struct histogram *h, enum model_histogram which, double value);
@@ -131,11 +134,14 @@ struct request {
 	struct request *prev, *next;
 	struct http_exchange *x;
 	bool hop, parsed, finished;
-	bool tells_usage;  /* a hop whose sender wants to know it, though the client does not */
-	bool offline;      /* a line of a batch */
-	bool worked;       /* an engine here has begun it */
-	bool waits;        /* for a model to be loaded (waiting.c) */
-	bool head_sent;    /* a stream that was told of the loading: only this node can answer it now */
+	bool tells_usage; /* a hop whose sender wants to know it, though the client does not */
+	bool offline;     /* a line of a batch */
+	bool worked;      /* an engine here has begun it */
+	bool waits;       /* for a model to be loaded (waiting.c) */
+	bool head_sent;   /* of a stream: with its first words, or because it was told of the loading */
+	bool framed;      /* a hop: its stream goes out in frames */
+	/* What a stream has said; a hop: where it is to begin. NULL: nothing yet, or none that can be gone on with. */
+	struct resume *resume;
 	int64_t parked_us; /* since when it waits, or waited; 0: it did not */
 	int64_t told_us;   /* of the loading, last */
 	struct str body;   /* as received; lives with the exchange */
@@ -159,8 +165,8 @@ struct request {
 	int32_t uncached_tokens;        /* of the prompt, where it goes */
 	int32_t known_tokens;           /* of it, by whoever has most */
 	char why[96];                   /* it went there */
-	struct str excluded[TRIES_MAX];
-	char excluded_ids[TRIES_MAX][NODE_ID_SIZE];
+	struct str excluded[TRIES_MAX + RESUMES_MAX];
+	char excluded_ids[TRIES_MAX + RESUMES_MAX][NODE_ID_SIZE];
 	size_t tries;
 	struct fault last_fault; /* of the last try */
 	/* for the log */
@@ -178,8 +184,14 @@ struct request *request_open(struct gateway *g, struct http_exchange *x, const s
 void request_free_all(struct gateway *g); /* cuts what is left */
 /* Nothing went out yet: an error in the dialect's shape. May end the exchange. */
 void request_fail(struct request *r, const struct fault *fault);
-/* The last try failed before its first token: another node, or the client is told. */
+/* The last try failed before its first token, or the stream can be gone on with: another node, or the client is told.
+ */
 void request_retry(struct request *r, const struct fault *fault);
+/* Its first words are out and whoever said them is gone: may another go on? Counts. */
+bool request_goes_on(struct request *r);
+bool request_is_resumable(const struct request *r); /* by what was asked */
+/* A stream's piece for the client, as a frame where those are wanted; false: full. */
+bool request_write(struct request *r, const struct frame *f);
 /* After the first token: error event if it is an event stream, then the connection is cut. */
 void request_break(struct request *r, const struct error *err, bool event);
 /* The first bytes of an answer are about to go out. */
@@ -276,6 +288,7 @@ struct gateway {
 	size_t sender_count, sender_cap;
 	struct gateway_metrics metrics;
 	struct buf scratch; /* one answer piece at a time */
+	struct buf frame;   /* the same in its frame */
 	struct loop_timer *tick, *settle;
 };
 

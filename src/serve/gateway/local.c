@@ -2,7 +2,10 @@
 /* How: one engine request for every answer asked for (n, best_of, prompts), their events put into the dialect's shapes
  * as they come. The response head leaves with the first token, not before: until then a failing engine is still a clean
  * error or another node's turn. A slow reader pauses every engine request of it, so nothing piles up beyond the
- * connection's buffer. One buffer of the gateway holds the piece being written; there is no allocation a token.
+ * connection's buffer. One buffer of the gateway holds the piece being written; there is no allocation a token. What a
+ * stream has said is noted with its tokens: by the node that holds the client's connection (resume.h), told to it in
+ * frames by the one that works for it. An engine that goes on with another's answer first tells what that had said; the
+ * dialect writes it once more, for its own sake, and nobody gets it.
  */
 #include "serve/gateway/internal.h"
 
@@ -23,6 +26,10 @@ struct local {
 	struct api_answer answer;
 	size_t count, done;
 	bool begun, paused;
+	bool replay_due; /* it goes on with another's answer, which it has not told yet */
+	uint64_t shown;  /* bytes of text and reasoning */
+	int32_t told;    /* tokens that events have named */
+	int32_t resumed; /* tokens it began with */
 	int64_t submitted_us;
 	struct choice choices[];
 };
@@ -94,6 +101,7 @@ static void local_head(struct local *l)
 	l->begun = true;
 	if (r->head_sent)
 		return;
+	r->head_sent = r->in.stream;
 	request_name_node(r, str_from(g->id), str_from(g->name), str_from(g->site));
 	if (l->runs && l->runs->engine)
 		reply_tell_limits(r, l->runs->engine);
@@ -101,12 +109,28 @@ static void local_head(struct local *l)
 		return;
 	http_add_header(r->x, "cache-control", STR("no-cache"));
 	http_add_header(r->x, "x-accel-buffering", STR("no"));
+	if (r->framed)
+		http_add_header(r->x, "x-mdn-frames", str_from(l->model->digest));
 	http_respond_begin(r->x, 200, r->dialect->stream_type, -1);
 }
 
-static void local_write(struct local *l)
+/* The scratch, which is of this event; NULL: of none. */
+static void local_write(struct local *l, enum frame_kind kind, const struct engine_event *e)
 {
-	if (http_write(l->r->x, buf_str(&l->r->g->scratch)) || l->paused)
+	struct request *r = l->r;
+	struct frame f = {.kind = kind,
+	                  .sequence = l->answer.stream.sequence,
+	                  .shown = l->shown,
+	                  .tokens = e ? e->tokens : NULL,
+	                  .token_count = e ? e->token_count : 0,
+	                  .piece = buf_str(&r->g->scratch)};
+
+	if (r->resume && !r->hop) {
+		resume_note(r->resume, f.tokens, f.token_count, f.shown, f.sequence);
+		if (kind == FRAME_LOST)
+			r->resume->lost = true;
+	}
+	if ((!f.piece.len && !r->framed) || request_write(r, &f) || l->paused)
 		return;
 	l->paused = true;
 	for (size_t i = 0; i < l->count; i++)
@@ -173,7 +197,7 @@ static void local_count(struct local *l)
 	r->completion_tokens = usage->completion_tokens;
 	m->prompt_tokens += (uint64_t)usage->prompt_tokens;
 	m->cached_tokens += (uint64_t)usage->cached_tokens;
-	m->generation_tokens += (uint64_t)usage->completion_tokens;
+	m->generation_tokens += (uint64_t)(usage->completion_tokens - l->resumed);
 	measure(l, H_E2E, now - r->begun_us);
 	if (r->first_us)
 		measure(l, H_DECODE, now - r->first_us);
@@ -184,18 +208,17 @@ static void local_count(struct local *l)
 	count_answers(l, now);
 }
 
+/* The scratch holds the end of the last choice: both go in one piece. */
 static void local_end_stream(struct local *l)
 {
 	struct request *r = l->r;
 	struct http_exchange *x = r->x;
-	struct buf *out = &r->g->scratch;
 
-	buf_clear(out);
 	if (r->tells_usage && str_starts(str_from(r->dialect->stream_type), STR("text/event-stream")))
-		buf_printf(out, ": usage %d %d %d\n\n", l->answer.usage.prompt_tokens, l->answer.usage.cached_tokens,
-		           l->answer.usage.completion_tokens);
-	r->dialect->end(out, &l->answer);
-	http_write(x, buf_str(out));
+		buf_printf(&r->g->scratch, ": usage %d %d %d\n\n", l->answer.usage.prompt_tokens,
+		           l->answer.usage.cached_tokens, l->answer.usage.completion_tokens);
+	r->dialect->end(&r->g->scratch, &l->answer);
+	local_write(l, FRAME_LAST, NULL);
 	local_count(l);
 	request_finish(r, 200);
 	http_end(x);
@@ -225,7 +248,7 @@ static void local_failed(struct local *l, const struct error *err)
 
 	if (err->code != E_LIMIT && err->code != E_INVAL && err->code != E_UNSUPPORTED && err->code != E_CANCELED)
 		l->model->sums.errors++;
-	if (l->begun) {
+	if (l->begun && !request_goes_on(r)) {
 		request_break(r, &fault.err, true);
 		return;
 	}
@@ -267,10 +290,47 @@ static void on_first_token(struct local *l)
 		measure(l, H_PREFILL, r->first_us - l->answer.started_us);
 }
 
+/* Of a beginning of which nothing can be seen. */
+static const struct engine_event nothing_said = {.kind = ENGINE_TEXT, .replayed = true};
+
+/* Brings the dialect to where it was when the answer was cut off. False: the request has ended, because this engine
+ * would say something else. */
+static bool local_replay(struct choice *c, const struct engine_event *e)
+{
+	struct local *l = c->local;
+	struct request *r = l->r;
+	struct buf *out = &r->g->scratch;
+	struct error err;
+
+	l->replay_due = false;
+	l->shown = e->text.len + e->reasoning.len;
+	if (l->shown != r->resume->shown) {
+		error_set(&err, E_UNSUPPORTED, "the answer cannot be gone on with here: its beginning reads otherwise");
+		local_failed(l, &err);
+		return false;
+	}
+	c->said->usage.completion_tokens = e->completion_tokens;
+	if (r->dialect->keeps)
+		api_choice_add(c->said, e);
+	buf_clear(out);
+	if (r->dialect->begin)
+		r->dialect->begin(out, &l->answer, c->said);
+	r->dialect->text(out, &l->answer, c->said, e);
+	c->spoken = true;
+	ledger_first_token(r->ticket);
+	l->answer.stream.sequence = r->resume->sequence;
+	return true;
+}
+
 static void on_text(struct choice *c, const struct engine_event *e)
 {
 	struct local *l = c->local;
 	const struct dialect *d = l->r->dialect;
+
+	if (l->replay_due && !local_replay(c, e->replayed ? e : &nothing_said))
+		return;
+	if (e->replayed)
+		return;
 	int32_t tokens = e->completion_tokens - c->said->usage.completion_tokens;
 	int64_t now = clock_mono_us();
 
@@ -290,10 +350,13 @@ static void on_text(struct choice *c, const struct engine_event *e)
 			d->gather(c->said, e);
 		return;
 	}
+	if (!l->r->resume && !l->r->hop && request_is_resumable(l->r))
+		l->r->resume = resume_new(str_from(l->model->digest));
 	stream_begin(c);
 	d->text(&l->r->g->scratch, &l->answer, c->said, e);
-	if (l->r->g->scratch.len)
-		local_write(l);
+	l->shown += e->text.len + e->reasoning.len;
+	l->told += (int32_t)e->token_count;
+	local_write(l, l->told == e->completion_tokens ? FRAME_TEXT : FRAME_LOST, e);
 }
 
 static void on_done(struct choice *c, const struct engine_event *e)
@@ -306,6 +369,8 @@ static void on_done(struct choice *c, const struct engine_event *e)
 		local_failed(l, e->err);
 		return;
 	}
+	if (l->replay_due && !local_replay(c, &nothing_said))
+		return;
 	c->said->finish = e->finish;
 	if (e->stop > 0 && (size_t)e->stop <= l->r->in.stop_count)
 		c->said->stop = l->r->in.stops[e->stop - 1];
@@ -317,11 +382,12 @@ static void on_done(struct choice *c, const struct engine_event *e)
 	if (l->r->in.stream) {
 		stream_begin(c);
 		l->r->dialect->finish(&l->r->g->scratch, &l->answer, c->said);
-		if (l->r->g->scratch.len)
-			local_write(l);
 	}
-	if (l->done < l->count)
+	if (l->done < l->count) {
+		if (l->r->in.stream)
+			local_write(l, FRAME_TEXT, NULL);
 		return;
+	}
 	l->answer.usage = local_usage(l);
 	l->answer.done = e;
 	l->answer.ended_us = clock_mono_us();
@@ -370,8 +436,11 @@ static struct engine_params local_params(const struct request *r)
 	    .cache_salt = in->cache_salt,
 	    .service_class = in->service_class,
 	    .priority = in->priority,
-	    .deadline_us = r->deadline_us,
+	    .deadline_us = r->resume ? 0 : r->deadline_us, /* it has begun */
 	    .request_id = str_from(r->id),
+	    .resumed = r->resume ? r->resume->tokens : NULL,
+	    .resumed_count = r->resume ? r->resume->count : 0,
+	    .answer_id = str_from(r->answer_id),
 	    .traceparent = str_from(r->traceparent),
 	};
 }
@@ -413,6 +482,10 @@ static void local_init(struct local *l, struct request *r, struct model *m, size
 	l->answer.fingerprint = m->fingerprint;
 	l->answer.created_s = r->created_s;
 	l->answer.begun_us = r->begun_us;
+	if (r->resume) {
+		l->replay_due = true;
+		l->told = l->resumed = (int32_t)r->resume->count;
+	}
 	for (size_t i = 0; i < count; i++) {
 		l->choices[i].local = l;
 		l->choices[i].said = &l->answer.choices[i];
@@ -422,6 +495,9 @@ static void local_init(struct local *l, struct request *r, struct model *m, size
 int local_start(struct request *r, struct model *m, struct fault *fault)
 {
 	size_t count = api_request_answers(&r->in);
+
+	if (r->resume && (!request_is_resumable(r) || strcmp(m->digest, r->resume->digest) != 0))
+		return error_set(&fault->err, E_UNAVAILABLE, "the answer was begun by another version of %s", m->name);
 	struct local *l = mem_new(sizeof(*l) + count * sizeof(l->choices[0]));
 	struct engine_params p = local_params(r);
 	struct buf messages = {0}, tools = {0}, schema = {0};

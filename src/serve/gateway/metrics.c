@@ -158,6 +158,8 @@ void metrics_format(struct gateway *g, struct buf *out)
 	        (double)g->metrics.usage_lost);
 	put_one(out, "mdn_retries_total", "counter", "Tries repeated on another node before the first token.",
 	        (double)g->metrics.retries);
+	put_one(out, "mdn_resumed_total", "counter", "Streams that another engine went on with.",
+	        (double)g->metrics.resumed);
 	put_one(out, "mdn_broken_total", "counter", "Answers that ended in an error after the first token.",
 	        (double)g->metrics.broken);
 	put_head(out, "mdn_forward_ttft_seconds", "histogram", "Time to first token of forwarded requests.");
