@@ -315,11 +315,11 @@ static void test_streams_side_by_side_are_canceled_and_paused(void **state)
 	asks[0].on_text = pause_now;
 	engine_cancel(asks[5].request);
 	driver_until(&d, has_texts, &asks[0]);
-	driver_turns(&d, 200 * US_PER_MS); /* a few on their way, at most 64, still come */
-	int texts = asks[0].texts;
+	for (int texts = -1; asks[0].texts != texts;) { /* a few on their way, at most 64, still come */
+		texts = asks[0].texts;
+		driver_turns(&d, 200 * US_PER_MS);
+	}
 	assert_int_equal(asks[0].done, 0);
-	driver_turns(&d, 100 * US_PER_MS);
-	assert_int_equal(asks[0].texts, texts);
 	asks[0].on_text = NULL;
 	engine_continue(asks[0].request);
 	for (int i = 0; i < 8; i++) {
