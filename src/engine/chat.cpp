@@ -722,7 +722,8 @@ void chat_reader::parse(bool complete, bool last)
 	now.set_tool_call_ids(ids, [this] {
 		std::string made = "call_";
 		struct rng rng;
-		rng_init(&rng, id.empty() ? rng_seed() : std::hash<std::string>{}(id + "/" + std::to_string(ids.size())));
+		rng_init(&rng,
+		         id.empty() ? rng_seed() : std::hash<std::string>{}(id + "/" + std::to_string(ids.size())));
 		for (int i = 0; i < 24; i++)
 			made += letters[rng_below(&rng, 62)];
 		return made;
