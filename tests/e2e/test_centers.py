@@ -149,8 +149,10 @@ def test_without_a_quorum_what_was_decided_stays_and_nothing_is_written(centers)
             with pytest.raises(CommandFailed, match="nothing can be changed; what was decided stays"):
                 centers.json("token")
             # Who led last shows what it knows, and hears the nodes.
-            nodes = {n["name"]: n["health"] for n in centers.json("nodes")["nodes"]}
-            assert nodes["one"] == "up" and nodes["two"] == "up", nodes
+            def hears():
+                nodes = {n["name"]: n["health"] for n in centers.json("nodes")["nodes"]}
+                return nodes["one"] == nodes["two"] == "up"
+            eventually(hears, SLOW, "the nodes tell who led last")
             users.more()
             one = centers.edges[1]
             one.stop()
