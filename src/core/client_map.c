@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#define PENDING_MOST_US (INT64_MAX / 2) /* edges say what they like */
 #define RTT_WINDOW_US (600 * INT64_C(1000) * 1000)
 #define RTT_COUNT_MOST 100
 #define RTT_SHRINK 2.0 /* what was told so often counts as much as what is believed without */
@@ -89,7 +90,8 @@ void client_map_tell(struct client_map *m, const struct demand *d, uint32_t site
 		}
 		if (site != MAKING_NONE && d->lines[i].rtt_us > 0)
 			learn(u, site, d->lines[i].rtt_us, now_us);
-		u->pending_us += d->lines[i].busy_us;
+		int64_t room = PENDING_MOST_US - u->pending_us;
+		u->pending_us += d->lines[i].busy_us < room ? d->lines[i].busy_us : room;
 		u->seen_us = now_us;
 	}
 }

@@ -271,6 +271,7 @@ void election_yield(struct election *e)
 {
 	pthread_mutex_lock(&e->lock);
 	e->view = (struct election_view){.problem = {E_UNAVAILABLE, "etcd did not say whether a write was done"}};
+	e->yields = true; /* with it: the thread must not say in between that we lead */
+	pthread_cond_signal(&e->wake);
 	pthread_mutex_unlock(&e->lock);
-	tell(e, &e->yields);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reads come from a copy in memory: nobody but the leader writes, and that is us or nobody, for every write is one etcd
- * transaction that compares the leader's key first. So a write may be sent twice (etcd_call does), and one that comes
- * late does nothing. Keys are PREFIX SPACE "/" KEY. Writes between begin and commit are collected; of one key the last
- * counts, since a transaction of etcd takes each key once, and at most 128 of them.
+ * transaction that compares the leader's key first, and touches it. So a write may be sent twice (etcd_call does), and
+ * one that comes late, behind others of the same leader, does nothing. Keys are PREFIX SPACE "/" KEY. Writes between
+ * begin and commit are collected; of one key the last counts, since a transaction of etcd takes each key once, and at
+ * most 128 of them.
  */
 #include "store/etcd.h"
 #include "store/state_private.h"
@@ -35,6 +36,7 @@ struct remote {
 	struct etcd *etcd;
 	char *prefix, *leader_key;
 	int64_t leader_revision;
+	int64_t written; /* revision of the last write: the leader's key was touched then */
 	void (*on_lost)(void *arg);
 	void *arg;
 	struct items held;   /* sorted by key */
@@ -206,18 +208,26 @@ static int write_part(struct remote *s, size_t from, size_t to, struct error *er
 	yyjson_doc *doc = NULL;
 	buf_append_str(&body, STR("{\"compare\":[{\"key\":"));
 	etcd_append_bytes(&body, str_from(s->leader_key));
-	buf_printf(&body,
-	           ",\"target\":\"CREATE\",\"result\":\"EQUAL\",\"create_revision\":\"%" PRId64 "\"}],\"success\":[",
+	buf_printf(&body, ",\"target\":\"CREATE\",\"result\":\"EQUAL\",\"create_revision\":\"%" PRId64 "\"},{\"key\":",
 	           s->leader_revision);
+	etcd_append_bytes(&body, str_from(s->leader_key));
+	buf_printf(&body,
+	           ",\"target\":\"MOD\",\"result\":\"EQUAL\",\"mod_revision\":\"%" PRId64
+	           "\"}],\"success\":[{\"request_put\":{\"key\":",
+	           s->written);
+	etcd_append_bytes(&body, str_from(s->leader_key));
+	buf_append_str(&body, STR(",\"ignore_value\":true,\"ignore_lease\":true}}"));
 	for (size_t i = from; i < to; i++) {
-		buf_append_str(&body, i > from ? STR(",") : STR(""));
+		buf_append_str(&body, STR(","));
 		append_write(s, &s->writes.items[i], &body);
 	}
 	buf_append_str(&body, STR("]}"));
 	struct error why = {0};
 	int rc = etcd_call(s->etcd, "/v3/kv/txn", buf_str(&body), WITHIN_US, &doc, &why);
 	if (rc == 0 && !yyjson_is_true(yyjson_obj_get(yyjson_doc_get_root(doc), "succeeded")))
-		rc = error_set(&why, E_UNAVAILABLE, "another center leads");
+		rc = error_set(&why, E_UNAVAILABLE, "another center leads, or etcd did not say that it wrote");
+	if (rc == 0)
+		s->written = etcd_number(yyjson_obj_get(yyjson_doc_get_root(doc), "header"), "revision");
 	if (rc < 0) {
 		error_set(err, E_UNAVAILABLE, "%s", why.text);
 		rc = lose(s, err);
@@ -379,7 +389,7 @@ int state_open_etcd(const struct state_etcd_options *o, struct state **ret_state
 	s->state.ops = &ops;
 	s->prefix = str_dup(o->prefix);
 	s->leader_key = str_dup(o->leader_key);
-	s->leader_revision = o->leader_revision;
+	s->leader_revision = s->written = o->leader_revision;
 	s->on_lost = o->on_lost;
 	s->arg = o->arg;
 	int rc = etcd_new(o->etcd, &s->etcd, err);

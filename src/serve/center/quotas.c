@@ -386,14 +386,18 @@ static void hear_again(struct center *c, struct account *a)
 void quotas_tick(struct center *c)
 {
 	struct quotas *q = c->quotas;
+	struct error err = {0};
 	bool keeps = c->lead && loop_now_us(c->loop) - q->kept_us >= KEEP_US;
 	if (keeps)
 		q->kept_us = loop_now_us(c->loop);
-	for (size_t i = 0; i < q->account_count; i++) {
+	for (size_t i = 0; i < q->account_count; i++)
 		hear_again(c, &q->accounts[i]);
-		if (keeps)
-			keep(c, &q->accounts[i]);
-	}
+	if (!keeps || state_begin(c->state, NULL) < 0)
+		return;
+	for (size_t i = 0; i < q->account_count; i++)
+		keep(c, &q->accounts[i]);
+	if (state_commit(c->state, &err) < 0) /* who leads next counts from its own books */
+		log_warn(ROOM, "what keys have spent is only in this center's books: %s", err.text);
 }
 
 /* ---- for people ---------------------------------------------------------------------------------------------------

@@ -244,6 +244,8 @@ static bool on_data(void *arg, struct str data)
 		buf_append_str(&f->error_body, data);
 		return true;
 	}
+	if (f->ended)
+		return true; /* nothing counts behind the last frame */
 	if (f->framed)
 		return pass_frames(f, data);
 	if (!f->committed)
@@ -352,7 +354,7 @@ void forward_check(struct forward *f, int64_t now_us)
 	const struct node_entry *e = node_map_find(f->r->g->map.map, str_from(f->to.id));
 	struct error err;
 
-	if (!e || !e->said_down || f->paused || now_us - f->last_us < SILENCE_US)
+	if (!e || !e->said_down || f->paused || f->ended || now_us - f->last_us < SILENCE_US)
 		return;
 	evidence(f, EVIDENCE_TIMEOUT);
 	error_set(&err, E_UNAVAILABLE, "it went silent");

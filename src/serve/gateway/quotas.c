@@ -482,6 +482,8 @@ static bool used(const struct request *r, int64_t *ret_prompt, int64_t *ret_cach
 		local_used(r->local, &prompt, &cached, &completion);
 	else if (prompt < 0 && r->forward)
 		completion = forward_events(r->forward);
+	if (prompt < 0 && r->resume && (int64_t)r->resume->count > completion)
+		completion = (int32_t)r->resume->count; /* also what others said before */
 	*ret_prompt = prompt >= 0 ? prompt : r->in.prompt_tokens;
 	*ret_cached = cached > 0 ? cached : 0;
 	*ret_completion = completion > 0 ? completion : 0;
