@@ -265,7 +265,9 @@ static uint32_t *measured_row(const struct client_map *m, const struct node_map 
 		if (rtt_counts(nodes, t, base, now_us) && (!nearest || t->us < nearest->us))
 			nearest = t;
 	}
-	distances_row(map_distances_all(nodes), base == MAKING_NONE ? nearest->site : base, row);
+	/* Kept rows: looking up every pair for every prefix would take seconds of the loop. */
+	memcpy(row, distances_from(map_distances_all(nodes), base == MAKING_NONE ? nearest->site : base),
+	       r->site_count * sizeof(*row));
 	uint32_t way_us = nearest->us > row[nearest->site] ? (uint32_t)nearest->us - row[nearest->site] : 0;
 	for (uint32_t s = 0; s < r->site_count; s++)
 		row[s] += way_us;

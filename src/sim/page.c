@@ -139,9 +139,12 @@ static void draw_decades(const struct plot *p, const struct range *r, struct buf
 {
 	static const double between[] = {1, 2, 5};
 	unsigned each = r->high / r->low < 1001 ? 3 : 1;
-	for (double decade = r->low; decade < r->high * 1.001; decade *= 10)
+	double decade = r->low;
+	while (decade < r->high * 1.001) {
 		for (unsigned i = 0; i < each && decade * between[i] < r->high * 1.001; i++)
 			draw_line(p, r, decade * between[i], out);
+		decade *= 10;
+	}
 }
 
 static void draw_axes(const struct scenario *s, const struct plot *p, const struct range *r, struct buf *out)
@@ -149,8 +152,9 @@ static void draw_axes(const struct scenario *s, const struct plot *p, const stru
 	double hours = (double)s->duration_us / 3600e6;
 	if (r->logarithmic)
 		draw_decades(p, r, out);
-	for (double value = r->low; !r->logarithmic && value < r->high + r->step / 2; value += r->step)
-		draw_line(p, r, value, out);
+	int lines = r->logarithmic ? 0 : (int)((r->high - r->low) / r->step + 1.5);
+	for (int i = 0; i < lines; i++)
+		draw_line(p, r, r->low + i * r->step, out);
 	for (int i = 0; i <= TICKS; i++) {
 		double share = (double)i / TICKS;
 		buf_printf(out, "<text x=%.1f y=%d text-anchor=%s>", LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - 8,

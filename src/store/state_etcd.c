@@ -14,7 +14,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#define PAGE 1000
+#define PAGE 100 /* values may have 1 MiB */
 #define PART_WRITES 100
 #define PART_BYTES (1u << 20)
 #define WITHIN_US (2 * US_PER_S)

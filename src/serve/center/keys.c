@@ -200,6 +200,7 @@ int keys_delete(struct center *c, struct http_exchange *x, struct str id, struct
 	int rc = state_delete(c->state, "key", id, err);
 	if (rc < 0)
 		return rc;
+	state_delete(c->state, "spent", id, NULL); /* nobody will ask for it */
 	log_info(ROOM, "API key %s of %s revoked", k->id, k->name);
 	quotas_set(c, k->id, NULL);
 	*k = c->keys[--c->key_count];

@@ -20,6 +20,7 @@
 
 #define LEARN_US (2 * US_PER_S + US_PER_S / 2)
 #define KEEP_US (5 * US_PER_S)
+#define KEEP_TOGETHER 1000 /* accounts; one wait for etcd is for a hundred of them */
 #define SILENT_US (30 * US_PER_S)
 #define USAGE_PAGE 1000
 
@@ -392,12 +393,16 @@ void quotas_tick(struct center *c)
 		q->kept_us = loop_now_us(c->loop);
 	for (size_t i = 0; i < q->account_count; i++)
 		hear_again(c, &q->accounts[i]);
-	if (!keeps || state_begin(c->state, NULL) < 0)
-		return;
-	for (size_t i = 0; i < q->account_count; i++)
-		keep(c, &q->accounts[i]);
-	if (state_commit(c->state, &err) < 0) /* who leads next counts from its own books */
-		log_warn(ROOM, "what keys have spent is only in this center's books: %s", err.text);
+	for (size_t i = 0; keeps && i < q->account_count; i += KEEP_TOGETHER) {
+		if (state_begin(c->state, &err) < 0)
+			return;
+		for (size_t k = i; k < q->account_count && k < i + KEEP_TOGETHER; k++)
+			keep(c, &q->accounts[k]);
+		if (state_commit(c->state, &err) < 0) { /* who leads next has what was kept before */
+			log_warn(ROOM, "what keys have spent is only in this center's books: %s", err.text);
+			return;
+		}
+	}
 }
 
 /* ---- for people ---------------------------------------------------------------------------------------------------

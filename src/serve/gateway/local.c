@@ -310,6 +310,7 @@ static bool local_replay(struct choice *c, const struct engine_event *e)
 		return false;
 	}
 	c->said->usage.completion_tokens = e->completion_tokens;
+	c->said->offset += api_characters(e->text); /* log probabilities go on behind it */
 	if (r->dialect->keeps)
 		api_choice_add(c->said, e);
 	buf_clear(out);

@@ -55,14 +55,14 @@ static void on_done(void *arg, struct outside_call *call, const struct error *er
 	struct tokens *t = arg;
 	struct jwt_keys *keys;
 	struct error why = {0};
-	int status = outside_status(call), rc = 0;
+	int status = outside_status(call);
 
 	t->call = NULL;
 	if (err)
 		why = *err;
 	else if (status != 200)
 		error_set(&why, E_PEER, "it answers with status %d", status);
-	else if ((rc = jwt_keys_parse(buf_str(&t->body), &keys, &why)) == 0)
+	else if (jwt_keys_parse(buf_str(&t->body), &keys, &why) == 0)
 		set_keys(t, keys);
 	if (why.code) {
 		log_warn(ROOM, "the keys of %s cannot be had from %s, %s: %s", t->issuer, t->source,

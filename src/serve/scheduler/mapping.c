@@ -308,7 +308,7 @@ int mapping_steer(struct mapping *m, struct str body, struct error *err)
 	m->word_waits = true;
 	loop_timer_start(m->timer, 0, ROUND_US);
 	watch_changed(m->scheduler->watch);
-	if ((rc = steer_save(m, err)) < 0)
+	if (steer_save(m, err) < 0)
 		return error_prefix(err, "it counts now, but not after a restart");
 	return 0;
 }
